@@ -1,1 +1,5 @@
+"""Readers, augmentation, the built-in shapes data set, and batches from them."""
 
+from keras_densepred.data.records import IGNORE_LABEL, Record
+
+__all__ = ["IGNORE_LABEL", "Record"]

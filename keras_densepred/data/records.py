@@ -1,0 +1,91 @@
+"""What one image with its boxes, masks and labels is: every reader makes records, every
+augmentation maps a record to a record, the pipeline turns records into rows of a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+IGNORE_LABEL = 255
+"""Value in `Record.semantic` of pixels that neither train nor count."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """An image and what is known about it, in pixels of that image.
+
+    Shapes and dtypes are checked when a record is made, so that a mistake in a reader or an
+    augmentation shows there and not in a loss. The arrays may share memory with other records:
+    make a changed record with `replace`, never write into one.
+
+    Args:
+        image: `(H, W, 3)` uint8, RGB, upright (any EXIF orientation is already applied).
+        boxes: `(N, 4)` float32, xyxy in pixels of `image`, `0 <= x1 < x2 <= W` and
+            `0 <= y1 < y2 <= H`.
+        labels: `(N,)` int32, `0 .. num_classes - 1`.
+        crowd: `(N,)` bool, COCO's `iscrowd`: a region of many objects, ignored in evaluation
+            and not to be trained on, neither as object nor as background.
+        image_id: the image's id in its data set.
+        file_name: what messages about this image call it.
+        masks: `(N, H, W)` bool, or None when not read.
+        semantic: `(H, W)` uint8 class of each pixel with `IGNORE_LABEL` (255) for none, or None
+            where the data has no such labels.
+
+    Raises:
+        ValueError: if an array has another shape or dtype than promised here.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    image_id: int
+    file_name: str
+    masks: np.ndarray | None = None
+    semantic: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        height, width = self.image.shape[:2]
+        self._check("image", self.image, (height, width, 3), np.uint8)
+        self._check("boxes", self.boxes, (count, 4), np.float32)
+        self._check("labels", self.labels, (count,), np.int32)
+        self._check("crowd", self.crowd, (count,), np.bool_)
+        if self.masks is not None:
+            self._check("masks", self.masks, (count, height, width), np.bool_)
+        if self.semantic is not None:
+            self._check("semantic", self.semantic, (height, width), np.uint8)
+
+    def _check(self, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(
+                f"Record of {self.file_name}: `{name}` must be {np.dtype(dtype)} of shape {shape}, "
+                f"and is {array.dtype} of shape {array.shape}."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def replace(self, **changes: Any) -> Record:
+        """A copy of this record with the named fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def select(self, keep: np.ndarray) -> Record:
+        """The record with only some of its objects, in all fields that are per object.
+
+        Args:
+            keep: `(N,)` bool, or integer indices in the wanted order.
+
+        Returns:
+            A record with the same image.
+        """
+        return self.replace(
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            crowd=self.crowd[keep],
+            masks=None if self.masks is None else self.masks[keep],
+        )
