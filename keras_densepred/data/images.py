@@ -1,0 +1,124 @@
+"""Image files to arrays: what Pillow reads becomes upright 8-bit RGB, the rest one sentence."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_densepred._optional import require
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message names the file and what is wrong with it."""
+
+
+def load_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file the way a person would see it in a viewer.
+
+    - An EXIF orientation is applied.
+    - Transparency (RGBA, LA, palette or colour-key) is composited over white, as on a page.
+    - Gray, 1-bit, palette, CMYK (Adobe's inverted kind included) and YCbCr become RGB.
+    - 16-bit channels are scaled from their full range: 65535 becomes 255.
+    - Of an animation or a multi-page file the first frame is read.
+
+    The content decides the format, not the file's suffix. Requires Pillow, extra `data`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        `(H, W, 3)` uint8, RGB.
+
+    Raises:
+        ImageError: if the file is missing, empty, not an image, damaged, cut off, larger than
+            Pillow's safety limit, or has pixels without a defined range (32-bit, float).
+    """
+    image_module = require("PIL.Image", "data")
+    name = os.fspath(path)
+    _silence_metadata_warnings()
+    try:
+        with image_module.open(name) as image:
+            return _to_rgb(image, name)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist.") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name} is a folder, not an image file.") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read by this user: check its permissions.") from error
+    except image_module.DecompressionBombError as error:
+        limit = 2 * image_module.MAX_IMAGE_PIXELS
+        raise ImageError(
+            f"{name} claims more than {limit} pixels, Pillow's safety limit: if the file is to be "
+            "trusted raise `PIL.Image.MAX_IMAGE_PIXELS`, otherwise remove it from the data set."
+        ) from error
+    except image_module.UnidentifiedImageError as error:
+        fault = "is not an image file, or its header is damaged"
+        if os.path.getsize(name) == 0:
+            fault = "is empty (0 bytes)"
+        raise ImageError(f"{name} {fault}: replace it or remove it from the data set.") from error
+    # What Pillow's decoders raise on damaged content, beside OSError for most of it: SyntaxError
+    # (PNG chunks), ValueError and TypeError (tags, conversions), EOFError and IndexError (cut-off
+    # data), struct.error, zlib.error, OverflowError, NotImplementedError (rare compressions).
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        EOFError,
+        IndexError,
+        OverflowError,
+        NotImplementedError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        raise ImageError(
+            f"{name} is damaged or of an unsupported kind ({str(error).rstrip('.')}): replace it "
+            "or remove it from the data set."
+        ) from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    image_ops = require("PIL.ImageOps", "data")
+    image_ops.exif_transpose(image, in_place=True)
+    # Pillow before 11.3 gives 16-bit gray PNG the mode of 32-bit integers.
+    if image.mode in _MODES_16_BIT or (image.mode == "I" and image.format == "PNG"):
+        gray = np.asarray(image).astype(np.uint32)
+        pixels = ((gray * 255 + 32767) // 65535).astype(np.uint8)
+        if "transparency" in image.info:
+            pixels[gray == image.info["transparency"]] = 255
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "32-bit integer" if image.mode == "I" else "floating-point"
+        raise ImageError(
+            f"{name} has {kind} pixels, whose range is not defined: convert it to 8 or 16 bits."
+        )
+    if image.has_transparency_data:
+        image_module = require("PIL.Image", "data")
+        image = image.convert("RGBA")
+        image = image_module.alpha_composite(image_module.new("RGBA", image.size, "white"), image)
+    # A copy, because arrays that Pillow hands out are read-only.
+    return np.array(image.convert("RGB"))
+
+
+def _silence_metadata_warnings() -> None:
+    """Keeps odd EXIF and TIFF tags of readable files from warning once per file.
+
+    A filter that stays, and not `warnings.catch_warnings`: that is not safe where several threads
+    decode, and entering it makes every other once-only warning of the process show again.
+    """
+    module = r"PIL\.TiffImagePlugin"
+    patterns = (getattr(entry[3], "pattern", None) for entry in warnings.filters)
+    if module not in patterns:
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
