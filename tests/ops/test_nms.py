@@ -1,0 +1,133 @@
+"""Non-maximum suppression against a plain NumPy loop."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred.ops.nms import non_max_suppression
+
+
+def greedy_reference(boxes, scores, iou_threshold, score_threshold, max_detections):
+    """Boxes (N, 4), scores (N, C): list of (score, label, box index), one class after the other."""
+    kept = []
+    for label in range(scores.shape[1]):
+        order = np.argsort(-scores[:, label], kind="stable")
+        survivors = []
+        for i in order[scores[order, label] >= score_threshold]:
+            clear = True
+            for j in survivors:
+                low = np.maximum(boxes[i, :2], boxes[j, :2])
+                high = np.minimum(boxes[i, 2:], boxes[j, 2:])
+                intersection = np.prod(np.maximum(high - low, 0))
+                union = np.prod(boxes[i, 2:] - boxes[i, :2]) + np.prod(boxes[j, 2:] - boxes[j, :2])
+                clear &= not intersection > np.float32(iou_threshold) * (union - intersection)
+            if clear:
+                survivors.append(i)
+        kept += [(-scores[i, label], i, label) for i in survivors]
+    return [(i, label) for _, i, label in sorted(kept)[:max_detections]]
+
+
+def random_boxes(rng, batch, num, span=40.0, size=16.0):
+    corner = rng.uniform(0, span, (batch, num, 2))
+    return np.concatenate([corner, corner + rng.uniform(2, size, (batch, num, 2))], -1).astype("float32")
+
+
+def run(boxes, scores, **kwargs):
+    result = non_max_suppression(
+        keras.ops.convert_to_tensor(boxes), keras.ops.convert_to_tensor(scores), **kwargs
+    )
+    return {key: keras.ops.convert_to_numpy(value) for key, value in result.items()}
+
+
+def assert_matches_reference(boxes, scores, result, **kwargs):
+    for b in range(len(boxes)):
+        expected = greedy_reference(boxes[b], scores[b], **kwargs)
+        n = len(expected)
+        assert result["num_detections"][b] == n
+        index = np.array([i for i, _ in expected], int)
+        labels = np.array([label for _, label in expected], int)
+        np.testing.assert_array_equal(result["labels"][b, :n], labels)
+        np.testing.assert_array_equal(result["boxes"][b, :n], boxes[b][index])
+        np.testing.assert_array_equal(result["confidence"][b, :n], scores[b][index, labels])
+        assert (result["boxes"][b, n:] == -1).all()
+        assert (result["labels"][b, n:] == -1).all()
+        assert (result["confidence"][b, n:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("iou_threshold", "score_threshold", "max_detections"),
+    [(0.5, 0.05, 100), (0.1, 0.3, 7), (0.9, 0.0, 400), (0.0, 0.05, 50)],
+)
+def test_equals_greedy_reference(iou_threshold, score_threshold, max_detections):
+    rng = np.random.default_rng(0)
+    boxes = random_boxes(rng, 3, 60)
+    scores = rng.uniform(0, 1, (3, 60, 4)).astype("float32")
+    settings = {
+        "iou_threshold": iou_threshold,
+        "score_threshold": score_threshold,
+        "max_detections": max_detections,
+    }
+    result = run(boxes, scores, **settings)
+    assert_matches_reference(boxes, scores, result, **settings)
+
+
+def test_equal_scores_and_identical_boxes():
+    rng = np.random.default_rng(1)
+    boxes = random_boxes(rng, 2, 40)
+    boxes[:, 20:] = boxes[:, :20]
+    scores = (rng.integers(0, 4, (2, 40, 3)) / 4).astype("float32")
+    settings = {"iou_threshold": 0.5, "score_threshold": 0.2, "max_detections": 90}
+    assert_matches_reference(boxes, scores, run(boxes, scores, **settings), **settings)
+
+
+def test_long_chain_of_suppressions_is_followed_to_its_end():
+    """Each box overlaps only its neighbours, so every second one survives."""
+    x = np.arange(60, dtype="float32") * 4
+    boxes = np.stack([x, 0 * x, x + 10, 0 * x + 10], -1)[None]
+    scores = np.linspace(0.9, 0.1, 60, dtype="float32")[None, :, None]
+    result = run(boxes, scores, iou_threshold=0.3, score_threshold=0.05, max_detections=60)
+    assert result["num_detections"].tolist() == [30]
+    np.testing.assert_array_equal(result["boxes"][0, :30], boxes[0, ::2])
+
+
+def test_classes_do_not_suppress_each_other():
+    boxes = np.tile(np.array([[[3.0, 3.0, 9.0, 9.0]]], "float32"), (1, 5, 1))
+    scores = np.full((1, 5, 3), 0.6, "float32")
+    result = run(boxes, scores, max_detections=10)
+    assert result["num_detections"].tolist() == [3]
+    assert sorted(result["labels"][0, :3]) == [0, 1, 2]
+
+
+def test_nothing_above_the_threshold():
+    boxes = random_boxes(np.random.default_rng(2), 2, 9)
+    result = run(boxes, np.full((2, 9, 2), 0.01, "float32"), max_detections=20)
+    assert result["num_detections"].tolist() == [0, 0]
+    for key in ("boxes", "labels", "confidence"):
+        assert (result[key] == -1).all()
+    assert result["boxes"].shape == (2, 20, 4)
+    assert result["labels"].dtype == np.int32
+
+
+def test_only_the_highest_pairs_take_part():
+    rng = np.random.default_rng(3)
+    boxes = random_boxes(rng, 1, 50, span=2000.0)
+    scores = rng.uniform(0.1, 1, (1, 50, 2)).astype("float32")
+    result = run(boxes, scores, pre_nms_top_k=12, max_detections=100)
+    assert result["num_detections"].tolist() == [12]
+    np.testing.assert_allclose(result["confidence"][0, :12], -np.sort(-scores.ravel())[:12])
+
+
+def test_boxes_without_area_are_kept_and_finite():
+    boxes = np.zeros((1, 3, 4), "float32")
+    result = run(boxes, np.full((1, 3, 1), 0.5, "float32"), max_detections=3)
+    assert result["num_detections"].tolist() == [3]
+    assert np.isfinite(result["boxes"]).all()
+
+
+def test_half_precision_scores_do_not_move_the_boxes():
+    boxes = random_boxes(np.random.default_rng(4), 1, 8, span=1000.0)
+    scores = keras.ops.cast(np.full((1, 8, 1), 0.5, "float32"), "bfloat16")
+    result = non_max_suppression(keras.ops.convert_to_tensor(boxes), scores, max_detections=8)
+    kept = keras.ops.convert_to_numpy(result["boxes"])[0]
+    assert all(any((row == box).all() for box in boxes[0]) for row in kept if row[0] >= 0)
+
