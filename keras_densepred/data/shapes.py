@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.augment import mask_boxes
 from keras_densepred.data.records import Record
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class ShapesDataset:
                 semantic[mask] = label + 1
         return Record(
             image=image,
-            boxes=_tight_boxes(masks),
+            boxes=mask_boxes(masks),
             labels=labels,
             crowd=np.zeros(len(labels), bool),
             image_id=index + 1,
@@ -375,19 +376,3 @@ def _trim(cover: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
     x, y, width, height = require("cv2", "data").boundingRect(cover)
     window = slice(y, y + max(height, 1)), slice(x, x + max(width, 1))
     return window, cover[window]
-
-
-def _tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """xyxy boxes `(N, 4)` float32 around masks `(N, H, W)` of at least one pixel each."""
-    rows, columns = masks.any(2), masks.any(1)
-    height, width = masks.shape[1:]
-    boxes = np.stack(
-        [
-            columns.argmax(1),
-            rows.argmax(1),
-            width - columns[:, ::-1].argmax(1),
-            height - rows[:, ::-1].argmax(1),
-        ],
-        axis=1,
-    )
-    return boxes.astype(np.float32)
