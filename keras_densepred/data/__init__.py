@@ -1,6 +1,40 @@
 """Readers, augmentation, the built-in shapes data set, and batches from them."""
 
+from keras_densepred.data.augment import (
+    CopyPaste,
+    DropTinyBoxes,
+    FixedSizeCrop,
+    LargeScaleJitter,
+    MaskCopyPaste,
+    PadToSize,
+    RandomFlip,
+    RectangleCopyPaste,
+    ResizeToFit,
+    coco_augmentation,
+)
 from keras_densepred.data.images import ImageError, load_image
+from keras_densepred.data.pipeline import BatchStream, EvalBatches, eval_batches, train_batches
 from keras_densepred.data.records import IGNORE_LABEL, Record
+from keras_densepred.data.shapes import ShapesDataset
 
-__all__ = ["IGNORE_LABEL", "ImageError", "Record", "load_image"]
+__all__ = [
+    "IGNORE_LABEL",
+    "BatchStream",
+    "CopyPaste",
+    "DropTinyBoxes",
+    "EvalBatches",
+    "FixedSizeCrop",
+    "ImageError",
+    "LargeScaleJitter",
+    "MaskCopyPaste",
+    "PadToSize",
+    "RandomFlip",
+    "Record",
+    "RectangleCopyPaste",
+    "ResizeToFit",
+    "ShapesDataset",
+    "coco_augmentation",
+    "eval_batches",
+    "load_image",
+    "train_batches",
+]
