@@ -1,0 +1,184 @@
+"""RetinaNet on KerasHub, corrected: `keras_hub.models.RetinaNetObjectDetector` as papers train it."""
+
+from typing import Any
+
+import keras
+import keras_hub
+from keras_hub.src.utils import preset_utils
+
+from keras_densepred.models.retinanet_core import (
+    RetinaNetCore,
+    build_heads,
+    check_backbone,
+    is_detection_pyramid,
+    predict_levels,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector):
+    """RetinaNet ("Focal Loss for Dense Object Detection") as a KerasHub task.
+
+    Trains as the CEDNet and BiCSNet papers do (MMDetection's RetinaNet): nine anchors a cell,
+    focal loss (alpha 0.25, gamma 2) and L1 on plain deltas, both divided by the number of positive
+    anchors, heads drawn from N(0, 0.01) with every anchor starting as background.
+    `predict` returns final detections.
+
+    Where `keras_hub.models.RetinaNetObjectDetector` of keras-hub 0.32.0 differs: its focal prior
+    sits on the box head and its kernels start at N(0, 0.05) (first loss 150 to 450, here about
+    1.1 to 1.5); its losses are means over classes and coordinates, without alpha; a batch without
+    boxes has no loss; small boxes that no anchor overlaps by half are background; anchor strides
+    are rounded when the image is no multiple of 128; decoding is class-agnostic from score 0.5;
+    `fit` takes no generator and `train_on_batch` no dictionary of targets.
+
+    Args:
+        backbone: `keras_densepred.DetectionPyramid` (the heads run on its levels, no FPN), or a
+            pyramid backbone with `pyramid_outputs` P3 to P5, around which KerasHub's FPN
+            (P3 to P7, 256 channels) is put; a `keras_hub.models.RetinaNetBackbone` is taken too.
+        num_classes: C, without background.
+        bounding_box_format: format of the boxes in training and prediction, a name of
+            `keras.utils.bounding_boxes.convert_format`.
+        head_width: filters of each head convolution; by default the pyramid's channels (256 in
+            the papers). Most of RetinaNet's cost is here.
+        head_depth: hidden convolutions of each head.
+        prediction_decoder: layer from boxes and logits to detections; by default per-class
+            suppression at 0.5, scores from 0.05, 100 boxes.
+        preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready. With `None`
+            `fit`, `predict` and the others are plain Keras', generators included.
+        dtype: dtype policy of the heads; by default the backbone's.
+        **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
+
+    Raises:
+        ValueError: if `backbone` is no pyramid or is channels_first.
+
+    Example:
+        pyramid = keras_densepred.DetectionPyramid(
+            keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
+        )
+        model = keras_densepred.models.RetinaNetKerasHub(pyramid, num_classes=80)
+        model.compile(keras.optimizers.AdamW(1e-4))
+        model.fit(images, {"boxes": boxes, "labels": labels})
+    """
+
+    box_output = "bbox_regression"
+    classification_output = "cls_logits"
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        bounding_box_format: str = "xyxy",
+        head_width: int | None = None,
+        head_depth: int = 4,
+        prediction_decoder: keras.layers.Layer | None = None,
+        preprocessor: Any = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        # === Layers ===
+        check_backbone(backbone)
+        if not is_detection_pyramid(backbone):
+            # `use_p5=True` makes P6 from C5, as RetinaNet does; the host's docstring says the
+            # opposite of its code (keras-hub 0.32.0).
+            backbone = keras_hub.models.RetinaNetBackbone(
+                backbone,
+                min_level=3,
+                max_level=7,
+                use_p5=True,
+                image_shape=backbone.image_shape,
+                dtype=backbone.dtype_policy,
+            )
+        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
+        images = keras.Input(backbone.image_shape, name="images")
+        features = backbone(images)
+        width = head_width or next(iter(features.values())).shape[-1]
+        box_head, classification_head = build_heads(num_classes, width, head_depth, head_dtype)
+
+        # === Functional model ===
+        outputs = predict_levels(
+            features,
+            num_classes,
+            box_head,
+            classification_head,
+            self.box_output,
+            self.classification_output,
+        )
+        # Past RetinaNetObjectDetector.__init__: it builds heads 256 wide and gives the focal
+        # prior to the wrong one (keras-hub 0.32.0).
+        keras_hub.models.ObjectDetector.__init__(self, inputs=images, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.bounding_box_format = bounding_box_format
+        self.head_width = width
+        self.head_depth = head_depth
+        self.head_dtype = head_dtype
+        self.preprocessor = preprocessor
+        self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
+        self.box_head = box_head
+        self.classification_head = classification_head
+        self._prediction_decoder = prediction_decoder or self.default_decoder(bounding_box_format)
+
+    def _trainer(self) -> type[keras.Model]:
+        # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or
+        # datasets, and TensorFlow or Grain; without a preprocessor there is nothing to map.
+        return keras.Model if self.preprocessor is None else keras_hub.models.ObjectDetector
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on (images, {"boxes", "labels"})."""
+        return self._trainer().fit(self, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`: the losses on (images, {"boxes", "labels"})."""
+        return self._trainer().evaluate(self, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `keras.Model.predict`: NumPy detections, as `decode_predictions` describes them."""
+        return self._trainer().predict(self, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; a preprocessor, if any, is not applied."""
+        # keras-hub 0.32.0 calls convert_to_tensor on the dictionary of targets and fails.
+        return keras.Model.train_on_batch(self, x, y, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`; a preprocessor, if any, is not applied."""
+        return keras.Model.test_on_batch(self, x, y, **kwargs)
+
+    def predict_on_batch(self, x: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `keras.Model.predict_on_batch`: NumPy detections of one batch."""
+        return self._trainer().predict_on_batch(self, x, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "num_classes": self.num_classes,
+            "bounding_box_format": self.bounding_box_format,
+            "head_width": self.head_width,
+            "head_depth": self.head_depth,
+            "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
+            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_preset(
+        cls, preset: str, load_weights: bool = True, **kwargs: Any
+    ) -> "RetinaNetKerasHub":
+        """Loads what `save_to_preset` wrote, or puts new heads on a backbone's preset.
+
+        Args:
+            preset: directory or handle of a detector's preset, or of a pyramid's or backbone's
+                (then give `num_classes`).
+            load_weights: whether to load the weights of the preset.
+            **kwargs: constructor arguments that replace the preset's.
+
+        Returns:
+            The model.
+        """
+        # Past Task.from_preset: it refuses every backbone whose class is not exactly
+        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
+        loader = preset_utils.get_preset_loader(preset)
+        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)

@@ -1,0 +1,231 @@
+"""What RetinaNet is, whichever host carries it: graph, targets, losses, decoding, compile."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.heads import PredictionHead
+from keras_densepred.models.losses import BoxL1Loss, SigmoidFocalLoss
+
+Tensor = Any
+
+FOCAL_PRIOR = 0.01  # every anchor starts as background ("Focal Loss ...", 3.3)
+
+
+def is_detection_pyramid(backbone: keras.Model) -> bool:
+    """Whether the model's output already is the pyramid of levels that the heads run on."""
+    return hasattr(backbone, "min_level") and hasattr(backbone, "max_level")
+
+
+def check_backbone(backbone: keras.Model) -> None:
+    """Raises ValueError, in one sentence, for a model that no RetinaNet can be built on."""
+    if not is_detection_pyramid(backbone) and not hasattr(backbone, "pyramid_outputs"):
+        raise ValueError(
+            f"`backbone` {backbone.name!r} is neither a DetectionPyramid nor a pyramid backbone "
+            "(it has no `pyramid_outputs`); pass one of keras_densepred's backbones."
+        )
+    if getattr(backbone, "data_format", "channels_last") != "channels_last":
+        raise ValueError(
+            f"`backbone` {backbone.name!r} is channels_first; RetinaNet here takes channels_last "
+            'images, so build the backbone with data_format="channels_last".'
+        )
+
+
+def build_heads(
+    num_classes: int, width: int, depth: int, dtype: Any
+) -> tuple[PredictionHead, PredictionHead]:
+    """The box head and the classification head, both shared by all levels."""
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+    box_head = PredictionHead(
+        anchor_ops.ANCHORS_PER_CELL * 4, width, depth, dtype=dtype, name="box_head"
+    )
+    classification_head = PredictionHead(
+        anchor_ops.ANCHORS_PER_CELL * num_classes,
+        width,
+        depth,
+        prior_probability=FOCAL_PRIOR,
+        dtype=dtype,
+        name="classification_head",
+    )
+    return box_head, classification_head
+
+
+def predict_levels(
+    features: dict[str, Tensor],
+    num_classes: int,
+    box_head: PredictionHead,
+    classification_head: PredictionHead,
+    box_name: str,
+    classification_name: str,
+) -> dict[str, Tensor]:
+    """Runs the heads on every level and lines the anchors up.
+
+    Args:
+        features: level to map (B, H, W, channels), finest first.
+        num_classes: C.
+        box_head: head with 4 values for each anchor.
+        classification_head: head with C values for each anchor.
+        box_name: key (and layer name) of the deltas in the result.
+        classification_name: key (and layer name) of the logits in the result.
+
+    Returns:
+        Deltas (B, A, 4) and logits (B, A, C).
+    """
+    boxes, logits = [], []
+    for level, feature in features.items():
+        reshape = keras.layers.Reshape((-1, 4), name=f"box_{level}")
+        boxes.append(reshape(box_head(feature)))
+        reshape = keras.layers.Reshape((-1, num_classes), name=f"classification_{level}")
+        logits.append(reshape(classification_head(feature)))
+    return {
+        box_name: keras.layers.Concatenate(axis=1, name=box_name)(boxes),
+        classification_name: keras.layers.Concatenate(axis=1, name=classification_name)(logits),
+    }
+
+
+class RetinaNetCore:
+    """Mixin over a host's RetinaNet class, before it in the bases.
+
+    The subclass sets `num_classes`, `bounding_box_format`, `pyramid_levels` and the host's
+    `prediction_decoder`, and the names of its two outputs as class attributes.
+    """
+
+    box_output = "box"
+    classification_output = "classification"
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        box_loss: Any = "auto",
+        classification_loss: Any = "auto",
+        metrics: None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training; `compile(optimizer)` alone is the paper's RetinaNet.
+
+        Args:
+            optimizer: a Keras optimizer, or `"auto"` for AdamW with learning rate 1e-4 and
+                weight decay 0.05 (the papers' for batch 16).
+            box_loss: loss of (B, A, 4) deltas giving (B, A), reduction `"sum"`; `"auto"` is L1.
+            classification_loss: loss of (B, A, C) logits against 0 / 1, giving (B, A), reduction
+                `"sum"`; `"auto"` is the focal loss with alpha 0.25 and gamma 2.
+            metrics: not taken; average precision is computed by `keras_densepred.metrics`.
+            **kwargs: further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if `metrics` is given.
+        """
+        if metrics:
+            raise ValueError(
+                "RetinaNet takes no `metrics` in compile(): evaluate with "
+                "keras_densepred.metrics.CocoEvaluation."
+            )
+        if optimizer == "auto":
+            optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.05)
+        box_loss = BoxL1Loss() if box_loss == "auto" else box_loss
+        if classification_loss == "auto":
+            classification_loss = SigmoidFocalLoss()
+        # Keyed so that the logs read `box_loss` and `classification_loss` in both hosts.
+        losses = {"box": box_loss, "classification": classification_loss}
+        keras.Model.compile(self, optimizer=optimizer, loss=losses, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
+        arguments = keras.saving.deserialize_keras_object(config)
+        losses = arguments.pop("loss")
+        self.compile(
+            box_loss=losses["box"], classification_loss=losses["classification"], **arguments
+        )
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self,
+        x: Tensor,
+        y: dict[str, Tensor],
+        y_pred: dict[str, Tensor],
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Box and classification loss of a batch, each divided by max(1, positive anchors).
+
+        Args:
+            x: (B, H, W, 3) images.
+            y: `"boxes"` (B, M, 4) in `bounding_box_format` and `"labels"` (B, M), padded with -1.
+            y_pred: the model's outputs.
+            sample_weight: not taken.
+            training: as in `keras.Model.compute_loss`.
+
+        Returns:
+            Scalar loss; a batch without any box has the classification loss of its background.
+
+        Raises:
+            ValueError: if `sample_weight` is given, or `y` lacks a key.
+        """
+        if sample_weight is not None:
+            raise ValueError("RetinaNet weighs anchors itself: fit without `sample_weight`.")
+        missing = {"boxes", "labels"} - set(y)
+        if missing:
+            raise ValueError(
+                f'The targets hold {sorted(y)}; fit on (images, {{"boxes", "labels"}}).'
+            )
+        height, width = ops.shape(x)[1:3]
+        boxes = keras.utils.bounding_boxes.convert_format(
+            y["boxes"], self.bounding_box_format, "xyxy", height=height, width=width
+        )
+        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels)
+        box_targets, labels = anchor_ops.assign_targets(anchors, boxes, y["labels"])
+        classes = ops.arange(self.num_classes, dtype="int32")
+        class_targets = ops.cast(labels[..., None] == classes, "float32")
+        positive = ops.cast(labels >= 0, "float32")
+        counted = ops.cast(labels != anchor_ops.IGNORED, "float32")
+        # At least 1: a batch of background alone still teaches what background is (keras-hub
+        # 0.32.0 and keras-cv 0.9.0 give such a batch weight 0).
+        normalizer = ops.maximum(ops.sum(positive), 1.0)
+        return keras.Model.compute_loss(
+            self,
+            x=x,
+            y={"box": box_targets, "classification": class_targets},
+            y_pred={
+                "box": y_pred[self.box_output],
+                "classification": y_pred[self.classification_output],
+            },
+            sample_weight={"box": positive / normalizer, "classification": counted / normalizer},
+            training=training,
+        )
+
+    def predict_step(self, *args: Any) -> Any:
+        """Keras' predict step, then decoding; JAX passes (state, data), the others (data,)."""
+        outputs = keras.Model.predict_step(self, *args)
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
+        if isinstance(outputs, tuple):
+            return self.decode_predictions(outputs[0], images), outputs[1]
+        return self.decode_predictions(outputs, images)
+
+    def decode_predictions(self, predictions: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """Final detections from raw outputs.
+
+        Args:
+            predictions: what `model(images)` returns.
+            images: (B, H, W, 3); only their shape is read.
+
+        Returns:
+            What the `prediction_decoder` returns: `"boxes"` (B, M, 4) in `bounding_box_format`,
+            `"labels"` (B, M), `"confidence"` (B, M), padded with -1, `"num_detections"` (B,).
+        """
+        height, width = ops.shape(images)[1:3]
+        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels)
+        boxes = anchor_ops.decode_boxes(anchors, predictions[self.box_output], height, width)
+        boxes = keras.utils.bounding_boxes.convert_format(
+            boxes, "xyxy", self.bounding_box_format, height=height, width=width
+        )
+        return self.prediction_decoder(
+            boxes, predictions[self.classification_output], images=images
+        )
+
+    def default_decoder(self, bounding_box_format: str) -> NonMaxSuppression:
+        """Per-class suppression at 0.5 with scores from 0.05 and 100 boxes: COCO's protocol."""
+        return NonMaxSuppression(bounding_box_format, from_logits=True)
