@@ -1,0 +1,344 @@
+"""Learning-rate schedules, AdamW with per-variable settings, layer-wise decay, averaged weights.
+
+The layer ids are those of the CEDNet authors' detection code (`layer_wise_cednet` and
+`layer_wise_cednet_small`); the schedules are mmcv's linear warm-up followed by steps or a cosine.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+
+_STAGE = re.compile(r"^stage(\d+)_(.*)$")
+_C4_BLOCK = re.compile(r"^encoder_c4_block(\d+)(_|$)")
+_C4_BLOCKS_IN_FIRST_HALF = 4
+
+
+def _warmed_up(step: Any, learning_rate: Any, warmup_steps: int, warmup_factor: float) -> Any:
+    """Scales `learning_rate` linearly from `warmup_factor` to 1 over the first `warmup_steps`."""
+    if warmup_steps == 0:
+        return learning_rate
+    done = keras.ops.minimum(step / float(warmup_steps), 1.0)
+    return learning_rate * (warmup_factor + (1.0 - warmup_factor) * done)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a constant rate multiplied by `drop_factor` at each of `drops`.
+
+    CEDNet on COCO: `WarmupSteps(1e-4, 500, drops=(27 * steps_per_epoch, 33 * steps_per_epoch))`.
+
+    Args:
+        learning_rate: rate after the warm-up and before the first drop.
+        warmup_steps: optimizer steps of the warm-up; 0 for none.
+        drops: increasing optimizer steps; from each of them on the rate is lower.
+        drop_factor: what each drop multiplies the rate by.
+        warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
+
+    Raises:
+        ValueError: if `warmup_steps` is negative or `drops` does not increase.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        warmup_steps: int = 500,
+        drops: Sequence[int] = (),
+        drop_factor: float = 0.1,
+        warmup_factor: float = 0.001,
+    ):
+        super().__init__()
+        _check_warmup(warmup_steps)
+        if list(drops) != sorted(set(drops)):
+            raise ValueError(f"drops must increase from one to the next; got {tuple(drops)}.")
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.drops = tuple(int(drop) for drop in drops)
+        self.drop_factor = drop_factor
+        self.warmup_factor = warmup_factor
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
+        step = keras.ops.cast(step, "float32")
+        rate = keras.ops.full_like(step, self.learning_rate)
+        for drop in self.drops:
+            rate = keras.ops.where(step >= float(drop), rate * self.drop_factor, rate)
+        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "drops": list(self.drops),
+            "drop_factor": self.drop_factor,
+            "warmup_factor": self.warmup_factor,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then half a cosine down to `floor` at `total_steps`, constant from there.
+
+    Args:
+        learning_rate: rate at the top of the cosine, which starts where the warm-up ends.
+        warmup_steps: optimizer steps of the warm-up; 0 for none.
+        total_steps: optimizer step at which `floor` is reached.
+        floor: lowest rate.
+        warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
+
+    Raises:
+        ValueError: if `warmup_steps` is negative or `total_steps` does not exceed it.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        warmup_steps: int,
+        total_steps: int,
+        floor: float = 0.0,
+        warmup_factor: float = 0.001,
+    ):
+        super().__init__()
+        _check_warmup(warmup_steps)
+        if total_steps <= warmup_steps:
+            raise ValueError(
+                f"total_steps must exceed warmup_steps; got {total_steps} and {warmup_steps}."
+            )
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.floor = floor
+        self.warmup_factor = warmup_factor
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
+        step = keras.ops.cast(step, "float32")
+        done = (step - self.warmup_steps) / float(self.total_steps - self.warmup_steps)
+        height = 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(done, 0.0, 1.0)))
+        rate = self.floor + (self.learning_rate - self.floor) * height
+        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+            "floor": self.floor,
+            "warmup_factor": self.warmup_factor,
+        }
+
+
+def _check_warmup(warmup_steps: int) -> None:
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must not be negative; got {warmup_steps}.")
+
+
+# Keras on PyTorch swaps keras.optimizers.AdamW for a class that updates all variables in a few
+# `foreach` calls, but only where the class is exactly its own; a plain subclass updates one at a
+# time (400 variables on two CPU cores: 510 ms a step against 246). Deriving from the class that
+# Keras would have made keeps the fast path (264 ms) and is Keras' own class on JAX and TensorFlow.
+_BackendAdamW: Any = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class AdamW(_BackendAdamW):
+    """AdamW whose learning rate and weight decay may differ from variable to variable.
+
+    The update of a variable with learning-rate scale s and decay d is Keras' AdamW with
+    `learning_rate * s` and weight decay d, so that the decay also follows s, as PyTorch's parameter
+    groups do. Everything else, the averaging of weights (`use_ema=True`) included, is Keras'.
+
+    Args:
+        learning_rate: float or schedule.
+        weight_decay: decay of variables without a rule.
+        rules: `{variable.path: (learning-rate scale, weight decay)}`; a variable without a rule has
+            scale 1 and `weight_decay`. `cednet_rules` makes them.
+        epsilon: added to the root of the second moment. 1e-8 as in PyTorch, not Keras' 1e-7.
+        **kwargs: the other arguments of `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: on the first update, if a rule names no variable of the model.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        weight_decay: float = 0.01,
+        rules: Mapping[str, Sequence[float]] | None = None,
+        epsilon: float = 1e-8,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            learning_rate=learning_rate, weight_decay=weight_decay, epsilon=epsilon, **kwargs
+        )
+        self._default_decay = weight_decay
+        self._rules = {path: tuple(map(float, rule)) for path, rule in (rules or {}).items()}
+
+    @property
+    def rules(self) -> dict[str, tuple[float, float]]:
+        """`{variable path: (learning-rate scale, weight decay)}`."""
+        return dict(self._rules)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the optimizer's variables for `variables`, all trainable ones of the model."""
+        if self.built:
+            return
+        # A rule whose variable is frozen is no mistake, but rules of another model are.
+        paths = {variable.path for variable in variables}
+        if self._rules and not paths & self._rules.keys():
+            raise ValueError(
+                f"None of the {len(self._rules)} optimizer rules names a variable of the model: "
+                "make them from the model that is trained."
+            )
+        self._rule_of_index = [
+            self._rules.get(variable.path, (1.0, self._default_decay)) for variable in variables
+        ]
+        super().build(variables)
+
+    def _grouped(self, variables: Sequence[Any]) -> dict[tuple[float, float], list[int]]:
+        groups: dict[tuple[float, float], list[int]] = {}
+        for position, variable in enumerate(variables):
+            rule = self._rule_of_index[self._get_variable_index(variable)]
+            groups.setdefault(rule, []).append(position)
+        return groups
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        try:
+            for (scale, decay), positions in self._grouped(variables).items():
+                if decay:
+                    self.weight_decay = scale * decay
+                    super()._apply_weight_decay([variables[i] for i in positions])
+        finally:
+            self.weight_decay = self._default_decay
+
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        scales: dict[float, list[int]] = {}
+        for (scale, _), positions in self._grouped(trainable_variables).items():
+            scales.setdefault(scale, []).extend(positions)
+        for scale, positions in scales.items():
+            super()._backend_update_step(
+                [grads[i] for i in positions],
+                [trainable_variables[i] for i in positions],
+                learning_rate * scale,
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        config = super().get_config()
+        config["rules"] = {path: list(rule) for path, rule in self._rules.items()}
+        return config
+
+
+def cednet_layer_id(path: str, *, fine: bool = False) -> int | None:
+    """Returns the layer-decay id of a CEDNet variable, from its layer's name.
+
+    Args:
+        path: `variable.path`, such as `"stage1_encoder_c3_block1_dwconv/kernel"`.
+        fine: the authors' `layer_wise_cednet_small` (S, B and CSwin), which splits each cascade
+            stage in two, instead of their `layer_wise_cednet` (T, R50 and Swin).
+
+    Returns:
+        0 for the stem, 1 for the P2 stage; cascade stage i is i + 1, or with `fine` 2i (C3 blocks,
+        first down-sampling, first four C4 blocks) and 2i + 1 (the rest). None for everything else:
+        the reduction convolutions, the added levels and the head, whose rate is never scaled.
+    """
+    for name in path.split("/"):
+        if name.startswith("stem_"):
+            return 0
+        if name.startswith("p2_"):
+            return 1
+        stage = _STAGE.match(name)
+        if stage:
+            number, rest = int(stage.group(1)), stage.group(2)
+            if not fine:
+                return number + 1
+            c4_block = _C4_BLOCK.match(rest)
+            first_half = rest.startswith(("encoder_c3_", "encoder_downsample1_")) or (
+                c4_block is not None and int(c4_block.group(1)) <= _C4_BLOCKS_IN_FIRST_HALF
+            )
+            return 2 * number + (0 if first_half else 1)
+    return None
+
+
+def cednet_rules(
+    backbone: keras.Model,
+    rate: float,
+    *,
+    num_layers: int = 4,
+    fine: bool = False,
+    weight_decay: float = 0.05,
+) -> dict[str, tuple[float, float]]:
+    """Makes the rules of `AdamW` for layer-wise learning-rate decay, as CEDNet trains on COCO.
+
+    A variable with layer id k (`cednet_layer_id`) gets the learning-rate scale
+    `min(1, rate ** (num_layers + 1 - k))`. Tensors of two or more dimensions are decayed by
+    `weight_decay`, vectors (biases, norms, layer scale) are not.
+
+    Args:
+        backbone: the `CEDNetBackbone`, or the `DetectionPyramid` on it: what the authors' code
+            calls the backbone ends before the head.
+        rate: 0.95 for RetinaNet and Mask R-CNN; 1 for the R50 variant, which has no layer decay.
+        num_layers: 4 (T, R50, Swin), 9 (S, B) or 7 (CSwin).
+        fine: see `cednet_layer_id`; true for S, B and CSwin.
+        weight_decay: decay of matrices and kernels.
+
+    Returns:
+        `{variable path: (learning-rate scale, weight decay)}` of every weight of `backbone`.
+
+    Raises:
+        ValueError: if two variables of the backbone share a path, or no layer is CEDNet's.
+    """
+    rules: dict[str, tuple[float, float]] = {}
+    known = False
+    for variable in backbone.weights:
+        if variable.path in rules:
+            raise ValueError(f"Two variables of {backbone.name} have the path {variable.path!r}.")
+        layer_id = cednet_layer_id(variable.path, fine=fine)
+        known = known or layer_id is not None
+        scale = 1.0 if layer_id is None else min(1.0, rate ** (num_layers + 1 - layer_id))
+        rules[variable.path] = (scale, weight_decay if len(variable.shape) >= 2 else 0.0)
+    if not known:
+        raise ValueError(
+            f"{backbone.name} has no CEDNet layers (stem_*, p2_*, stage<i>_*), whose names "
+            "layer-wise decay goes by."
+        )
+    return rules
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[keras.Model]:
+    """Puts the optimizer's moving average of the weights into `model` for the `with` block.
+
+    Without `use_ema=True`, or before the first step, nothing changes. The weights come back bit for
+    bit: `keras.callbacks.SwapEMAWeights` swaps by adding and subtracting on TensorFlow, which does
+    not. Batch-norm statistics are not averaged (Keras averages trainable variables only).
+
+    Args:
+        model: a compiled model; inside a callback on JAX take it from `self.model`, which syncs it.
+
+    Yields:
+        `model`.
+    """
+    optimizer = model.optimizer
+    if optimizer is None or not optimizer.built or not optimizer.use_ema:
+        yield model
+        return
+    if int(keras.ops.convert_to_numpy(optimizer.iterations)) == 0:
+        yield model
+        return
+    variables = model.trainable_variables
+    # A copy: on PyTorch and TensorFlow the array may be a view of the variable's memory.
+    raw = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+    optimizer.finalize_variable_values(variables)
+    try:
+        yield model
+    finally:
+        for variable, value in zip(variables, raw, strict=True):
+            variable.assign(value)
