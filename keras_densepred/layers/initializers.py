@@ -1,0 +1,34 @@
+"""How kernels start."""
+
+import math
+import random
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FanOutNormal(keras.initializers.Initializer):
+    """Normal with standard deviation `1 / sqrt(fan_out)`, as CEDNet's authors start every kernel.
+
+    Drawn by NumPy: `keras.utils.set_random_seed` then gives the same weights on every backend, and
+    JAX does not compile a random kernel for each weight shape (which took 20 s of building
+    CEDNet-NeXt-T on 2 CPU cores, against 2 s).
+
+    Args:
+        fan_out: number of values an input value contributes to; None: all axes of the weight but
+            the second to last, as for `(height, width, in, out)` and `(in, out)` kernels.
+        seed: integer, or None for one from Python's generator.
+    """
+
+    def __init__(self, fan_out: int | None = None, seed: int | None = None):
+        self.fan_out = fan_out
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+
+    def __call__(self, shape, dtype=None):
+        fan_out = self.fan_out or math.prod(shape[:-2]) * shape[-1]
+        values = np.random.default_rng(self.seed).standard_normal(tuple(shape), dtype=np.float32)
+        return keras.ops.convert_to_tensor(values / math.sqrt(fan_out), dtype=dtype)
+
+    def get_config(self):
+        return {"fan_out": self.fan_out, "seed": self.seed}

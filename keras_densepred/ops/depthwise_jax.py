@@ -1,0 +1,103 @@
+"""Depthwise convolution on JAX as a sum of shifted products, with its gradients.
+
+Imported on the JAX backend only; `depthwise.py` says when this path is taken and why.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _sum_of_shifts(padded, kernel, strides, dilation):
+    """Sums kernel[i, j] times `padded` shifted by (i, j), in float32; NHWC."""
+    batch, height, width, channels = padded.shape
+    kernel_height, kernel_width = kernel.shape[:2]
+    rows = (height - (kernel_height - 1) * dilation - 1) // strides + 1
+    columns = (width - (kernel_width - 1) * dilation - 1) // strides + 1
+    total = jnp.zeros((batch, rows, columns, channels), "float32")
+    for i in range(kernel_height):
+        for j in range(kernel_width):
+            top, left = i * dilation, j * dilation
+            bottom, right = top + (rows - 1) * strides + 1, left + (columns - 1) * strides + 1
+            window = lax.slice(
+                padded,
+                (0, top, left, 0),
+                (batch, bottom, right, channels),
+                (1, strides, strides, 1),
+            )
+            total += window.astype("float32") * kernel[i, j].astype("float32")
+    return total
+
+
+def _zero_pad(inputs, pads):
+    return jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def shifted_products(inputs, kernel, strides, dilation, pads):
+    """Depthwise convolution of a channels-last map.
+
+    Args:
+        inputs: `(batch, height, width, channels)`, any float dtype; sums are float32.
+        kernel: `(kernel_height, kernel_width, channels)`.
+        strides: step of the window in pixels along both axes.
+        dilation: distance between taps in pixels along both axes.
+        pads: zeros to add, ((top, bottom), (left, right)).
+
+    Returns:
+        `(batch, out_height, out_width, channels)` in the dtype of `inputs`.
+    """
+    total = _sum_of_shifts(_zero_pad(inputs, pads), kernel, strides, dilation)
+    return total.astype(inputs.dtype)
+
+
+def _forward(inputs, kernel, strides, dilation, pads):
+    return shifted_products(inputs, kernel, strides, dilation, pads), (inputs, kernel)
+
+
+def _backward(strides, dilation, pads, residuals, gradient):
+    inputs, kernel = residuals
+    kernel_height, kernel_width = kernel.shape[:2]
+
+    # Input gradient: the output gradient, spread by the stride, under the flipped kernel. The
+    # (possibly negative) padding makes the result exactly as large as the input.
+    spread = []
+    for axis, taps, (low, _) in zip((1, 2), kernel.shape[:2], pads, strict=True):
+        reach = (taps - 1) * dilation
+        length = (gradient.shape[axis] - 1) * strides + 1
+        spread.append((reach - low, inputs.shape[axis] + low - length, strides - 1))
+    zero = jnp.zeros((), gradient.dtype)
+    spread = lax.pad(gradient, zero, ((0, 0, 0), *spread, (0, 0, 0)))
+    inputs_gradient = _sum_of_shifts(spread, kernel[::-1, ::-1], 1, dilation)
+
+    # Kernel gradient: one pass over the output pixels, each updating all taps. The batch axis
+    # stays whole, so that a sharded batch is reduced once, at the end; one accumulator a row
+    # keeps the float32 rounding error small.
+    padded = _zero_pad(inputs, pads)
+    batch, rows, columns, channels = gradient.shape
+    patch_shape = (
+        batch,
+        (kernel_height - 1) * dilation + 1,
+        (kernel_width - 1) * dilation + 1,
+        channels,
+    )
+    zeros = jnp.zeros((batch, kernel_height, kernel_width, channels), "float32")
+
+    def add_row(row, total):
+        def add_pixel(column, row_total):
+            at_pixel = lax.dynamic_slice(
+                gradient, (0, row, column, 0), (batch, 1, 1, channels)
+            ).astype("float32")
+            patch = lax.dynamic_slice(padded, (0, row * strides, column * strides, 0), patch_shape)
+            taps = patch[:, ::dilation, ::dilation].astype("float32")
+            return row_total + taps * at_pixel
+
+        return total + lax.fori_loop(0, columns, add_pixel, zeros, unroll=2)
+
+    kernel_gradient = jnp.sum(lax.fori_loop(0, rows, add_row, zeros), axis=0)
+    return inputs_gradient.astype(inputs.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+shifted_products.defvjp(_forward, _backward)
