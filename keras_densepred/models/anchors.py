@@ -56,7 +56,9 @@ def _level_anchors(height: int | Tensor, width: int | Tensor, stride: int) -> Te
     y = ops.cast(ops.arange((height + stride - 1) // stride, dtype="int32") * stride, "float32")
     y, x = ops.meshgrid(y, x, indexing="ij")
     centre = ops.stack([x, y], axis=-1)[:, :, None]
-    return ops.reshape(ops.concatenate([centre - half_sides, centre + half_sides], axis=-1), (-1, 4))
+    return ops.reshape(
+        ops.concatenate([centre - half_sides, centre + half_sides], axis=-1), (-1, 4)
+    )
 
 
 def assign_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

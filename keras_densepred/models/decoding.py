@@ -51,7 +51,7 @@ class NonMaxSuppression(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         if label_key not in ("labels", "classes"):
             raise ValueError(
-                f'`label_key` is {label_key!r}; give "labels", or "classes" for stock KerasCV models.'
+                f'`label_key` is {label_key!r}; give "labels", or "classes" for stock KerasCV.'
             )
         for name, value in (
             ("iou_threshold", iou_threshold),

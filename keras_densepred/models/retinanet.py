@@ -1,4 +1,4 @@
-"""RetinaNet on KerasHub, corrected: `keras_hub.models.RetinaNetObjectDetector` as papers train it."""
+"""RetinaNet on KerasHub: `keras_hub.models.RetinaNetObjectDetector` as the papers train it."""
 
 from typing import Any
 
@@ -8,9 +8,8 @@ from keras_hub.src.utils import preset_utils
 
 from keras_densepred.models.retinanet_core import (
     RetinaNetCore,
+    as_detection_pyramid,
     build_heads,
-    check_backbone,
-    is_detection_pyramid,
     predict_levels,
 )
 
@@ -76,18 +75,7 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         **kwargs: Any,
     ):
         # === Layers ===
-        check_backbone(backbone)
-        if not is_detection_pyramid(backbone):
-            # `use_p5=True` makes P6 from C5, as RetinaNet does; the host's docstring says the
-            # opposite of its code (keras-hub 0.32.0).
-            backbone = keras_hub.models.RetinaNetBackbone(
-                backbone,
-                min_level=3,
-                max_level=7,
-                use_p5=True,
-                image_shape=backbone.image_shape,
-                dtype=backbone.dtype_policy,
-            )
+        backbone = as_detection_pyramid(backbone)
         head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         images = keras.Input(backbone.image_shape, name="images")
         features = backbone(images)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import keras_hub
 from keras import ops
 
 from keras_densepred.models import anchors as anchor_ops
@@ -15,31 +16,52 @@ Tensor = Any
 FOCAL_PRIOR = 0.01  # every anchor starts as background ("Focal Loss ...", 3.3)
 
 
-def is_detection_pyramid(backbone: keras.Model) -> bool:
-    """Whether the model's output already is the pyramid of levels that the heads run on."""
-    return hasattr(backbone, "min_level") and hasattr(backbone, "max_level")
+def as_detection_pyramid(backbone: keras.Model) -> keras.Model:
+    """The model whose output levels the heads run on: `backbone` itself, or an FPN around it.
 
+    Args:
+        backbone: a model with `min_level` and `max_level` (a DetectionPyramid, a
+            `keras_hub.models.RetinaNetBackbone`), or a pyramid backbone with `pyramid_outputs`.
 
-def check_backbone(backbone: keras.Model) -> None:
-    """Raises ValueError, in one sentence, for a model that no RetinaNet can be built on."""
-    if not is_detection_pyramid(backbone) and not hasattr(backbone, "pyramid_outputs"):
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is neither a DetectionPyramid nor a pyramid backbone "
-            "(it has no `pyramid_outputs`); pass one of keras_densepred's backbones."
-        )
+    Returns:
+        `backbone` in the first case, otherwise KerasHub's FPN from P3 to P7 (256 channels).
+
+    Raises:
+        ValueError: if `backbone` is neither, or takes channels_first images.
+    """
     if getattr(backbone, "data_format", "channels_last") != "channels_last":
         raise ValueError(
             f"`backbone` {backbone.name!r} is channels_first; RetinaNet here takes channels_last "
             'images, so build the backbone with data_format="channels_last".'
         )
+    if hasattr(backbone, "min_level") and hasattr(backbone, "max_level"):
+        return backbone
+    if not hasattr(backbone, "pyramid_outputs"):
+        raise ValueError(
+            f"`backbone` {backbone.name!r} is neither a DetectionPyramid nor a pyramid backbone "
+            "(it has no `pyramid_outputs`); pass one of keras_densepred's backbones."
+        )
+    # `use_p5=True` makes P6 from C5, as RetinaNet does; the host's docstring says the opposite of
+    # its code (keras-hub 0.32.0).
+    return keras_hub.models.RetinaNetBackbone(
+        backbone,
+        min_level=3,
+        max_level=7,
+        use_p5=True,
+        image_shape=backbone.image_shape,
+        dtype=backbone.dtype_policy,
+    )
 
 
 def build_heads(
     num_classes: int, width: int, depth: int, dtype: Any
 ) -> tuple[PredictionHead, PredictionHead]:
     """The box head and the classification head, both shared by all levels."""
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+    for name, value in (("num_classes", num_classes), ("head_width", width)):
+        if value < 1:
+            raise ValueError(f"`{name}` is {value}; give a positive integer.")
+    if depth < 0:
+        raise ValueError(f"`head_depth` is {depth}; give 0 or a positive integer.")
     box_head = PredictionHead(
         anchor_ops.ANCHORS_PER_CELL * 4, width, depth, dtype=dtype, name="box_head"
     )
@@ -205,7 +227,9 @@ class RetinaNetCore:
             return self.decode_predictions(outputs[0], images), outputs[1]
         return self.decode_predictions(outputs, images)
 
-    def decode_predictions(self, predictions: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    def decode_predictions(
+        self, predictions: dict[str, Tensor], images: Tensor
+    ) -> dict[str, Tensor]:
         """Final detections from raw outputs.
 
         Args:
