@@ -79,7 +79,9 @@ def non_max_suppression(
         missing = max_detections - num_slots
         detections = {
             key: ops.pad(
-                value, [(0, 0), (0, missing)] + [(0, 0)] * (len(value.shape) - 2), constant_values=-1
+                value,
+                [(0, 0), (0, missing)] + [(0, 0)] * (len(value.shape) - 2),
+                constant_values=-1,
             )
             for key, value in detections.items()
         }
@@ -117,7 +119,8 @@ def _greedy_keep(boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: fl
     num = boxes.shape[1]
     lower, upper = boxes[..., :2], boxes[..., 2:]
     sides = ops.maximum(
-        ops.minimum(upper[:, :, None], upper[:, None]) - ops.maximum(lower[:, :, None], lower[:, None]),
+        ops.minimum(upper[:, :, None], upper[:, None])
+        - ops.maximum(lower[:, :, None], lower[:, None]),
         0.0,
     )
     intersection = sides[..., 0] * sides[..., 1]

@@ -29,7 +29,9 @@ def greedy_reference(boxes, scores, iou_threshold, score_threshold, max_detectio
 
 def random_boxes(rng, batch, num, span=40.0, size=16.0):
     corner = rng.uniform(0, span, (batch, num, 2))
-    return np.concatenate([corner, corner + rng.uniform(2, size, (batch, num, 2))], -1).astype("float32")
+    return np.concatenate([corner, corner + rng.uniform(2, size, (batch, num, 2))], -1).astype(
+        "float32"
+    )
 
 
 def run(boxes, scores, **kwargs):
@@ -130,4 +132,3 @@ def test_half_precision_scores_do_not_move_the_boxes():
     result = non_max_suppression(keras.ops.convert_to_tensor(boxes), scores, max_detections=8)
     kept = keras.ops.convert_to_numpy(result["boxes"])[0]
     assert all(any((row == box).all() for box in boxes[0]) for row in kept if row[0] >= 0)
-
