@@ -80,7 +80,7 @@ class DetectionPyramid(PyramidBackbone):
             for level in range(min_level, max_level + 1)
         }
         super().__init__(
-            inputs=backbone.inputs,
+            inputs=backbone.input,
             pyramid_outputs=pyramid_outputs,
             image_shape=backbone.image_shape,
             data_format=data_format,

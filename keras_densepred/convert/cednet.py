@@ -1,0 +1,339 @@
+"""Weights of the CEDNet authors' PyTorch code.
+
+Serves the checkpoints of their classification (main.py), detection (mmdet) and segmentation (mmseg)
+code bases. Only key names and array layouts carry over; see CEDNET.md, part 3.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_densepred._optional import require
+
+# Layer names of this package -> module names of the authors', first match wins. `{n-1}` counts
+# from zero what is named from one here.
+_MODULES = [
+    (r"stem_conv1", "stem.0"),
+    (r"stem_norm1", "stem.1"),
+    (r"stem_conv2", "stem.3"),
+    (r"stem_norm2", "stem.4"),
+    (r"p2_block(?P<block>\d+)_(?P<part>\w+)", "stages.0.{block}.{part}"),
+    (r"p2_downsample_conv", "stages.0.3.0"),
+    (r"p2_downsample_norm", "stages.0.3.1"),
+    (
+        r"stage(?P<stage>\d+)_encoder_c(?P<level>[345])_block(?P<block>\d+)_(?P<part>\w+)",
+        "stages.{stage}.0.encoder.{level}.{block}.{part}",
+    ),
+    (
+        r"stage(?P<stage>\d+)_encoder_downsample(?P<n>\d+)_(?P<unit>conv|norm)",
+        "stages.{stage}.0.encoder_downsample.{n}.{unit}",
+    ),
+    (
+        r"stage(?P<stage>\d+)_decoder_upsample(?P<n>\d+)_conv",
+        "stages.{stage}.1.decoder_upsample.{n}.0",
+    ),
+    (r"stage(?P<stage>\d+)_decoder_norm(?P<n>\d+)", "stages.{stage}.1.decoder_norm.{n}"),
+    (
+        r"stage(?P<stage>\d+)_decoder_lateral(?P<n>\d+)_(?P<part>\w+)",
+        "stages.{stage}.1.lateral.{n}.{part}",
+    ),
+    (
+        r"stage(?P<stage>\d+)_decoder_c(?P<decoder>[34])_block(?P<block>\d+)_(?P<part>\w+)",
+        "stages.{stage}.1.decoder.{decoder}.{block}.{part}",
+    ),
+    (
+        r"stage(?P<stage>\d+)_decoder_output(?P<level>[345])_(?P<unit>conv|norm)",
+        "stages.{stage}.1.decoder_conv.{level}.{unit}",
+    ),
+    (r"pyramid_p2_(?P<unit>conv|norm)", "reduce_c2.{unit}"),
+    (r"pyramid_p2_merge_norm", "merge_c2.0"),
+    (r"pyramid_p2_merge_conv", "merge_c2.1"),
+    (r"pyramid_p(?P<level>[345])_(?P<unit>conv|norm)", "reduce_convs.{level}.{unit}"),
+    (r"pyramid_p(?P<added>\d+)_(?P<unit>conv|norm)", "add_blocks.{added}.{unit}"),
+    (r"head(?P<n>\d+)_(?P<unit>conv|norm)", "final_layers.{n}.{unit}"),
+    (r"head(?P<n>\d+)_pooled_norm", "norms.{n}"),
+    (r"head(?P<n>\d+)_logits", "heads.{n}"),
+]
+
+# Layers of a block, for each token mixer: name here -> name there.
+_PARTS = {
+    "next": {
+        "dwconv1": "dwconv1.0",
+        "norm1": "dwconv1.1",
+        "dwconv2": "dwconv2.0",
+        "norm2": "dwconv2.1",
+        "layer_scale": "",
+    },
+    "resnet": {
+        "conv1": "conv1.0",
+        "norm1": "conv1.1",
+        "conv2": "conv2.0",
+        "norm2": "conv2.1",
+        "conv3": "conv3.0",
+        "norm3": "conv3.1",
+        "dwconv": "dwconv1.0",
+        "dwconv_norm": "dwconv1.1",
+    },
+    "swin": {
+        "attention": "attn",
+        "attention_norm": "norm_act1.0",
+        "dwconv": "dwconv2",
+        "dwconv_norm": "norm_act2.0",
+    },
+    "cswin": {"attention": ""},
+}
+
+# Weights of a layer: name here -> name there.
+_WEIGHTS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "relative_position_bias": "relative_position_bias_table",
+    "lepe1_kernel": "attns.0.get_v.weight",
+    "lepe1_bias": "attns.0.get_v.bias",
+    "lepe2_kernel": "attns.1.get_v.weight",
+    "lepe2_bias": "attns.1.get_v.bias",
+}
+
+_BUFFERS = ("relative_position_index", "num_batches_tracked")  # recomputed, not needed
+
+# Parts of the authors' models around the body: first component of a key -> what it belongs to.
+_CLASSIFIER = ("final_layers", "norms", "heads")
+_PYRAMID = ("reduce_convs", "add_blocks", "reduce_c2", "merge_c2")
+_CED_HEAD = ("last_encoder", "last_decoder", "psp_modules", "bottleneck")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What `load_state` did.
+
+    Attributes:
+        loaded: the authors' keys whose arrays are now in the model.
+        skipped: keys of parts around the body that this model does not have, such as the
+            classification heads when a classification checkpoint is loaded into a backbone.
+    """
+
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
+    """Loads the authors' weights into a backbone, a `CEDNetImageClassifier` or a pyramid.
+
+    Nothing is assigned unless everything fits.
+
+    Args:
+        model: `CEDNetBackbone`, `DetectionPyramid` around one, or `CEDNetImageClassifier`.
+        state: the authors' key names (without `module.` or `backbone.` prefix) to arrays in
+            PyTorch's layout: convolutions (out, in, height, width), linear layers (out, in).
+
+    Returns:
+        A `LoadReport`. Heads and pyramid layers that `model` does not have are skipped.
+
+    Raises:
+        ValueError: if the state belongs to a model this package does not build, lacks a key,
+            has an unknown one, or has an array of another shape. The message names them.
+    """
+    state = {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in _BUFFERS}
+    _refuse_ced_head(state)
+    targets = authors_keys(model)
+    missing = [key for key in targets if key not in state]
+    unexpected = [key for key in state if key not in targets]
+    skipped = [key for key in unexpected if key.split(".")[0] in (*_CLASSIFIER, *_PYRAMID)]
+    unknown = [key for key in unexpected if key not in set(skipped)]
+    if missing or unknown:
+        raise ValueError(
+            f"The weights do not fit {model.name}:"
+            + _named(" missing keys", missing)
+            + _named(" unexpected keys", unknown)
+            + " Choose the preset (and `final_decoder`, `num_stages`) the weights were made with."
+        )
+    values = {}
+    for key, variable in targets.items():
+        value = _to_keras_layout(np.asarray(state[key]), variable.name.endswith("kernel"))
+        if value.shape != tuple(variable.shape):
+            raise ValueError(
+                f"The array of {key!r} has the shape {tuple(np.shape(state[key]))}, which does "
+                f"not fit the weight {variable.path!r} of shape {tuple(variable.shape)}: choose "
+                "the preset the weights were made with."
+            )
+        values[key] = value
+    for key, variable in targets.items():
+        variable.assign(values[key])
+    return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+
+
+def authors_keys(model: keras.Model) -> dict[str, keras.Variable]:
+    """The authors' key of every weight of `model`; random states are left out.
+
+    Raises:
+        ValueError: if a layer of the model is not one of CEDNet's.
+    """
+    mixer = _backbone_of(model).token_mixer
+    keys = {}
+    for layer in model.layers:
+        weights = [w for w in layer.weights if "seed_generator" not in w.path]
+        if not weights:
+            continue
+        module = _module_name(layer.name, mixer)
+        for weight in weights:
+            # Dense layers inside an attention layer have a path of their own.
+            *inner, name = weight.path.split("/")[1:]
+            name = name if layer.name.endswith("_layer_scale") else _WEIGHTS[name]
+            keys[".".join(part for part in (module, *inner, name) if part)] = weight
+    return keys
+
+
+def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray]:
+    """Reads a checkpoint of the authors' code, without running anything stored in it.
+
+    Args:
+        path: a `.safetensors` file, or a `.pth` / `.pt` / `.bin` file, which is read by
+            `torch.load(weights_only=True)`.
+        ema: read the averaged weights (`model_ema`) instead of the plain ones.
+
+    Returns:
+        Keys as `load_state` takes them, to arrays: wrappers (`model`, `state_dict`, `module`) and
+        prefixes (`module.`, `backbone.`) are taken off. Of a fine-tuned detector or segmenter
+        only the backbone is returned.
+
+    Raises:
+        ValueError: if the file cannot be read or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no checkpoint file {path}: give the path of one.")
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt", ".bin"):
+        content = _read_torch(path)
+    else:
+        raise ValueError(
+            f"{path} is neither a .safetensors nor a .pth file: convert it to one of these first."
+        )
+    if ema:
+        if not isinstance(content.get("model_ema"), Mapping):
+            raise ValueError(f"{path} holds no averaged weights (`model_ema`): leave `ema` out.")
+        content = content["model_ema"]
+    else:
+        for wrapper in ("state_dict", "model", "module"):
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+    state = {key.removeprefix("module."): value for key, value in content.items()}
+    if any(key.startswith("backbone.") for key in state):
+        state = {
+            key.removeprefix("backbone."): value
+            for key, value in state.items()
+            if key.startswith("backbone.")
+        }
+    state = {key: _to_numpy(value) for key, value in state.items()}
+    state = {key: value for key, value in state.items() if value is not None}
+    if not state:
+        raise ValueError(f"{path} holds no weights: is it a checkpoint of a model?")
+    return state
+
+
+def _read_safetensors(path: Path) -> dict:
+    require("safetensors", "convert")
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable .safetensors file: {error}.") from error
+
+
+def _read_torch(path: Path) -> dict:
+    torch = require("torch", "torch")
+    import argparse
+    import pickle  # only for the name of the exception that weights_only loading raises
+
+    try:
+        # The authors store their command line beside the weights; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read as weights alone ({reason}): re-save its tensors as "
+            ".safetensors."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    return content
+
+
+def _to_numpy(value) -> np.ndarray | None:
+    """The array of a tensor; None for what is no tensor."""
+    if hasattr(value, "detach"):
+        value = value.detach().float() if value.is_floating_point() else value.detach()
+        return value.cpu().numpy()
+    return value if isinstance(value, np.ndarray) else None
+
+
+def _backbone_of(model):
+    backbone = getattr(model, "backbone", model)
+    if not hasattr(backbone, "token_mixer"):
+        raise ValueError(
+            f"{model.name} is a {type(model).__name__}; `convert.cednet` serves CEDNetBackbone, "
+            "DetectionPyramid around one, and CEDNetImageClassifier."
+        )
+    return backbone
+
+
+def _module_name(layer_name: str, mixer: str) -> str:
+    for pattern, module in _MODULES:
+        match = re.fullmatch(pattern, layer_name)
+        if match is None:
+            continue
+        fields = match.groupdict()
+        for field, offset in (("block", 1), ("n", 1), ("level", 3), ("added", 6)):
+            if field in fields:
+                fields[field] = int(fields[field]) - offset
+        if "decoder" in fields:  # the authors' decoders list C4 before C3
+            fields["decoder"] = 4 - int(fields["decoder"])
+        if "unit" in fields:
+            fields["unit"] = {"conv": 0, "norm": 1}[fields["unit"]]
+        if "part" in fields:
+            fields["part"] = _PARTS[mixer].get(fields["part"], fields["part"])
+        return module.format(**fields).rstrip(".")
+    raise ValueError(f"The layer {layer_name!r} is not one of CEDNet's.")
+
+
+def _to_keras_layout(value: np.ndarray, is_kernel: bool) -> np.ndarray:
+    """PyTorch's axis order -> Keras'."""
+    if not is_kernel or value.ndim not in (2, 4):
+        return value
+    if value.ndim == 2:
+        return value.T
+    if value.shape[1] == 1:  # depthwise (channels, 1, height, width)
+        return value.transpose(2, 3, 0, 1)
+    if value.shape[2:] == (1, 1):  # a 1x1 convolution is a Dense layer here
+        return value[:, :, 0, 0].T
+    return value.transpose(2, 3, 1, 0)
+
+
+def _refuse_ced_head(state) -> None:
+    parts = sorted({key.split(".")[0] for key in state} & set(_CED_HEAD))
+    if parts:
+        raise ValueError(
+            f"These are weights of the authors' CEDHead segmenter (parts {', '.join(parts)}), an "
+            "mmsegmentation head outside the paper that this package does not build: keep only "
+            "the keys that start with `stem.` and `stages.` to load its body."
+        )
+
+
+def _named(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return f"{what} {', '.join(keys[:5])}{more}."
