@@ -12,15 +12,21 @@ from keras_densepred.data.augment import (
     ResizeToFit,
     coco_augmentation,
 )
+from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_same_classes
 from keras_densepred.data.images import ImageError, load_image
+from keras_densepred.data.objects import DatasetError
 from keras_densepred.data.pipeline import BatchStream, EvalBatches, eval_batches, train_batches
 from keras_densepred.data.records import IGNORE_LABEL, Record
 from keras_densepred.data.shapes import ShapesDataset
+from keras_densepred.data.summary import DatasetSummary, summarize
 
 __all__ = [
     "IGNORE_LABEL",
     "BatchStream",
+    "CocoDataset",
     "CopyPaste",
+    "DatasetError",
+    "DatasetSummary",
     "DropTinyBoxes",
     "EvalBatches",
     "FixedSizeCrop",
@@ -35,6 +41,9 @@ __all__ = [
     "ShapesDataset",
     "coco_augmentation",
     "eval_batches",
+    "find_coco_splits",
     "load_image",
+    "require_same_classes",
+    "summarize",
     "train_batches",
 ]
