@@ -1,5 +1,6 @@
-"""Training: schedules, layer-wise decay, averaged weights, exact resume, reports, several devices."""
+"""Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
+from keras_densepred.training.distribution import DevicesError, data_parallel
 from keras_densepred.training.optim import (
     AdamW,
     WarmupCosine,
@@ -7,6 +8,13 @@ from keras_densepred.training.optim import (
     averaged_weights,
     cednet_layer_id,
     cednet_rules,
+)
+from keras_densepred.training.report import (
+    MetricsLog,
+    Progress,
+    draw_predictions,
+    plot_curves,
+    write_atomically,
 )
 from keras_densepred.training.resume import (
     CheckpointError,
@@ -16,18 +24,35 @@ from keras_densepred.training.resume import (
     TrainingDiverged,
     fit,
 )
+from keras_densepred.training.settings import (
+    SettingsError,
+    claim_output,
+    parse_settings,
+    setting,
+)
 
 __all__ = [
     "AdamW",
     "CheckpointError",
+    "DevicesError",
+    "MetricsLog",
     "NanGuard",
     "Position",
+    "Progress",
     "ResumableCheckpoint",
+    "SettingsError",
     "TrainingDiverged",
     "WarmupCosine",
     "WarmupSteps",
     "averaged_weights",
     "cednet_layer_id",
     "cednet_rules",
+    "claim_output",
+    "data_parallel",
+    "draw_predictions",
     "fit",
+    "parse_settings",
+    "plot_curves",
+    "setting",
+    "write_atomically",
 ]

@@ -37,6 +37,7 @@ import keras
 import numpy as np
 
 from keras_densepred.ops import random_state
+from keras_densepred.training.distribution import fit_input
 
 _ARRAYS = "state.npz"
 _CHECKSUM = "SHA256SUM"
@@ -559,18 +560,15 @@ def fit(
     checkpoint.attach(steps_per_epoch, callbacks)
     snapshot = checkpoint.latest()
     start = Position()
+    # Metrics and the optimizer make their variables when they see a batch; on TensorFlow Keras does
+    # this after the first step, too late to put the running means back.
+    model._symbolic_build(data_batch=next(batches_from(0)))
     if snapshot is not None:
         start = snapshot.position
         print(
             f"Continuing from {snapshot.path}: {start.epoch} of {epochs} epochs and {start.step} "
             f"of {steps_per_epoch} steps are done."
         )
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        if start.step:
-            # Metrics make their variables when they see the first batch. Keras does this inside
-            # `fit`, on TensorFlow too late to put the running means back.
-            model._symbolic_build(data_batch=next(batches_from(0)))
         snapshot.restore(model, checkpoint.companions)
     spanning = _SpanningCallbacks(
         [NanGuard(), *callbacks, checkpoint], model, epochs, steps_per_epoch
@@ -582,7 +580,7 @@ def fit(
         done = position.epoch * steps_per_epoch + position.step
         spanning.first_batch = position.step
         model.fit(
-            batches_from(done),
+            fit_input(lambda: batches_from(done)),
             initial_epoch=position.epoch,
             epochs=until,
             steps_per_epoch=steps_per_epoch - position.step,

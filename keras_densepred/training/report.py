@@ -1,0 +1,348 @@
+"""What a run shows and leaves behind: progress, `metrics.csv`, curves, predictions drawn."""
+
+import csv
+import io
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import keras
+import numpy as np
+
+from keras_densepred._optional import require
+
+_SECONDS_BETWEEN_REFRESHES = 0.5
+# Eight colours that stay apart for most colour-blind readers and carry white letters.
+_PALETTE = (
+    "#c1272d",
+    "#0060c0",
+    "#00875a",
+    "#8e3ab8",
+    "#b35900",
+    "#00808a",
+    "#c2187a",
+    "#5a6b00",
+)
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes `content` under a temporary name in the same folder and renames it to `path`."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def current_learning_rate(model: keras.Model) -> float:
+    """Returns the rate that the optimizer of `model` uses for its next step."""
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Writes one row per epoch to a CSV file and draws the curves, both whole at every moment.
+
+    The rows are kept in memory and saved with `ResumableCheckpoint`, so that a resumed run writes
+    the same file as one that was never interrupted. They hold no times, for the same reason.
+
+    Args:
+        csv_path: the columns are `epoch` (from 1), `learning_rate` (of the epoch's last step) and
+            what `fit` logs, in the order in which it first appeared.
+        curves_path: a PNG, drawn after every epoch; None for none.
+
+    Attributes:
+        rows: what has been written, one dictionary per epoch.
+    """
+
+    def __init__(
+        self,
+        csv_path: str | os.PathLike[str],
+        curves_path: str | os.PathLike[str] | None = None,
+    ):
+        super().__init__()
+        self.csv_path = pathlib.Path(csv_path)
+        self.curves_path = curves_path
+        self.rows: list[dict[str, float]] = []
+
+    def get_state(self) -> list[dict[str, float]]:
+        """Returns the rows."""
+        return [dict(row) for row in self.rows]
+
+    def set_state(self, state: Sequence[Mapping[str, float]]) -> None:
+        """Takes the rows of a checkpoint and writes the files as they were then."""
+        self.rows = [dict(row) for row in state]
+        self._write()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Adds a row."""
+        row = {"epoch": epoch + 1, "learning_rate": current_learning_rate(self.model)}
+        self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
+        self._write()
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.csv_path, text.getvalue().encode())
+        if self.curves_path is not None and self.rows:
+            plot_curves(self.rows, self.curves_path)
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows epoch, step, images a second, the parts of the loss, learning rate and time left.
+
+    In a terminal it is a bar that `rich` redraws; elsewhere (a file, a notebook's log) a line is
+    printed ten times an epoch. Losses are fetched from the accelerator only when they are shown.
+
+    Args:
+        batch_size: images per step, over all devices.
+        stream: where to write; standard output by default.
+
+    Raises:
+        ImportError: in a terminal, if `rich` is not installed.
+    """
+
+    lazy_logs = True
+
+    def __init__(self, batch_size: int, stream: TextIO | None = None):
+        super().__init__()
+        self.batch_size = batch_size
+        self.stream = stream or sys.stdout
+        self._bar: Any = None
+        self._epoch = 0
+        self._counted_from: float | None = None
+        self._steps_counted = 0
+        self._shown_at = 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts the bar if there is a terminal."""
+        self._counted_from = None
+        self._steps_counted = 0
+        if self.stream.isatty():
+            require("rich", "data")
+            progress = require("rich.progress", "data")
+            console = require("rich.console", "data").Console(file=self.stream)
+            self._bar = progress.Progress(
+                progress.TextColumn("epoch {task.fields[epoch]}"),
+                progress.BarColumn(bar_width=24),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[shown]}"),
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("train", epoch="", shown="compiling the first step")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Shows the epoch's number."""
+        self._epoch = epoch
+        if self._bar is not None:
+            label = f"{epoch + 1}/{self.params['epochs']}"
+            self._bar.update(self._task, completed=0, total=self.params["steps"], epoch=label)
+        elif self._counted_from is None:
+            self._print(f"epoch {epoch + 1}: compiling and running the first step ...")
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts the step and refreshes what is shown when it is time."""
+        now = time.monotonic()
+        if self._counted_from is None:  # the first step compiles: it says nothing about speed
+            self._counted_from = now
+        else:
+            self._steps_counted += 1
+        steps = self.params["steps"]
+        done = batch + 1
+        if self._bar is not None:
+            if now - self._shown_at >= _SECONDS_BETWEEN_REFRESHES or done == steps:
+                self._bar.update(self._task, completed=done, shown=self._describe(done, logs, now))
+                self._shown_at = now
+        elif done == steps or done % max(1, steps // 10) == 0:
+            label = f"epoch {self._epoch + 1}/{self.params['epochs']}, step {done}/{steps}: "
+            self._print(label + self._describe(done, logs, now))
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Prints the epoch's results as a line that stays."""
+        values = [f"{name} {float(value):.4g}" for name, value in (logs or {}).items()]
+        self._print(f"epoch {epoch + 1}/{self.params['epochs']} done: {', '.join(values)}")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Removes the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Removes the bar; to be called if training ends with an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _describe(self, done: int, logs: Mapping[str, Any] | None, now: float) -> str:
+        parts = [f"{name} {float(value):.3f}" for name, value in (logs or {}).items()]
+        parts.append(f"lr {current_learning_rate(self.model):.2e}")
+        if self._steps_counted and self._counted_from is not None:
+            seconds = (now - self._counted_from) / self._steps_counted
+            left = (self.params["epochs"] - self._epoch) * self.params["steps"] - done
+            parts.append(f"{self.batch_size / max(seconds, 1e-9):.1f} images/s")
+            parts.append(f"{_duration(left * seconds)} left")
+        return ", ".join(parts)
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=self.stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draws the losses (left) and what was measured on the validation split (right) by epoch.
+
+    Args:
+        rows: `MetricsLog.rows`; columns with "loss" in their name go left, `val_AP`, `val_AP50` and
+            `val_AP75` right.
+        path: of the PNG.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    figure_module = require("matplotlib.figure", "data")
+    ticker = require("matplotlib.ticker", "data")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    panels = {
+        "training loss": [name for name in names if "loss" in name],
+        "average precision on val": [n for n in ("val_AP", "val_AP50", "val_AP75") if n in names],
+    }
+    panels = {title: columns for title, columns in panels.items() if columns}
+    figure = figure_module.Figure(figsize=(5.2 * max(1, len(panels)), 3.6), layout="constrained")
+    for index, (title, columns) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        for name in columns:
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            label = name.removeprefix("val_").replace("_", " ")
+            axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=2.5)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_ylim(bottom=0.0)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_predictions(
+    images: Sequence[np.ndarray],
+    truth: Sequence[Mapping[str, np.ndarray]],
+    predictions: Sequence[Mapping[str, np.ndarray]],
+    class_names: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    min_confidence: float = 0.3,
+    side: int = 320,
+) -> None:
+    """Draws ground truth (left) and predictions (right) of some images as one PNG sheet.
+
+    Args:
+        images: (H, W, 3) uint8 RGB each.
+        truth: `{"boxes": (N, 4) xyxy in pixels of the image, "labels": (N,)}` each.
+        predictions: the same with `"confidence": (N,)`.
+        class_names: by label.
+        path: of the PNG.
+        min_confidence: predictions below it are not drawn.
+        side: longer side of each image on the sheet, in pixels.
+
+    Raises:
+        ImportError: if Pillow is not installed.
+    """
+    image_module = require("PIL.Image", "data")
+    rows = []
+    for image, real, found in zip(images, truth, predictions, strict=True):
+        scale = side / max(image.shape[:2])
+        size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
+        small = image_module.fromarray(image).resize(size, image_module.Resampling.BILINEAR)
+        sure = np.asarray(found["confidence"]) >= min_confidence
+        rows.append(
+            (
+                _with_boxes(small, real["boxes"] * scale, real["labels"], class_names),
+                _with_boxes(
+                    small,
+                    found["boxes"][sure] * scale,
+                    found["labels"][sure],
+                    class_names,
+                    found["confidence"][sure],
+                ),
+            )
+        )
+    titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
+    buffer = io.BytesIO()
+    _sheet(rows, titles, side).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _with_boxes(
+    image: Any,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    confidence: np.ndarray | None = None,
+) -> Any:
+    """Returns a copy of a Pillow image with xyxy boxes, coloured and named by class."""
+    draw_module = require("PIL.ImageDraw", "data")
+    font = require("PIL.ImageFont", "data").load_default(size=10)
+    image = image.copy()
+    draw = draw_module.Draw(image)
+    # The surest are drawn last, on top.
+    order = range(len(boxes)) if confidence is None else np.argsort(confidence)
+    for index in order:
+        box, label = [float(value) for value in boxes[index]], int(labels[index])
+        color = _PALETTE[label % len(_PALETTE)]
+        draw.rectangle(box, outline=color, width=2)
+        text = class_names[label]
+        if confidence is not None:
+            text += f" {100 * float(confidence[index]):.0f}%"
+        width = draw.textlength(text, font=font) + 4
+        left = max(0.0, min(box[0], image.width - width))
+        top = box[1] - 12 if box[1] >= 12 else box[1]
+        draw.rectangle((left, top, left + width, top + 12), fill=color)
+        draw.text((left + 2, top), text, fill="white", font=font)
+    return image
+
+
+def _sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:
+    """Lays out pairs of Pillow images below two titles, two pairs beside each other."""
+    image_module = require("PIL.Image", "data")
+    draw_module = require("PIL.ImageDraw", "data")
+    font = require("PIL.ImageFont", "data").load_default(size=14)
+    gap, title_height = 6, 24
+    pair_width = 2 * side + gap
+    across = 1 if len(rows) < 2 else 2
+    lines = [rows[start : start + across] for start in range(0, len(rows), across)]
+    heights = [max(panel.height for row in line for panel in row) for line in lines]
+    sheet = image_module.new(
+        "RGB",
+        (
+            across * pair_width + (across + 1) * 3 * gap,
+            title_height + sum(heights) + gap * (len(heights) + 1),
+        ),
+        "white",
+    )
+    draw = draw_module.Draw(sheet)
+    top = title_height
+    for line, height in zip(lines, heights, strict=True):
+        for column, row in enumerate(line):
+            left = 3 * gap + column * (pair_width + 3 * gap)
+            for panel, title in zip(row, titles, strict=True):
+                draw.text((left, 4), title, fill="black", font=font)
+                sheet.paste(panel, (left, top))
+                left += side + gap
+        top += height + gap
+    return sheet
