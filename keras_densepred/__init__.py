@@ -1,6 +1,22 @@
-"""keras_densepred: multi-scale backbones for dense prediction in Keras 3."""
+"""keras_densepred: multi-scale backbones for dense prediction in Keras 3.
 
+Data, metrics and training tools are in the subpackages of these names: `keras_densepred.data`,
+`keras_densepred.metrics`, `keras_densepred.training`, `keras_densepred.convert`.
+"""
+
+from keras_densepred import backbones, layers, models, ops
 from keras_densepred._version import __version__
 from keras_densepred.backbones import CEDNetBackbone, DetectionPyramid
+from keras_densepred.models import CEDNetImageClassifier, NonMaxSuppression
 
-__all__ = ["CEDNetBackbone", "DetectionPyramid", "__version__"]
+__all__ = [
+    "CEDNetBackbone",
+    "CEDNetImageClassifier",
+    "DetectionPyramid",
+    "NonMaxSuppression",
+    "__version__",
+    "backbones",
+    "layers",
+    "models",
+    "ops",
+]

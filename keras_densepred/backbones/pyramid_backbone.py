@@ -74,6 +74,14 @@ class PyramidBackbone(keras_hub.models.FeaturePyramidBackbone):
         return _read_presets(cls._preset_file) if cls._preset_file else {}
 
     @classmethod
+    def architecture_preset_name(cls, preset: str) -> str | None:
+        """The built-in preset that `preset` names, itself or by an alias; None if none does."""
+        for name, entry in cls.architecture_presets().items():
+            if preset == name or preset in entry["aliases"]:
+                return name
+        return None
+
+    @classmethod
     def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
         """Builds a model from a preset.
 
@@ -91,11 +99,11 @@ class PyramidBackbone(keras_hub.models.FeaturePyramidBackbone):
         Raises:
             ValueError: if `preset` is neither a built-in name nor a directory nor a handle.
         """
-        presets = cls.architecture_presets()
-        for name, entry in presets.items():
-            if preset == name or preset in entry.get("aliases", ()):
-                return cls(**{**entry["config"], **kwargs})
+        name = cls.architecture_preset_name(preset)
+        if name is not None:
+            return cls(**{**cls.architecture_presets()[name]["config"], **kwargs})
         if "://" not in preset and not os.path.isdir(preset):
+            presets = cls.architecture_presets()
             names = [n for name, entry in presets.items() for n in (name, *entry["aliases"])]
             raise ValueError(
                 f"{cls.__name__} has no preset {preset!r}, nor is there a directory of that name. "

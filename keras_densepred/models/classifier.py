@@ -1,0 +1,137 @@
+"""Image classification with CEDNet, as the authors pretrain: one head at every stage."""
+
+from collections.abc import Callable
+
+import keras
+import keras_hub
+from keras import layers, ops
+
+from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.layers.initializers import FanOutNormal
+
+HEAD_WIDTH = 2048
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class CEDNetImageClassifier(keras_hub.models.ImageClassifier):
+    """CEDNet classifier with deep supervision (in the authors' code, not in the paper).
+
+    Each stage has a head that reads its C5: 1x1 convolution to 2048, norm, activation, global
+    average, layer norm, linear. Training sees all heads: the loss is the mean of the stages'
+    losses. Prediction and metrics use the last head, the only one computed outside of training.
+
+    Input: images as the backbone wants them. Output: `(batch, num_classes)`, logits unless
+    `activation` is given; called with `training=True`, a list of such tensors, first stage first.
+
+    Args:
+        backbone: a `CEDNetBackbone`.
+        num_classes: number of classes.
+        preprocessor: None, or a KerasHub preprocessor or layer applied by fit and predict.
+        activation: what follows the last linear layer, `"softmax"` or None.
+        head_dtype: dtype policy of the heads, by default the backbone's.
+
+    Example:
+
+    >>> import keras_densepred, numpy
+    >>> model = keras_densepred.CEDNetImageClassifier.from_preset("cednet_next_pico", num_classes=3)
+    >>> model(numpy.zeros((2, 64, 64, 3))).shape == (2, 3)
+    True
+    """
+
+    backbone_cls = CEDNetBackbone
+
+    def __init__(
+        self,
+        backbone: CEDNetBackbone,
+        num_classes: int,
+        preprocessor=None,
+        activation: str | Callable | None = None,
+        head_dtype=None,
+        **kwargs,
+    ):
+        head_dtype = head_dtype or backbone.dtype_policy
+
+        # === Functional model ===
+        logits = [
+            _stage_head(maps["P5"], backbone, num_classes, f"head{stage + 1}", head_dtype)
+            for stage, maps in enumerate(backbone.stage_outputs)
+        ]
+        if activation is not None:
+            logits = [
+                layers.Activation(activation, name=f"head{stage + 1}_activation", dtype=head_dtype)(
+                    x
+                )
+                for stage, x in enumerate(logits)
+            ]
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        # Past the host's constructor, which would put its own pooled head on the backbone.
+        super(keras_hub.models.ImageClassifier, self).__init__(
+            inputs=backbone.input, outputs=logits, **kwargs
+        )
+        self._last_head = keras.Function(backbone.input, logits[-1])
+
+        # === Config ===
+        self.num_classes = num_classes
+        self.activation = activation
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            return super().call(inputs, training=True, mask=mask)
+        # Layers inside learn from Keras' call context that this is not training.
+        return self._last_head(inputs)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        if training:
+            return super().compute_output_spec(inputs, training=True, mask=mask)
+        return self._last_head.compute_output_spec(inputs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(y_pred, (list, tuple)):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        losses = [
+            super(CEDNetImageClassifier, self).compute_loss(x, y, p, sample_weight, training)
+            for p in y_pred
+        ]
+        return ops.mean(ops.stack(losses))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, (list, tuple)):
+            y_pred = y_pred[-1]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_config(self):
+        config = super(keras_hub.models.ImageClassifier, self).get_config()
+        return {**config, "num_classes": self.num_classes, "activation": self.activation}
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
+        """Builds a classifier from a preset of `CEDNetBackbone` or of a saved classifier.
+
+        Args:
+            preset: as for `CEDNetBackbone.from_preset`.
+            load_weights: as for `CEDNetBackbone.from_preset`.
+            **kwargs: `num_classes` (needed unless the preset is of a classifier) and other
+                arguments of the constructor.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if CEDNetBackbone.architecture_preset_name(preset) is not None:
+            return cls(backbone=CEDNetBackbone.from_preset(preset), **kwargs)
+        return super().from_preset(preset, load_weights=load_weights, **kwargs)
+
+
+def _stage_head(c5, backbone: CEDNetBackbone, num_classes: int, name: str, dtype):
+    """`(batch, height, width, channels)` of one stage -> logits `(batch, num_classes)`."""
+    mixer = backbone.mixer
+    x = mixer.conv(c5, HEAD_WIDTH, 1, f"{name}_conv")
+    x = mixer.act(mixer.norm(x, f"{name}_norm"), f"{name}_act")
+    x = layers.GlobalAveragePooling2D("channels_last", name=f"{name}_pool", dtype=dtype)(x)
+    x = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_pooled_norm", dtype=dtype)(x)
+    # The authors' start at ImageNet's 1000 classes; with a fan-out of a few classes, the first
+    # logits would be of the order of the 2048 features' norm.
+    start = FanOutNormal(fan_out=max(num_classes, 1000))
+    return layers.Dense(num_classes, kernel_initializer=start, name=f"{name}_logits", dtype=dtype)(
+        x
+    )
