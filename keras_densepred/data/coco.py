@@ -371,7 +371,7 @@ def _image_fault(entry: dict) -> str | None:
         value = entry.get(key)
         if not _is_integer(value) or not 0 < value < _LARGEST_PIXEL:
             given = f"{key} {_show(value)}" if key in entry else f"no {key}"
-            return f"({_show(entry.get('file_name'))}) has {given}, not a number of pixels"
+            return f"({entry.get('file_name')}) has {given}, but needs its size in pixels"
     return None
 
 

@@ -82,11 +82,12 @@ class DatasetSummary:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table_module = require("rich.table", "data")
         text = require("rich.text", "data").Text
-        plural = "" if self.images == 1 else "s"
-        yield text(f"{self.name}: {self.images:,} image{plural}, {self.boxes:,} boxes", "bold")
+        head = f"{_count(self.images, 'image')}, {_count(self.boxes, 'box', 'boxes')}"
+        yield text(f"{self.name}: {head}", "bold")
         yield text(
-            f"  {self.empty_images:,} images without objects, {self.crowd:,} crowd regions, "
-            f"{len(self.boxes_per_class)} classes"
+            f"  {_count(self.empty_images, 'image')} without objects, "
+            f"{_count(self.crowd, 'crowd region')}, "
+            f"{_count(len(self.boxes_per_class), 'class', 'classes')}"
         )
         if self.boxes:
             table = table_module.Table(box=None, show_header=False, pad_edge=False)
@@ -125,6 +126,10 @@ class DatasetSummary:
             named = unseen[0] if len(unseen) == 1 else f"{len(unseen)} classes"
             rows.append((f"{named}: no boxes", 0))
         return rows
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def summarize(

@@ -1,0 +1,98 @@
+"""Boxes, labels and masks drawn on an image, for a person to look at."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_densepred._optional import require
+
+_LEGIBLE_SIDE = 512  # Pixels; a picture with a shorter long side is enlarged so that text fits.
+_MASK_OPACITY = 0.4
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """A colour for a label, the same in every picture; neighbouring labels differ most.
+
+    Args:
+        label: label from 0.
+
+    Returns:
+        Red, green, blue, 0 to 255.
+    """
+    # Golden-ratio steps around the colour circle never repeat; three brightnesses tell apart
+    # the hues that come close after a dozen classes.
+    hue = (0.02 + label * 0.618034) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.8, 0.92)[label % 3])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    scores: np.ndarray | None = None,
+    crowd: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws objects on a copy of an image. Requires Pillow, extra `data`.
+
+    Args:
+        image: `(H, W, 3)` uint8, RGB.
+        boxes: `(N, 4)` xyxy in pixels of `image`.
+        labels: `(N,)` integers from 0.
+        class_names: name of each label.
+        scores: `(N,)` confidences between 0 and 1, written behind the names.
+        crowd: `(N,)` bool; names of crowd regions are followed by "crowd".
+        masks: `(N, H, W)` bool, tinted.
+
+    Returns:
+        `(s * H, s * W, 3)` uint8, RGB; the whole number `s` is 1 for pictures whose long side has
+        at least 512 pixels, and enough to come near that for smaller ones.
+    """
+    pil = require("PIL.Image", "data")
+    pil_draw = require("PIL.ImageDraw", "data")
+    pil_font = require("PIL.ImageFont", "data")
+    # Large objects first, so that small ones and their names stay visible.
+    extent = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.argsort(-extent, kind="stable")
+    if masks is not None:
+        image = image.copy()
+        for i in order:
+            colour = np.array(class_colour(int(labels[i])), np.float32)
+            tinted = image[masks[i]] * (1 - _MASK_OPACITY) + colour * _MASK_OPACITY
+            image[masks[i]] = tinted.astype(np.uint8)
+
+    height, width = image.shape[:2]
+    factor = max(1, round(_LEGIBLE_SIDE / max(height, width)))
+    canvas = pil.fromarray(image).resize((width * factor, height * factor), pil.BILINEAR)
+    draw = pil_draw.Draw(canvas)
+    long_side = max(canvas.size)
+    line = max(2, round(long_side / 400))
+    # Names smaller where there are many, for they would cover the picture.
+    font = pil_font.load_default(size=max(10, round(long_side / (45 if len(boxes) < 40 else 60))))
+    tags = []
+    for i in order:
+        colour = class_colour(int(labels[i]))
+        corners = [float(value) * factor for value in boxes[i]]
+        draw.rectangle(corners, outline=colour, width=line)
+        text = class_names[int(labels[i])]
+        if scores is not None:
+            text += f" {scores[i]:.2f}"
+        if crowd is not None and crowd[i]:
+            text += " (crowd)"
+        tags.append((corners, colour, text))
+    for (x1, y1, _, _), colour, text in tags:
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        tag_width, tag_height = right - left + 2 * line, bottom - top + 2 * line
+        x = min(max(x1, 0), max(canvas.width - tag_width, 0))
+        y = y1 - tag_height if y1 >= tag_height else y1
+        draw.rectangle([x, y, x + tag_width, y + tag_height], fill=colour)
+        luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+        ink = "black" if luminance > 140 else "white"
+        draw.text((x + line - left, y + line - top), text, fill=ink, font=font)
+    return np.array(canvas)

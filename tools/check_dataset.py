@@ -1,0 +1,185 @@
+"""Tells whether a COCO-format data set can be trained on, and shows what is in it.
+
+    python tools/check_dataset.py --data-dir DIR --output OUT
+    python tools/check_dataset.py --annotations FILE.json --images DIR --samples 9
+
+Prints a summary of each split, decodes every image, and draws samples with their boxes into the
+output folder. The exit code is 0 when the data can be trained on; otherwise it is 1, and each
+fault is one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from keras_densepred._optional import require
+from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_same_classes
+from keras_densepred.data.draw import draw_objects
+from keras_densepred.data.images import ImageError
+from keras_densepred.data.objects import DatasetError
+
+_SHOWN_FAULTS = 20
+_SAMPLE_HEIGHT = 480  # Pixels of one picture in the sheet of samples.
+_DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the check.
+
+    Args:
+        argv: command line without the program's name; None takes it from the process.
+
+    Returns:
+        0 when the data can be trained on, 1 otherwise.
+    """
+    options = _parse(argv)
+    console = require("rich.console", "data").Console(highlight=False, soft_wrap=True)
+    try:
+        paths = (
+            find_coco_splits(options.data_dir)
+            if options.data_dir
+            else {"data": (options.annotations, options.images)}
+        )
+    except DatasetError as error:
+        return _refuse(console, [str(error)])
+
+    faults: list[str] = []
+    splits: dict[str, CocoDataset] = {}
+    for name, (annotation_file, images) in paths.items():
+        console.print(f"Reading {annotation_file} ...")
+        try:
+            splits[name] = CocoDataset(annotation_file, images, with_masks=options.masks)
+        except DatasetError as error:
+            faults.append(str(error))
+            continue
+        console.print(splits[name].summary())
+    if len(splits) > 1:
+        try:
+            require_same_classes(splits)
+        except DatasetError as error:
+            faults.append(str(error))
+    for name, dataset in splits.items():
+        broken = _decode_all(console, name, dataset)
+        faults += broken.values()
+        if options.samples:
+            path = _write_samples(options.output, name, dataset, options.samples, set(broken))
+            if path is not None:
+                console.print(f"Samples of {name} with their boxes: {path}")
+    if faults:
+        return _refuse(console, faults)
+    console.print("[bold green]This data set can be trained on.[/]")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Checks a COCO-format data set and draws samples of it.",
+        epilog="Exit code 0: it can be trained on. 1: it cannot, and the faults are printed.",
+    )
+    parser.add_argument("--data-dir", help="root of a COCO tree with train and val")
+    parser.add_argument("--annotations", help="a COCO JSON file, with --images")
+    parser.add_argument("--images", help="the folder of its images")
+    parser.add_argument("--masks", action="store_true", help="check and draw masks too")
+    parser.add_argument("--samples", type=int, default=9, help="pictures to draw for each split")
+    parser.add_argument("--output", default="runs/check_dataset", help="folder for the drawings")
+    options = parser.parse_args(argv)
+    explicit = options.annotations is not None or options.images is not None
+    if explicit == (options.data_dir is not None):
+        parser.error("give either --data-dir, or both --annotations and --images")
+    if explicit and (options.annotations is None or options.images is None):
+        parser.error("--annotations and --images go together")
+    if options.samples < 0:
+        parser.error("--samples must not be negative")
+    return options
+
+
+def _decode_all(console, name: str, dataset: CocoDataset) -> dict[int, str]:
+    """Reads every image; returns position and fault of those that cannot be used."""
+    progress_module = require("rich.progress", "data")
+
+    def fault_of(index: int) -> str | None:
+        try:
+            dataset[index]
+        except (ImageError, DatasetError) as error:
+            return str(error)
+        return None
+
+    faults: dict[int, str] = {}
+    columns = (
+        progress_module.TextColumn(f"Decoding the images of {name}"),
+        progress_module.BarColumn(),
+        progress_module.MofNCompleteColumn(),
+        progress_module.TextColumn("{task.fields[broken]} broken"),
+        progress_module.TimeRemainingColumn(),
+    )
+    with (
+        progress_module.Progress(*columns, console=console) as progress,
+        ThreadPoolExecutor(_DECODING_THREADS) as threads,
+    ):
+        task = progress.add_task("", total=len(dataset), broken=0)
+        for index, fault in enumerate(threads.map(fault_of, range(len(dataset)))):
+            if fault is not None:
+                faults[index] = fault
+            progress.update(task, advance=1, broken=len(faults))
+    return faults
+
+
+def _write_samples(
+    folder: str, name: str, dataset: CocoDataset, count: int, broken: set[int]
+) -> Path | None:
+    """Draws images spread evenly over the split into one sheet; None without usable images."""
+    usable = [index for index in range(len(dataset)) if index not in broken]
+    if not usable:
+        return None
+    count = min(count, len(usable))
+    pil = require("PIL.Image", "data")
+    pictures = []
+    for position in np.linspace(0, len(usable) - 1, count).astype(int):
+        record = dataset[usable[position]]
+        drawn = draw_objects(
+            record.image,
+            record.boxes,
+            record.labels,
+            dataset.class_names,
+            crowd=record.crowd,
+            masks=record.masks,
+        )
+        width = max(1, round(drawn.shape[1] * _SAMPLE_HEIGHT / drawn.shape[0]))
+        pictures.append(pil.fromarray(drawn).resize((width, _SAMPLE_HEIGHT), pil.LANCZOS))
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = [pictures[start : start + columns] for start in range(0, count, columns)]
+    gap = 8
+    sheet_width = max(sum(picture.width + gap for picture in row) for row in rows) + gap
+    sheet = pil.new("RGB", (sheet_width, len(rows) * (_SAMPLE_HEIGHT + gap) + gap), "white")
+    for row_number, row in enumerate(rows):
+        x = gap
+        for picture in row:
+            sheet.paste(picture, (x, gap + row_number * (_SAMPLE_HEIGHT + gap)))
+            x += picture.width + gap
+    path = Path(folder) / f"samples_{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    sheet.save(unfinished, format="PNG")
+    os.replace(unfinished, path)
+    return path
+
+
+def _refuse(console, faults: list[str]) -> int:
+    for fault in faults[:_SHOWN_FAULTS]:
+        console.print(f"- {fault}", style="red", markup=False)
+    if len(faults) > _SHOWN_FAULTS:
+        console.print(f"- and {len(faults) - _SHOWN_FAULTS:,} more faults", style="red")
+    counted = "1 fault" if len(faults) == 1 else f"{len(faults):,} faults"
+    console.print(f"[bold red]This data set cannot be trained on: {counted}.[/]")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
