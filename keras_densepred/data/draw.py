@@ -45,7 +45,7 @@ def draw_objects(
         image: `(H, W, 3)` uint8, RGB.
         boxes: `(N, 4)` xyxy in pixels of `image`.
         labels: `(N,)` integers from 0.
-        class_names: name of each label.
+        class_names: name of each label; a single one is not written.
         scores: `(N,)` confidences between 0 and 1, written behind the names.
         crowd: `(N,)` bool; names of crowd regions are followed by "crowd".
         masks: `(N, H, W)` bool, tinted.
@@ -80,12 +80,14 @@ def draw_objects(
         colour = class_colour(int(labels[i]))
         corners = [float(value) * factor for value in boxes[i]]
         draw.rectangle(corners, outline=colour, width=line)
-        text = class_names[int(labels[i])]
+        # The only class need not be named on every object of a crowded picture.
+        text = class_names[int(labels[i])] if len(class_names) > 1 else ""
         if scores is not None:
-            text += f" {scores[i]:.2f}"
+            text = f"{text} {scores[i]:.2f}".strip()
         if crowd is not None and crowd[i]:
-            text += " (crowd)"
-        tags.append((corners, colour, text))
+            text = f"{text} (crowd)".strip()
+        if text:
+            tags.append((corners, colour, text))
     for (x1, y1, _, _), colour, text in tags:
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         tag_width, tag_height = right - left + 2 * line, bottom - top + 2 * line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -43,20 +44,42 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
         ImageError: if the file is missing, empty, not an image, damaged, cut off, larger than
             Pillow's safety limit, or has pixels without a defined range (32-bit, float).
     """
-    image_module = require("PIL.Image", "data")
     name = os.fspath(path)
-    _silence_metadata_warnings()
     try:
-        with image_module.open(name) as image:
-            return _to_rgb(image, name)
-    except ImageError:
-        raise
+        with open(name, "rb") as file:
+            content = file.read()
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist.") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name} is a folder, not an image file.") from error
     except PermissionError as error:
         raise ImageError(f"{name} may not be read by this user: check its permissions.") from error
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read: {error.strerror}.") from error
+    return decode_image(content, name)
+
+
+def decode_image(content: bytes, name: str, *, upright: bool = True) -> np.ndarray:
+    """Decodes the content of an image file, by the rules of `load_image`.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it.
+        upright: whether to apply an EXIF orientation; False gives the pixels as stored.
+
+    Returns:
+        `(H, W, 3)` uint8, RGB.
+
+    Raises:
+        ImageError: if it cannot be decoded.
+    """
+    image_module = require("PIL.Image", "data")
+    _silence_metadata_warnings()
+    try:
+        with image_module.open(io.BytesIO(content)) as image:
+            return _to_rgb(image, name, upright)
+    except ImageError:
+        raise
     except image_module.DecompressionBombError as error:
         limit = 2 * image_module.MAX_IMAGE_PIXELS
         raise ImageError(
@@ -65,7 +88,7 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
         ) from error
     except image_module.UnidentifiedImageError as error:
         fault = "is not an image file, or its header is damaged"
-        if os.path.getsize(name) == 0:
+        if not content:
             fault = "is empty (0 bytes)"
         raise ImageError(f"{name} {fault}: replace it or remove it from the data set.") from error
     # What Pillow's decoders raise on damaged content, beside OSError for most of it: SyntaxError
@@ -89,9 +112,9 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
         ) from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    image_ops = require("PIL.ImageOps", "data")
-    image_ops.exif_transpose(image, in_place=True)
+def _to_rgb(image: Image.Image, name: str, upright: bool) -> np.ndarray:
+    if upright:
+        require("PIL.ImageOps", "data").exif_transpose(image, in_place=True)
     # Pillow before 11.3 gives 16-bit gray PNG the mode of 32-bit integers.
     if image.mode in _MODES_16_BIT or (image.mode == "I" and image.format == "PNG"):
         gray = np.asarray(image).astype(np.uint32)
