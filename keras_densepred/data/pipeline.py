@@ -23,6 +23,7 @@ from keras_densepred.data.augment import (
     resize,
 )
 from keras_densepred.data.images import ImageError
+from keras_densepred.data.objects import DatasetError
 from keras_densepred.data.records import Record
 
 Batch = dict[str, np.ndarray]
@@ -30,6 +31,8 @@ OnBadImage = Literal["raise", "skip"]
 
 # With so many unreadable images in a row something is wrong with the data set, not with an image.
 _MOST_BAD_IN_A_ROW = 100
+# Undecodable, or of another size than its data set says.
+_BAD_IMAGE = (ImageError, DatasetError)
 _REPORT = "report"  # key under which workers send their counts along with a batch
 
 
@@ -50,7 +53,7 @@ class BatchStream(Iterator[Batch]):
     block) stops that and ends worker processes.
 
     Attributes:
-        skipped_images: file name -> how often it was unreadable and replaced by another image.
+        skipped_images: what was wrong with which file -> how often another image took its place.
         dropped_boxes: how many boxes did not fit into `max_boxes`.
         max_boxes: boxes per image in a batch.
     """
@@ -122,14 +125,17 @@ class BatchStream(Iterator[Batch]):
 class EvalBatches:
     """The batches of one pass over a split, made by `eval_batches`; can be iterated many times.
 
+    Worker processes, if any, stay for the next pass; `close` ends them.
+
     Attributes:
-        skipped_images: file name -> how often it was unreadable, over all passes.
+        skipped_images: what was wrong with which file -> in how many passes.
         max_boxes: boxes per image in a batch.
     """
 
     def __init__(self, maker: _EvalBatchMaker, workers: int) -> None:
         self._maker = maker
         self._workers = workers
+        self._iterator: Any = None
         self.max_boxes = maker.rows.max_boxes
         self.skipped_images: Counter[str] = Counter()
 
@@ -137,16 +143,31 @@ class EvalBatches:
         return len(self._maker.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        grain = require("grain", "data")
-        numbers = grain.MapDataset.range(len(self))
-        iterator = _iterate(numbers.map(self._maker), self._workers)
+        if self._iterator is None:
+            # Endless for workers, which take many seconds to start: the next pass finds them ready.
+            numbers = require("grain", "data").MapDataset.range(len(self))
+            numbers = numbers.repeat() if self._workers else numbers
+            self._iterator = _iterate(numbers.map(self._maker), self._workers)
+        iterator, self._iterator = self._iterator, None  # another pass may begin before this ends
+        is_complete = False
         try:
-            for batch in iterator:
+            for _ in range(len(self)):
+                batch = next(iterator)
                 skipped, _ = batch.pop(_REPORT)
                 self.skipped_images.update(skipped)
                 yield batch
+            is_complete = True
         finally:
-            iterator.close()
+            if is_complete and self._workers and self._iterator is None:
+                self._iterator = iterator
+            else:
+                iterator.close()
+
+    def close(self) -> None:
+        """Ends worker processes; a further pass starts new ones."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
 
 
 def train_batches(
@@ -334,12 +355,12 @@ class _Augment:
     def _read(self, index: int, skipped: list[str]) -> Record:
         if self.on_bad_image == "raise":
             return _without_crowd(self.dataset[index])
-        first_error: ImageError | None = None
+        first_error: Exception | None = None
         for step in range(min(len(self.dataset), _MOST_BAD_IN_A_ROW)):
             try:
                 return _without_crowd(self.dataset[(index + step) % len(self.dataset)])
-            except ImageError as error:
-                skipped.append(_bad_file(error))
+            except _BAD_IMAGE as error:
+                skipped.append(str(error))
                 first_error = first_error or error
         raise ImageError(
             f"{len(skipped)} images in a row could not be read, the first because: {first_error}"
@@ -424,10 +445,10 @@ class _EvalBatchMaker:
         for row, index in enumerate(indices):
             try:
                 record = _without_crowd(self.dataset[int(index)])
-            except ImageError as error:
+            except _BAD_IMAGE as error:
                 if self.on_bad_image == "raise":
                     raise
-                skipped.append(_bad_file(error))
+                skipped.append(str(error))
                 continue
             resized = resize(record, *self._resized(record.size, canvas))
             dropped += self.rows.write(batch, row, resized)
@@ -488,10 +509,6 @@ def _check(
 
 def _without_crowd(record: Record) -> Record:
     return record.select(~record.crowd) if record.crowd.any() else record
-
-
-def _bad_file(error: ImageError) -> str:
-    return str(error)
 
 
 def _most_boxes(dataset: DetectionDataset) -> int:

@@ -131,7 +131,7 @@ class ShapesDataset:
         """What the data set holds: objects per class and box sizes, among others."""
         from keras_densepred.data.summary import summarize
 
-        return summarize(self.ground_truth())
+        return summarize(self.ground_truth(), f"shapes, {self.split}")
 
     def write_coco(self, directory: str | PathLike[str]) -> None:
         """Writes `images/{split}/*.jpg` and `annotations/instances_{split}.json`.
