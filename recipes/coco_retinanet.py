@@ -1,0 +1,354 @@
+"""RetinaNet on a CEDNet backbone: "CEDNet: a cascade encoder-decoder network for dense prediction".
+
+Paper and authors' detection code: COCO 2017, 36 epochs, batch 16, AdamW 1e-4 with layer-wise decay,
+large-scale jitter 0.1-2.0 at 1024 px with rectangle copy-paste, tested at 800/1333.
+
+    python recipes/coco_retinanet.py                                      # built-in shapes
+    python recipes/coco_retinanet.py --data-dir MY_IMAGES --image-size 512 --output runs/mine
+    python recipes/coco_retinanet.py --data-dir COCO --output runs/coco   # the paper's settings
+
+Settings left open are the data's choice: the paper's from 20,000 training images on, else those of
+a short run from random weights. Killed at any moment, the same command continues exactly.
+
+Status: COCO not yet run (the paper starts from ImageNet weights that were never published).
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+if __name__ == "__main__":  # run from a clone without installing
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from keras_densepred import CEDNetBackbone, DetectionPyramid, data, metrics, models, training
+from keras_densepred.training import setting
+
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
+STD = (58.395, 57.12, 57.375)
+PAPER_IMAGES = 20_000  # training images from which on the paper's settings are the default
+SMALL_STEPS = 1500  # steps of a run from random weights on few images
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What can be set; None means that the data decide, see `complete`."""
+
+    # data
+    data_dir: str | None = setting(None, "folder in COCO layout; none: built-in shapes")
+    tfds: str | None = setting(None, "TensorFlow Datasets name instead, such as coco/2017")
+    image_size: int | None = setting(None, "side of training images (paper: 1024, shapes: 128)")
+    batch_size: int | None = setting(None, "images per step over all devices (paper: 16)")
+    scale_min: float | None = setting(None, "large-scale jitter from (paper: 0.1)")
+    scale_max: float | None = setting(None, "large-scale jitter to (paper: 2.0)")
+    copy_paste: bool | None = setting(None, "rectangle copy-paste (paper: yes)")
+    on_bad_image: str = setting("raise", "unreadable training images", ("raise", "skip"))
+    workers: int = setting(0, "processes that read images; 0: a background thread")
+    # model
+    head: str = setting("keras_hub", "whose RetinaNet", ("keras_hub", "keras_cv"))
+    preset: str | None = setting(None, "backbone (paper-sized data: cednet_next_tiny)")
+    weights: str | None = setting(None, "preset directory of backbone weights to start from")
+    freeze_backbone: bool = setting(False, "train pyramid and heads only")
+    width: int | None = setting(None, "channels of pyramid and heads (paper: 256)")
+    head_depth: int | None = setting(None, "convolutions per head (paper: 4)")
+    drop_path: float | None = setting(None, "drop path rate (paper: 0.2 tiny, 0.3 small and base)")
+    precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    # optimizer
+    epochs: int | None = setting(None, "passes over the training images (paper: 36)")
+    steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
+    learning_rate: float | None = setting(None, "peak rate of AdamW (paper: 1e-4 for batch 16)")
+    schedule: str | None = setting(None, "after the warm-up (paper: steps)", ("steps", "cosine"))
+    warmup_steps: int | None = setting(None, "steps of the warm-up (paper: 500)")
+    layer_decay: float | None = setting(None, "layer-wise rate decay (paper: 0.95)")
+    ema: float | None = setting(None, "momentum of averaged weights, 0: none (paper: none)")
+    seed: int = setting(0, "of weights, order, augmentation and drop path")
+    # evaluation and output
+    evaluate_every: int | None = setting(None, "epochs between evaluations (large data: 1)")
+    devices: int | None = setting(None, "GPUs or TPUs; none: all")
+    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch")
+    output: str = setting("runs/coco_retinanet", "directory for everything written")
+
+
+# What changes where a run continues or how fast it goes, but not its result.
+_NOT_OF_THE_RESULT = ("workers", "checkpoint_minutes", "output", "devices")
+_DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
+_FINE_LAYERS = {"small": 9, "base": 9, "cswin": 7}  # variants with the finer layer ids
+
+
+def variant_of(preset: str) -> str:
+    """Returns which row of the paper's tables a preset is: tiny, small, base, swin, cswin, ..."""
+    mixer, size = preset.removeprefix("cednet_").split("_")[:2]
+    sizes = {"t": "tiny", "s": "small", "b": "base"}
+    return sizes.get(size, size) if mixer == "next" else mixer
+
+
+def complete(settings: Settings, train: Any) -> Settings:
+    """Fills in what the flags left open: the paper's settings, or ones for few images."""
+    paper = len(train) >= PAPER_IMAGES
+    builtin = isinstance(train, data.ShapesDataset)
+    preset = settings.preset or ("cednet_next_tiny" if paper else "cednet_next_pico")
+    batch_size = settings.batch_size or (16 if paper else 8)
+    steps = settings.steps_per_epoch or max(1, len(train) // batch_size)
+    # Few images are repeated until the network has had about as many steps as it needs.
+    epochs = settings.epochs or (36 if paper else max(12, -(-SMALL_STEPS // steps)))
+    defaults = {
+        "preset": preset,
+        "batch_size": batch_size,
+        "steps_per_epoch": steps,
+        "epochs": epochs,
+        "image_size": 1024 if paper else 128 if builtin else 512,
+        "scale_min": 0.1 if paper else 0.6,
+        "scale_max": 2.0 if paper else 1.4,
+        "copy_paste": paper,
+        "width": 256 if paper else 96,
+        "head_depth": 4 if paper else 2,
+        "drop_path": _DROP_PATH.get(variant_of(preset), 0.0),
+        "learning_rate": 1e-4 if paper else 1e-3,
+        "schedule": "steps" if paper else "cosine",
+        "warmup_steps": 500 if paper else min(100, epochs * steps // 10),
+        "layer_decay": 0.95 if paper or settings.weights else 1.0,
+        "ema": 0.0 if paper else 0.99,
+        "evaluate_every": 1 if paper else max(1, epochs // 10),
+    }
+    given = dataclasses.asdict(settings)
+    return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
+
+
+def open_data(settings: Settings) -> tuple[Any, Any]:
+    """Opens the training and the validation split."""
+    if settings.data_dir and settings.tfds:
+        raise training.SettingsError("Give --data-dir or --tfds, not both.")
+    if settings.tfds:
+        return tuple(
+            data.TfdsDetection(settings.tfds, split=split) for split in ("train", "validation")
+        )
+    if settings.data_dir:
+        splits = data.find_coco_splits(settings.data_dir)
+        train, val = (data.CocoDataset(*splits[name]) for name in ("train", "val"))
+        data.require_same_classes({"train": train, "val": val})
+        return train, val
+    size = settings.image_size or 128
+    return tuple(
+        data.ShapesDataset(count, size, settings.seed, split)
+        for count, split in ((1600, "train"), (200, "val"))
+    )
+
+
+def check(settings: Settings, train: Any, devices: int) -> None:
+    """Refuses what cannot be trained before anything slow happens."""
+    if len(train) < settings.batch_size:
+        raise training.SettingsError(
+            f"There are {len(train)} training images and a batch takes {settings.batch_size}: "
+            f"use --batch-size {len(train)} or less."
+        )
+    if settings.batch_size % devices:
+        raise training.SettingsError(
+            f"--batch-size {settings.batch_size} does not split over {devices} devices: use a "
+            f"multiple of {devices}."
+        )
+    if settings.image_size % 32:
+        raise training.SettingsError(
+            f"--image-size {settings.image_size} is no multiple of 32, which the backbone needs."
+        )
+    if not train.class_names:
+        raise training.SettingsError(
+            "The training annotations name no category, so there is nothing to detect."
+        )
+
+
+def build_model(settings: Settings, num_classes: int) -> keras.Model:
+    """Backbone, pyramid and heads, compiled; everything random is drawn from the seed."""
+    source = settings.weights or settings.preset
+    if settings.weights and (pathlib.Path(source) / "backbone").is_dir():
+        source = str(pathlib.Path(source) / "backbone")  # what this recipe writes as preset/
+    # Random weights learn slowly through layer scales of 1e-6, which are for pre-trained ones.
+    fresh = {} if settings.weights else {"layer_scale_init": 1.0}
+    if "resnet" in settings.preset or "swin" in settings.preset:
+        fresh = {}
+    backbone = CEDNetBackbone.from_preset(
+        source, dtype=settings.precision, drop_path_rate=settings.drop_path, **fresh
+    )
+    pyramid = DetectionPyramid(backbone, width=settings.width)
+    host = models.RetinaNetKerasHub if settings.head == "keras_hub" else models.RetinaNetKerasCV
+    model = host(pyramid, num_classes, head_depth=settings.head_depth)
+    backbone.trainable = not settings.freeze_backbone
+    variant = variant_of(settings.preset)
+    optimizer = training.AdamW(
+        make_schedule(settings),
+        weight_decay=1e-4,  # of the heads; the rules hold for the backbone and pyramid
+        rules=training.cednet_rules(
+            pyramid,
+            settings.layer_decay,
+            num_layers=_FINE_LAYERS.get(variant, 4),
+            fine=variant in _FINE_LAYERS,
+        ),
+        use_ema=settings.ema > 0,
+        ema_momentum=settings.ema,
+    )
+    model.compile(optimizer)
+    return model
+
+
+def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The paper drops the rate at epochs 27 and 33 of 36; a short run takes a cosine."""
+    total = settings.epochs * settings.steps_per_epoch
+    rate, warmup = settings.learning_rate, settings.warmup_steps
+    if settings.schedule == "steps":
+        drops = sorted({round(total * part / 36) for part in (27, 33)})
+        return training.WarmupSteps(rate, warmup, drops)
+    return training.WarmupCosine(rate, warmup, max(total, warmup + 1), floor=0.01 * rate)
+
+
+def batch_opener(settings: Settings, train: Any, streams: list) -> Callable[[int], Iterator]:
+    """Returns a function that opens the training batches at a step, for `training.fit`."""
+    augment = data.coco_augmentation(
+        settings.image_size,
+        scale_range=(settings.scale_min, settings.scale_max),
+        copy_paste=settings.copy_paste,
+    )
+
+    def batches_from(step: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        with data.train_batches(
+            train,
+            batch_size=settings.batch_size,
+            image_size=settings.image_size,
+            seed=settings.seed,
+            mean=MEAN,
+            std=STD,
+            augment=augment,
+            workers=settings.workers,
+            on_bad_image=settings.on_bad_image,
+        ) as stream:
+            streams.append(stream)
+            stream.set_state({**stream.get_state(), "next_batch": step})
+            for batch in stream:
+                yield batch["images"], {"boxes": batch["boxes"], "labels": batch["labels"]}
+
+    return batches_from
+
+
+def open_evaluation(settings: Settings, val: Any, paper: bool) -> data.EvalBatches:
+    """The paper tests at 800/1333 what it trained at 1024; few images fit into the square."""
+    size = settings.image_size
+    frame: dict[str, Any] = {"image_size": size}
+    if paper:
+        frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
+    return data.eval_batches(
+        val,
+        batch_size=settings.batch_size,
+        mean=MEAN,
+        std=STD,
+        workers=settings.workers,
+        on_bad_image=settings.on_bad_image,
+        **frame,
+    )
+
+
+def draw_samples(model: keras.Model, batches: Any, val: Any, path: pathlib.Path) -> None:
+    """Draws up to eight validation images with their objects and with what the model finds."""
+    index_of = {image_id: index for index, image_id in enumerate(val.image_ids)}
+    images, truth, found = [], [], []
+    for batch in batches:
+        predictions = model.predict_on_batch(batch["images"])
+        for row in np.flatnonzero(batch["valid"])[: 8 - len(images)]:
+            record = val[index_of[int(batch["image_ids"][row])]]
+            used = predictions["labels"][row] >= 0
+            images.append(record.image)
+            truth.append({"boxes": record.boxes, "labels": record.labels})
+            found.append(
+                {
+                    "boxes": predictions["boxes"][row][used]
+                    / np.tile(batch["scales"][row], 2)[::-1],
+                    "labels": predictions["labels"][row][used],
+                    "confidence": predictions["confidence"][row][used],
+                }
+            )
+        if len(images) == 8:
+            break
+    training.draw_predictions(images, truth, found, val.class_names, path)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Trains, evaluates and writes everything to `--output`.
+
+    Args:
+        argv: flags; None for those of the process.
+
+    Returns:
+        What `metrics.coco_average_precision` gives for the validation split.
+
+    Raises:
+        ValueError: for settings or data that cannot be trained; one sentence.
+        training.TrainingDiverged: if the loss becomes NaN.
+    """
+    settings = training.parse_settings(Settings, argv, __doc__)
+    print("Reading the annotations ...", flush=True)
+    train, val = open_data(settings)
+    settings = complete(settings, train)
+    with training.data_parallel(settings.devices) as devices:
+        check(settings, train, devices)
+        decisive = {
+            name: value
+            for name, value in dataclasses.asdict(settings).items()
+            if name not in _NOT_OF_THE_RESULT
+        }
+        decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+        output = training.claim_output(settings.output, decisive)
+        for split in (train, val):
+            print(split.summary())
+        print(f"Building {settings.preset} with a {settings.head} RetinaNet ...", flush=True)
+        keras.utils.set_random_seed(settings.seed)
+        model = build_model(settings, len(train.class_names))
+        print(f"{model.count_params():,} parameters; devices: {devices}", flush=True)
+        eval_batches = open_evaluation(settings, val, len(train) >= PAPER_IMAGES)
+        evaluation = metrics.CocoEvaluation(
+            eval_batches,
+            val,
+            every=settings.evaluate_every,
+            weights=lambda: training.averaged_weights(model),
+            verbose=False,
+        )
+        progress = training.Progress(settings.batch_size)
+        streams: list[data.BatchStream] = []
+        with contextlib.closing(progress):
+            training.fit(
+                model,
+                batch_opener(settings, train, streams),
+                epochs=settings.epochs,
+                steps_per_epoch=settings.steps_per_epoch,
+                checkpoint=training.ResumableCheckpoint(
+                    output / "checkpoints", decisive, every_minutes=settings.checkpoint_minutes
+                ),
+                callbacks=[
+                    evaluation,
+                    training.MetricsLog(output / "metrics.csv", output / "curves.png"),
+                    progress,
+                ],
+            )
+        skipped = {name for stream in streams for name in stream.skipped_images}
+        if skipped:
+            print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
+        if not evaluation.results:  # the run had been finished before
+            print("Evaluating ...", flush=True)
+            evaluation.results = metrics.evaluate_detector(model, eval_batches, val)
+        print("Drawing predictions and saving the preset ...", flush=True)
+        draw_samples(model, eval_batches, val, output / "predictions.png")
+        model.backbone.backbone.save_to_preset(str(output / "preset" / "backbone"))
+        model.save(output / "preset" / "detector.keras")
+    results = evaluation.results
+    files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
+    print(f"Wrote {', '.join(str(output / name) for name in files)}")
+    print(f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f} on {len(val)} validation images")
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, ImportError, training.TrainingDiverged) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -1,0 +1,192 @@
+"""Schedules, the optimizer's rules and the averaged weights."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred.training import optim
+
+
+def at(schedule, step):
+    return float(keras.ops.convert_to_numpy(schedule(step)))
+
+
+def test_warmup_and_drops():
+    schedule = optim.WarmupSteps(1e-2, 100, drops=(200, 300))
+    rates = [at(schedule, step) for step in (0, 50, 100, 199, 200, 299, 300, 1000)]
+    np.testing.assert_allclose(
+        rates, [1e-5, 5.005e-3, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5
+    )
+
+
+def test_cosine_reaches_the_floor():
+    schedule = optim.WarmupCosine(1e-2, 10, 110, floor=1e-4)
+    rates = [at(schedule, step) for step in (0, 10, 60, 110, 500)]
+    np.testing.assert_allclose(rates, [1e-5, 1e-2, 5.05e-3, 1e-4, 1e-4], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "schedule", [optim.WarmupSteps(1e-3, 5, drops=(7, 9)), optim.WarmupCosine(1e-3, 5, 20)]
+)
+def test_schedules_are_serialisable(schedule):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert [at(copy, step) for step in range(12)] == [at(schedule, step) for step in range(12)]
+
+
+def test_bad_schedules_are_refused():
+    with pytest.raises(ValueError, match="must increase"):
+        optim.WarmupSteps(1e-3, 5, drops=(9, 7))
+    with pytest.raises(ValueError, match="must not be negative"):
+        optim.WarmupSteps(1e-3, -1)
+    with pytest.raises(ValueError, match="must exceed"):
+        optim.WarmupCosine(1e-3, 20, 20)
+
+
+def two_layers():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5, name="stem_dense", activation="tanh")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+
+
+def step(model, optimizer, steps=3):
+    model.compile(optimizer, "mse")
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        x = rng.normal(size=(8, 4)).astype("float32")
+        model.train_on_batch(x, x[:, :2])
+    return [np.asarray(w) for w in model.get_weights()]
+
+
+def test_equals_keras_where_rules_say_the_same():
+    keras.utils.set_random_seed(1)
+    ours, theirs = two_layers(), two_layers()
+    theirs.set_weights(ours.get_weights())
+    rules = {variable.path: (1.0, 0.1) for variable in ours.trainable_variables}
+    first = step(ours, optim.AdamW(0.01, weight_decay=0.0, rules=rules))
+    second = step(theirs, keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-8))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_scale_and_decay_of_each_variable():
+    keras.utils.set_random_seed(1)
+    model = two_layers()
+    before = [np.asarray(w) for w in model.get_weights()]
+    rules = {"stem_dense/kernel": (0.0, 0.5), "stem_dense/bias": (0.5, 0.0)}
+    after = step(model, optim.AdamW(0.01, weight_decay=0.0, rules=rules), steps=1)
+    moved = [np.abs(b - a).max() for a, b in zip(before, after, strict=True)]
+    assert moved[0] == 0.0  # scale 0: neither step nor decay
+    # Adam's first step is the learning rate where the gradient is not small
+    np.testing.assert_allclose(moved[1:], [0.005, 0.01, 0.01], rtol=1e-3)
+
+
+def test_decay_alone_shrinks_by_rate_scale_and_decay():
+    model = two_layers()
+    optimizer = optim.AdamW(0.1, weight_decay=0.0, rules={"head/kernel": (0.5, 0.2)})
+    optimizer.build(model.trainable_variables)
+    before = [np.asarray(w) for w in model.get_weights()]
+    zeros = [keras.ops.zeros(v.shape) for v in model.trainable_variables]
+    optimizer.apply(zeros, model.trainable_variables)
+    after = [np.asarray(w) for w in model.get_weights()]
+    np.testing.assert_allclose(after[2], before[2] * (1 - 0.1 * 0.5 * 0.2), rtol=1e-6)
+    np.testing.assert_array_equal(after[0], before[0])
+
+
+def test_optimizer_is_serialisable():
+    rules = {"stem_dense/kernel": (0.5, 0.05)}
+    optimizer = optim.AdamW(optim.WarmupSteps(1e-3, 5), rules=rules, use_ema=True)
+    config = keras.saving.serialize_keras_object(optimizer)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert isinstance(copy, optim.AdamW)
+    assert copy.rules == rules
+    assert copy.get_config() == optimizer.get_config()
+
+
+def test_rules_of_another_model_are_refused():
+    optimizer = optim.AdamW(1e-3, rules={"elsewhere/kernel": (0.5, 0.05)})
+    with pytest.raises(ValueError, match="names a variable of the model"):
+        optimizer.build(two_layers().trainable_variables)
+
+
+def test_frozen_variables_need_no_rule_removed():
+    model = two_layers()
+    model.get_layer("stem_dense").trainable = False
+    rules = {v.path: (0.5, 0.0) for v in model.weights}
+    step(model, optim.AdamW(1e-3, rules=rules), steps=1)
+
+
+COARSE = {
+    "stem_conv1/kernel": 0,
+    "p2_block1_dwconv/kernel": 1,
+    "p2_downsample_conv/kernel": 1,
+    "stage1_encoder_c3_block1_norm/gamma": 2,
+    "stage3_encoder_c5_block2_pwconv1/kernel": 4,
+    "stage2_decoder_norm2/beta": 3,
+    "pyramid_p6_conv/kernel": None,
+    "box_head/conv1/kernel": None,
+}
+FINE = {
+    "stem_norm2/gamma": 0,
+    "p2_downsample_norm/beta": 1,
+    "stage2_encoder_c3_block2_dwconv/kernel": 4,
+    "stage2_encoder_downsample1_conv/kernel": 4,
+    "stage2_encoder_c4_block4_dwconv/kernel": 4,
+    "stage2_encoder_c4_block5_dwconv/kernel": 5,
+    "stage2_encoder_c4_block12_dwconv/kernel": 5,
+    "stage2_encoder_downsample2_norm/gamma": 5,
+    "stage2_encoder_c5_block1_dwconv/kernel": 5,
+    "stage2_decoder_upsample1/kernel": 5,
+    "pyramid_p3_norm/gamma": None,
+}
+
+
+@pytest.mark.parametrize(("path", "layer_id"), COARSE.items())
+def test_layer_ids(path, layer_id):
+    assert optim.cednet_layer_id(path) == layer_id
+
+
+@pytest.mark.parametrize(("path", "layer_id"), FINE.items())
+def test_fine_layer_ids(path, layer_id):
+    assert optim.cednet_layer_id(path, fine=True) == layer_id
+
+
+def test_rules_are_the_papers():
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, name="stem_conv1")(inputs)
+    x = keras.layers.LayerNormalization(name="p2_block1_norm")(x)
+    for stage in (1, 2, 3):
+        x = keras.layers.Conv2D(4, 1, name=f"stage{stage}_encoder_c3_block1_pwconv1")(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 1, name="pyramid_p3_conv")(x))
+    rules = optim.cednet_rules(model, 0.95)
+    scales = [rules[v.path][0] for v in model.weights]
+    # CEDNET.md 2.2, T at 0.95: 0.774, 0.815, 0.857, 0.903, 0.95, 1
+    expected = np.repeat([0.774, 0.815, 0.857, 0.903, 0.95, 1.0], 2)
+    np.testing.assert_allclose(scales, expected, atol=5e-4)
+    assert rules["stem_conv1/kernel"][1] == 0.05
+    assert rules["stem_conv1/bias"][1] == 0.0
+    assert rules["p2_block1_norm/gamma"][1] == 0.0
+
+
+def test_rules_need_a_cednet():
+    with pytest.raises(ValueError, match="no CEDNet layers"):
+        inputs = keras.Input((4,))
+        optim.cednet_rules(keras.Model(inputs, keras.layers.Dense(2, name="dense_x")(inputs)), 0.9)
+
+
+def test_averaged_weights_come_and_go_bit_for_bit():
+    keras.utils.set_random_seed(2)
+    model = two_layers()
+    raw = step(model, optim.AdamW(0.05, use_ema=True, ema_momentum=0.5), steps=4)
+    with optim.averaged_weights(model):
+        averaged = [np.asarray(w) for w in model.get_weights()]
+    for a, b, c in zip(raw, averaged, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, c)
+        assert np.abs(a - b).max() > 1e-4
+
+
+def test_averaged_weights_do_nothing_without_averages():
+    model = two_layers()
+    raw = step(model, optim.AdamW(0.05), steps=1)
+    with optim.averaged_weights(model):
+        for a, b in zip(raw, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
