@@ -19,6 +19,7 @@ from keras_densepred.data.pipeline import BatchStream, EvalBatches, eval_batches
 from keras_densepred.data.records import IGNORE_LABEL, Record
 from keras_densepred.data.shapes import ShapesDataset
 from keras_densepred.data.summary import DatasetSummary, summarize
+from keras_densepred.data.tfds import TfdsDetection
 
 __all__ = [
     "IGNORE_LABEL",
@@ -39,6 +40,7 @@ __all__ = [
     "RectangleCopyPaste",
     "ResizeToFit",
     "ShapesDataset",
+    "TfdsDetection",
     "coco_augmentation",
     "eval_batches",
     "find_coco_splits",

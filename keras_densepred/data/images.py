@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,10 +76,35 @@ def decode_image(content: bytes, name: str, *, upright: bool = True) -> np.ndarr
         ImageError: if it cannot be decoded.
     """
     image_module = require("PIL.Image", "data")
+    with _explained(content, name), image_module.open(io.BytesIO(content)) as image:
+        return _to_rgb(image, name, upright)
+
+
+def stored_size(content: bytes, name: str) -> tuple[int, int]:
+    """Reads an image's size from its header, without decoding it or applying EXIF.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ImageError: if it is not an image file.
+    """
+    image_module = require("PIL.Image", "data")
+    with _explained(content, name), image_module.open(io.BytesIO(content)) as image:
+        return image.height, image.width
+
+
+@contextlib.contextmanager
+def _explained(content: bytes, name: str) -> Iterator[None]:
+    """Turns what Pillow raises on bad content into one sentence."""
+    image_module = require("PIL.Image", "data")
     _silence_metadata_warnings()
     try:
-        with image_module.open(io.BytesIO(content)) as image:
-            return _to_rgb(image, name, upright)
+        yield
     except ImageError:
         raise
     except image_module.DecompressionBombError as error:
