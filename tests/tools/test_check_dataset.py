@@ -1,0 +1,145 @@
+"""`tools/check_dataset.py` as a user runs it: what it prints, draws, and its exit code."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.backend_free
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "check_dataset.py"
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("check_dataset", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A COCO tree of five images in each split, two objects in each image."""
+    root = tmp_path / "tree"
+    (root / "annotations").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        folder = root / "images" / split
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(5):
+            name = f"{split}{number}.png"
+            Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(folder / name)
+            images.append({"id": number, "file_name": name, "width": 64, "height": 48})
+            for box in ([4, 4, 20, 20], [30, 10, 12, 30]):
+                annotations.append(
+                    {"id": len(annotations), "image_id": number, "category_id": 3, "bbox": box}
+                    | {"segmentation": [[4, 4, 20, 4, 20, 20]]}
+                )
+        write(root, split, {"images": images, "annotations": annotations})
+    return root
+
+
+def write(root, split, content):
+    content.setdefault("categories", [{"id": 3, "name": "blob"}, {"id": 5, "name": "bar"}])
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def change(root, split, edit):
+    content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+    edit(content)
+    write(root, split, content)
+
+
+def test_good_data(main, tree, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--data-dir", str(tree), "--output", str(out), "--samples", "4", "--masks"]) == 0
+    printed = capsys.readouterr().out
+    assert "instances_train.json: 5 images, 10 boxes" in printed
+    assert "instances_val.json: 5 images, 10 boxes" in printed
+    assert "bar: no boxes" in printed
+    assert "5/5" in printed
+    assert "can be trained on" in printed
+    assert sorted(path.name for path in out.iterdir()) == ["samples_train.png", "samples_val.png"]
+    for path in out.iterdir():
+        assert str(path) in printed
+        with Image.open(path) as sheet:
+            assert sheet.height > 900, "two rows of pictures"
+
+
+def test_explicit_paths_without_samples(main, tree, tmp_path, capsys):
+    arguments = ["--annotations", str(tree / "annotations/instances_val.json")]
+    arguments += ["--images", str(tree / "images/val"), "--samples", "0"]
+    out = tmp_path / "out"
+    assert main([*arguments, "--output", str(out)]) == 0
+    assert not out.exists()
+
+
+def test_corrupt_images_are_named_and_counted(main, tree, tmp_path, capsys):
+    for name in ("train1.png", "train3.png"):
+        path = tree / "images/train" / name
+        path.write_bytes(path.read_bytes()[:200])
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "train1.png is damaged" in printed
+    assert "train3.png is damaged" in printed
+    assert "2 broken" in printed
+    assert "cannot be trained on: 2 faults" in printed
+    assert (tmp_path / "out" / "samples_train.png").exists(), "the good images are shown"
+
+
+def test_wrong_stated_size_is_found(main, tree, tmp_path, capsys):
+    change(tree, "val", lambda content: content["images"][2].update(width=1234))
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "val2.png is 64 x 48 pixels" in printed
+    assert "1234" in printed
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "bbox [1, 2, 3]"),
+        (lambda c: c["images"][0].update(file_name="../x.png"), "leads out of the image folder"),
+        (lambda c: c["categories"][0].update(name="other"), "val has other categories than train"),
+    ],
+)
+def test_faulty_annotations(main, tree, tmp_path, capsys, edit, expected):
+    change(tree, "val", edit)
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert expected in printed
+    assert "instances_train.json: 5 images" in printed, "the good split is still summarised"
+
+
+def test_masks_are_checked_when_asked_for(main, tree, tmp_path, capsys):
+    change(tree, "val", lambda content: content["annotations"][0].update(segmentation=[[1, 2, 3]]))
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path)]) == 0
+    assert "not needed for boxes" in capsys.readouterr().out
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path), "--masks"]) == 1
+    assert "at least three points" in capsys.readouterr().out
+
+
+def test_empty_folder(main, tmp_path, capsys):
+    assert main(["--data-dir", str(tmp_path)]) == 1
+    assert "no train annotations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--data-dir", "a", "--annotations", "b", "--images", "c"],
+        ["--annotations", "b"],
+        ["--data-dir", "a", "--samples", "-1"],
+    ],
+)
+def test_wrong_arguments(main, arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
