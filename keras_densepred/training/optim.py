@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 _STAGE = re.compile(r"^stage(\d+)_(.*)$")
 _C4_BLOCK = re.compile(r"^encoder_c4_block(\d+)(_|$)")
@@ -312,6 +313,29 @@ def cednet_rules(
     return rules
 
 
+def copy_trainable(model: keras.Model) -> list[np.ndarray]:
+    """Returns the values of the trainable variables, which later steps do not change."""
+    # A copy: on PyTorch and TensorFlow the array may be a view of the variable's memory.
+    return [keras.ops.convert_to_numpy(variable).copy() for variable in model.trainable_variables]
+
+
+def assign_trainable(model: keras.Model, values: Sequence[np.ndarray]) -> None:
+    """Assigns what `copy_trainable` returned."""
+    for variable, value in zip(model.trainable_variables, values, strict=True):
+        variable.assign(value)
+
+
+def take_averages(model: keras.Model) -> None:
+    """Puts the optimizer's moving averages into `model` for good, if the optimizer keeps any.
+
+    On JAX Keras (3.15.1) makes a weight and its average one buffer, which `predict` and `fit` then
+    donate while the other still needs it ("Array has been deleted"); assigning a copy parts them.
+    """
+    if model.optimizer.use_ema:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        assign_trainable(model, copy_trainable(model))
+
+
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[keras.Model]:
     """Puts the optimizer's moving average of the weights into `model` for the `with` block.
@@ -333,12 +357,9 @@ def averaged_weights(model: keras.Model) -> Iterator[keras.Model]:
     if int(keras.ops.convert_to_numpy(optimizer.iterations)) == 0:
         yield model
         return
-    variables = model.trainable_variables
-    # A copy: on PyTorch and TensorFlow the array may be a view of the variable's memory.
-    raw = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
-    optimizer.finalize_variable_values(variables)
+    raw = copy_trainable(model)
+    take_averages(model)
     try:
         yield model
     finally:
-        for variable, value in zip(variables, raw, strict=True):
-            variable.assign(value)
+        assign_trainable(model, raw)

@@ -38,6 +38,7 @@ import numpy as np
 
 from keras_densepred.ops import random_state
 from keras_densepred.training.distribution import fit_input
+from keras_densepred.training.optim import assign_trainable, copy_trainable, take_averages
 
 _ARRAYS = "state.npz"
 _CHECKSUM = "SHA256SUM"
@@ -500,26 +501,11 @@ class _RawWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Copies the weights."""
-        variables = self.model.trainable_variables
-        self._values = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+        self._values = copy_trainable(self.model)
 
     def put_back(self) -> None:
         """Assigns the copy."""
-        for variable, value in zip(self.model.trainable_variables, self._values, strict=True):
-            variable.assign(value)
-
-
-def _finalize(model: keras.Model) -> None:
-    """Leaves the averaged weights in the model, if there are any.
-
-    On JAX Keras (3.15.1) makes a weight and its average one buffer, which the next `fit` donates
-    twice and fails; assigning a copy parts them.
-    """
-    if not model.optimizer.use_ema:
-        return
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    for variable in model.trainable_variables:
-        variable.assign(keras.ops.convert_to_numpy(variable).copy())
+        assign_trainable(self.model, self._values)
 
 
 def fit(
@@ -602,6 +588,6 @@ def fit(
         epoch += 1
     if epoch < epochs and not model.stop_training:
         run(Position(epoch, 0), epochs)
-    _finalize(model)
+    take_averages(model)
     spanning.end()
     return start

@@ -105,7 +105,7 @@ def test_all_damaged(tmp_path):
     interrupt_after(tmp_path, 14)
     for path in tmp_path.glob("*/state.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(resume.CheckpointError, match="Every checkpoint in .* is damaged: delete"):
+    with pytest.raises(resume.CheckpointError, match=r"Every checkpoint in .* is damaged: delete"):
         toy.train(tmp_path)
 
 
