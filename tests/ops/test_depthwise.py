@@ -1,0 +1,133 @@
+"""The tuned depthwise convolution equals `keras.ops.depthwise_conv` in value and gradient."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from tests.weights import gradients
+
+from keras_densepred.ops.depthwise import depthwise_conv, explicit_padding
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred_tests")
+class Depthwise(keras.layers.Layer):
+    """Either form of the operation, with trainable kernel, bias and scale of the input."""
+
+    def __init__(self, tuned, **options):
+        super().__init__()
+        self.tuned = tuned
+        self.options = options
+
+    def build(self, input_shape):
+        channels = input_shape[-1 if self.options["data_format"] == "channels_last" else 1]
+        kernel = np.random.default_rng(1).normal(size=(*self.options.pop("kernel"), channels, 1))
+        self.kernel = self.add_weight(shape=kernel.shape, initializer="zeros")
+        self.kernel.assign(kernel)
+        self.bias = self.add_weight(shape=(channels,), initializer="zeros")
+        self.scale = self.add_weight(shape=input_shape[1:], initializer="ones")
+
+    def call(self, inputs):
+        inputs = inputs * self.scale  # its gradient is the gradient of the input, weighted
+        if self.tuned:
+            return depthwise_conv(inputs, self.kernel, self.bias, **self.options)
+        bias = self.bias
+        if self.options["data_format"] == "channels_first":
+            bias = ops.reshape(bias, (-1, 1, 1))
+        return ops.depthwise_conv(inputs, self.kernel, **self.options) + bias
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+CASES = [
+    dict(kernel=(7, 7), strides=1, padding="same", dilation_rate=1),
+    dict(kernel=(7, 7), strides=1, padding="same", dilation_rate=3),
+    dict(kernel=(3, 5), strides=1, padding="valid", dilation_rate=2),
+    dict(kernel=(3, 3), strides=2, padding="same", dilation_rate=1),
+    dict(kernel=(5, 5), strides=2, padding="valid", dilation_rate=1),
+    dict(kernel=(2, 4), strides=1, padding="same", dilation_rate=1),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 11, 13, 4), (1, 10, 10, 3)], ids=str)
+def test_equals_keras_in_value_and_gradient(case, shape):
+    images = np.random.default_rng(0).normal(size=shape).astype("float32")
+    results = []
+    for tuned in (True, False):
+        layer = Depthwise(tuned, data_format="channels_last", **case)
+        layer.build(shape)
+        model = keras.Sequential([keras.Input(shape[1:]), layer])
+        outputs = ops.convert_to_numpy(layer(images))
+        results.append([outputs, *gradients(model, images)])
+    for ours, reference in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("padding,strides", [("same", 1), ("same", 2), ("valid", 1)])
+def test_channels_first_is_the_same_operation(padding, strides):
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(2, 9, 8, 5)).astype("float32")
+    kernel = generator.normal(size=(5, 5, 5, 1)).astype("float32")
+    bias = generator.normal(size=(5,)).astype("float32")
+    options = {"padding": padding, "strides": strides}
+    last = depthwise_conv(images, kernel, bias, data_format="channels_last", **options)
+    if keras.config.backend() == "tensorflow":
+        return  # TensorFlow has no channels-first depthwise convolution on CPU
+    first = depthwise_conv(
+        images.transpose(0, 3, 1, 2), kernel, bias, data_format="channels_first", **options
+    )
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(first).transpose(0, 2, 3, 1),
+        ops.convert_to_numpy(last),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_its_dtype_and_stays_close(dtype):
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(1, 12, 12, 8)).astype("float32")
+    kernel = generator.normal(size=(7, 7, 8, 1)).astype("float32") / 7
+    expected = ops.convert_to_numpy(depthwise_conv(images, kernel, padding="same"))
+    outputs = depthwise_conv(ops.cast(images, dtype), ops.cast(kernel, dtype), padding="same")
+    assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+    outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+    np.testing.assert_allclose(outputs, expected, atol=0.05)
+
+
+@pytest.mark.backend_free
+def test_padding_is_that_of_same():
+    assert explicit_padding((11, 10), (7, 7), 1, "same", 3) == ((9, 9), (9, 9))
+    assert explicit_padding((10, 11), (3, 3), 2, "same", 1) == ((0, 1), (1, 1))
+    assert explicit_padding((10, 11), (3, 3), 2, "valid", 1) == ((0, 0), (0, 0))
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"padding": "reflect"}, "`padding` must be"),
+        ({"strides": 2, "dilation_rate": 2}, "cannot both exceed 1"),
+    ],
+)
+def test_bad_arguments_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        depthwise_conv(np.zeros((1, 8, 8, 2)), np.zeros((3, 3, 2, 1)), **changes)
+    with pytest.raises(ValueError, match="depth multiplier"):
+        depthwise_conv(np.zeros((1, 8, 8, 2)), np.zeros((3, 3, 2, 2)))
+
+
+def test_a_block_on_pytorch_copies_no_layout():
+    """Keras' own convolution copies the map twice; ours runs on a view of the same memory."""
+    if keras.config.backend() != "torch":
+        return
+    import torch
+
+    images = torch.randn(1, 16, 16, 8)
+    kernel = torch.randn(7, 7, 8, 1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        outputs = depthwise_conv(images, kernel, padding="same")
+    assert outputs.is_contiguous()
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::clone" not in names and "aten::contiguous" not in names

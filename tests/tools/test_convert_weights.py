@@ -1,0 +1,65 @@
+"""`tools/convert_weights.py`: a checkpoint file becomes a preset directory."""
+
+import numpy as np
+import pytest
+from keras import ops
+from tests.convert.test_cednet import tiny_state
+from tools import convert_weights
+
+import keras_densepred
+from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, DetectionPyramid
+
+pytestmark = pytest.mark.backend_free
+
+
+def pico_state(kind: str):
+    backbone = CEDNetBackbone.from_preset("cednet_next_pico", final_decoder=kind == "decoder")
+    model = {
+        "classifier": lambda: CEDNetImageClassifier(backbone, 4),
+        "pyramid": lambda: DetectionPyramid(backbone, 24, 3, 7),
+        "two_stage": lambda: DetectionPyramid(backbone, 24, 2, 6),
+    }.get(kind, lambda: backbone)()
+    return model, {k: v * np.float32(0.02) for k, v in tiny_state(model).items()}
+
+
+@pytest.mark.parametrize("kind", ["backbone", "decoder", "classifier", "pyramid", "two_stage"])
+def test_checkpoint_to_preset(kind, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    expected, state = pico_state(kind)
+    keras_densepred.convert.cednet.load_state(expected, state)
+    safetensors.save_file(state, tmp_path / "weights.safetensors")
+    arguments = [
+        "cednet",
+        str(tmp_path / "weights.safetensors"),
+        *("--preset", "cednet_next_pico", "--output", str(tmp_path / "preset")),
+    ]
+    assert convert_weights.main(arguments) == 0
+    loaded = type(expected).from_preset(str(tmp_path / "preset"))
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    for ours, reference in zip(
+        _flat(loaded(images)), _flat(expected(images)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, reference)
+
+
+def _flat(outputs):
+    outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
+    return [ops.convert_to_numpy(x) for x in outputs]
+
+
+def test_faults_are_one_sentence_and_leave_nothing(tmp_path, capsys):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    _, state = pico_state("backbone")
+    weights = tmp_path / "weights.safetensors"
+    safetensors.save_file(state, weights)
+    output = ["--output", str(tmp_path / "preset")]
+    cases = [
+        (["cednet", str(weights), "--preset", "cednet_next_nano"], "choose the preset"),
+        (["cednet", str(weights), "--preset", "nonsense"], "choose one of cednet_next_pico"),
+        (["cednet", str(tmp_path / "no.pth"), "--preset", "cednet_next_pico"], "no checkpoint"),
+    ]
+    for arguments, message in cases:
+        assert convert_weights.main([*arguments, *output]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]

@@ -1,0 +1,62 @@
+"""Weights and gradients for tests, the same on every backend and machine."""
+
+import zlib
+
+import keras
+import numpy as np
+
+
+def normal(key: str, shape) -> np.ndarray:
+    """Standard normal float32 values that depend on `key` and `shape` alone."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode("utf-8"))))
+    return generator.standard_normal(tuple(shape)).astype(np.float32)
+
+
+def set_deterministic_weights(model: keras.Model) -> None:
+    """Sets every weight from its name: kernels by fan-in, scales around 1, the rest small."""
+    for weight in model.weights:
+        if "seed_generator" in weight.path:
+            continue
+        value = normal(weight.path, weight.shape)
+        if weight.name.endswith("kernel"):
+            fan_in = int(np.prod(weight.shape[:-1])) // (weight.shape[2] if is_depthwise(weight) else 1)
+            value = value / np.sqrt(fan_in)
+        elif weight.name in ("gamma", "moving_variance"):
+            value = 1 + 0.1 * value
+        else:
+            value = 0.1 * value
+        weight.assign(value)
+
+
+def is_depthwise(weight) -> bool:
+    return len(weight.shape) == 4 and weight.shape[-1] == 1
+
+
+def gradients(model: keras.Model, images: np.ndarray) -> list[np.ndarray | None]:
+    """Gradient of the sum of squares of all outputs for each trainable variable."""
+
+    def loss_of(outputs):
+        outputs = keras.tree.flatten(outputs)
+        return sum(keras.ops.mean(keras.ops.square(x)) for x in outputs)
+
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = loss_of(model(images, training=True))
+        grads = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    elif backend == "torch":
+        model.zero_grad()
+        loss_of(model(images, training=True)).backward()
+        grads = [v.value.grad for v in model.trainable_variables]
+    else:
+        import jax
+
+        def loss(trainable):
+            non_trainable = [v.value for v in model.non_trainable_variables]
+            outputs, _ = model.stateless_call(trainable, non_trainable, images, training=True)
+            return loss_of(outputs)
+
+        grads = jax.grad(loss)([v.value for v in model.trainable_variables])
+    return [None if g is None else keras.ops.convert_to_numpy(g) for g in grads]
