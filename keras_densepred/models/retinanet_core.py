@@ -95,17 +95,21 @@ def predict_levels(
         classification_name: key (and layer name) of the logits in the result.
 
     Returns:
-        Deltas (B, A, 4) and logits (B, A, C).
+        Deltas (B, A, 4) and logits (B, A, C), float32.
     """
     boxes, logits = [], []
     for level, feature in features.items():
-        reshape = keras.layers.Reshape((-1, 4), name=f"box_{level}")
+        # float32 from here on: losses and decoding are not for half precision.
+        reshape = keras.layers.Reshape((-1, 4), name=f"box_{level}", dtype="float32")
         boxes.append(reshape(box_head(feature)))
-        reshape = keras.layers.Reshape((-1, num_classes), name=f"classification_{level}")
+        reshape = keras.layers.Reshape(
+            (-1, num_classes), name=f"classification_{level}", dtype="float32"
+        )
         logits.append(reshape(classification_head(feature)))
+    outputs = {box_name: boxes, classification_name: logits}
     return {
-        box_name: keras.layers.Concatenate(axis=1, name=box_name)(boxes),
-        classification_name: keras.layers.Concatenate(axis=1, name=classification_name)(logits),
+        name: keras.layers.Concatenate(axis=1, name=name, dtype="float32")(parts)
+        for name, parts in outputs.items()
     }
 
 
