@@ -13,19 +13,9 @@ import keras
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.draw import draw_objects
 
 _SECONDS_BETWEEN_REFRESHES = 0.5
-# Eight colours that stay apart for most colour-blind readers and carry white letters.
-_PALETTE = (
-    "#c1272d",
-    "#0060c0",
-    "#00875a",
-    "#8e3ab8",
-    "#b35900",
-    "#00808a",
-    "#c2187a",
-    "#5a6b00",
-)
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -117,12 +107,15 @@ class Progress(keras.callbacks.Callback):
         self._epoch = 0
         self._counted_from: float | None = None
         self._steps_counted = 0
+        self._step_seconds = 0.0
+        self._last_step_at = 0.0
         self._shown_at = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the bar if there is a terminal."""
         self._counted_from = None
         self._steps_counted = 0
+        self._step_seconds = 0.0
         if self.stream.isatty():
             require("rich", "data")
             progress = require("rich.progress", "data")
@@ -140,6 +133,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Shows the epoch's number."""
         self._epoch = epoch
+        self._last_step_at = time.monotonic()
         if self._bar is not None:
             label = f"{epoch + 1}/{self.params['epochs']}"
             self._bar.update(self._task, completed=0, total=self.params["steps"], epoch=label)
@@ -153,6 +147,8 @@ class Progress(keras.callbacks.Callback):
             self._counted_from = now
         else:
             self._steps_counted += 1
+            self._step_seconds += now - self._last_step_at
+        self._last_step_at = now
         steps = self.params["steps"]
         done = batch + 1
         if self._bar is not None:
@@ -182,9 +178,11 @@ class Progress(keras.callbacks.Callback):
         parts = [f"{name} {float(value):.3f}" for name, value in (logs or {}).items()]
         parts.append(f"lr {current_learning_rate(self.model):.2e}")
         if self._steps_counted and self._counted_from is not None:
+            speed = self.batch_size * self._steps_counted / max(self._step_seconds, 1e-9)
+            parts.append(f"{speed:.1f} images/s")
+            # The time left counts evaluations, the speed does not.
             seconds = (now - self._counted_from) / self._steps_counted
             left = (self.params["epochs"] - self._epoch) * self.params["steps"] - done
-            parts.append(f"{self.batch_size / max(seconds, 1e-9):.1f} images/s")
             parts.append(f"{_duration(left * seconds)} left")
         return ", ".join(parts)
 
@@ -247,7 +245,7 @@ def draw_predictions(
     path: str | os.PathLike[str],
     *,
     min_confidence: float = 0.3,
-    side: int = 320,
+    side: int = 512,
 ) -> None:
     """Draws ground truth (left) and predictions (right) of some images as one PNG sheet.
 
@@ -258,7 +256,7 @@ def draw_predictions(
         class_names: by label.
         path: of the PNG.
         min_confidence: predictions below it are not drawn.
-        side: longer side of each image on the sheet, in pixels.
+        side: longer side of each image on the sheet, in pixels; at least 512, for legible names.
 
     Raises:
         ImportError: if Pillow is not installed.
@@ -268,61 +266,30 @@ def draw_predictions(
     for image, real, found in zip(images, truth, predictions, strict=True):
         scale = side / max(image.shape[:2])
         size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
-        small = image_module.fromarray(image).resize(size, image_module.Resampling.BILINEAR)
+        bilinear = image_module.Resampling.BILINEAR
+        small = np.asarray(image_module.fromarray(image).resize(size, bilinear))
         sure = np.asarray(found["confidence"]) >= min_confidence
-        rows.append(
-            (
-                _with_boxes(small, real["boxes"] * scale, real["labels"], class_names),
-                _with_boxes(
-                    small,
-                    found["boxes"][sure] * scale,
-                    found["labels"][sure],
-                    class_names,
-                    found["confidence"][sure],
-                ),
-            )
+        left = draw_objects(small, real["boxes"] * scale, real["labels"], class_names)
+        right = draw_objects(
+            small,
+            found["boxes"][sure] * scale,
+            found["labels"][sure],
+            class_names,
+            scores=found["confidence"][sure],
         )
+        rows.append((image_module.fromarray(left), image_module.fromarray(right)))
     titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
     buffer = io.BytesIO()
     _sheet(rows, titles, side).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
 
 
-def _with_boxes(
-    image: Any,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    confidence: np.ndarray | None = None,
-) -> Any:
-    """Returns a copy of a Pillow image with xyxy boxes, coloured and named by class."""
-    draw_module = require("PIL.ImageDraw", "data")
-    font = require("PIL.ImageFont", "data").load_default(size=10)
-    image = image.copy()
-    draw = draw_module.Draw(image)
-    # The surest are drawn last, on top.
-    order = range(len(boxes)) if confidence is None else np.argsort(confidence)
-    for index in order:
-        box, label = [float(value) for value in boxes[index]], int(labels[index])
-        color = _PALETTE[label % len(_PALETTE)]
-        draw.rectangle(box, outline=color, width=2)
-        text = class_names[label]
-        if confidence is not None:
-            text += f" {100 * float(confidence[index]):.0f}%"
-        width = draw.textlength(text, font=font) + 4
-        left = max(0.0, min(box[0], image.width - width))
-        top = box[1] - 12 if box[1] >= 12 else box[1]
-        draw.rectangle((left, top, left + width, top + 12), fill=color)
-        draw.text((left + 2, top), text, fill="white", font=font)
-    return image
-
-
 def _sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:
     """Lays out pairs of Pillow images below two titles, two pairs beside each other."""
     image_module = require("PIL.Image", "data")
     draw_module = require("PIL.ImageDraw", "data")
-    font = require("PIL.ImageFont", "data").load_default(size=14)
-    gap, title_height = 6, 24
+    font = require("PIL.ImageFont", "data").load_default(size=18)
+    gap, title_height = 6, 30
     pair_width = 2 * side + gap
     across = 1 if len(rows) < 2 else 2
     lines = [rows[start : start + across] for start in range(0, len(rows), across)]
