@@ -1,0 +1,184 @@
+"""The RetinaNet recipe from flags to files, at toy size."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred import CEDNetBackbone, data, training
+from recipes import coco_retinanet as recipe
+
+TOY = pathlib.Path(__file__).with_name("recipe_toy.py")
+_spec = importlib.util.spec_from_file_location("recipe_toy", TOY)
+toy = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toy)
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return toy.make(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.mark.parametrize("head", ["keras_hub", "keras_cv"])
+def test_from_flags_to_files(flags, tmp_path, capsys, head):
+    output = tmp_path / "out"
+    results = recipe.main([*flags, "--head", head, "--output", str(output)])
+    assert 0 <= results["AP"] <= results["AP50"] <= 1
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        "settings.json",
+        "metrics.csv",
+        "curves.png",
+        "predictions.png",
+        "preset",
+        "checkpoints",
+    }
+    rows = (output / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 3
+    for column in ("box_loss", "classification_loss", "learning_rate", "val_AP50"):
+        assert column in rows[0]
+    printed = capsys.readouterr().out
+    assert f"AP {results['AP']:.3f}" in printed
+    for name in names - {"checkpoints", "preset"}:
+        assert str(output / name) in printed
+    model = keras.saving.load_model(output / "preset" / "detector.keras")
+    backbone = CEDNetBackbone.from_preset(str(output / "preset" / "backbone"))
+    for a, b in zip(backbone.weights, model.backbone.backbone.weights, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
+
+
+def run(kill_after, flags):
+    root = TOY.parents[2]
+    return subprocess.run(
+        [sys.executable, str(TOY), str(kill_after), *flags],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
+    ).returncode
+
+
+@pytest.mark.slow
+def test_killed_recipe_continues_exactly(flags, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    saving = ["--checkpoint-minutes", "1e-6"]  # after every step
+    assert run(0, [*flags, *saving, "--output", str(whole)]) == 0
+    assert run(4, [*flags, *saving, "--output", str(broken)]) == -signal.SIGKILL
+    assert not (broken / "preset").exists()
+    assert run(0, [*flags, *saving, "--output", str(broken)]) == 0
+    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert json.loads((broken / "settings.json").read_text()) == json.loads(
+        (whole / "settings.json").read_text()
+    )
+    states = []
+    for output in (whole, broken):
+        with np.load(output / "checkpoints" / "step-00000006" / "state.npz") as file:
+            states.append({name: file[name] for name in file if name != "state"})
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+
+
+def test_another_run_in_the_output_is_refused(flags, tmp_path):
+    training.claim_output(tmp_path, {"epochs": 99})
+    with pytest.raises(training.SettingsError, match="holds a run with other settings"):
+        recipe.main([*flags, "--output", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
+        (["--image-size", "70"], "no multiple of 32"),
+        (["--tfds", "coco/2017"], "--data-dir or --tfds, not both"),
+        (["--weights", "nowhere/at/all"], "nowhere/at/all"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        recipe.main([*flags, *more, "--output", str(tmp_path / "out")])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+class Split:
+    """A data set of which only the number of images is asked."""
+
+    class_names = ("cat",)
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return self.images
+
+
+def test_paper_settings_for_coco():
+    """CEDNET.md 2.2."""
+    settings = recipe.complete(recipe.Settings(preset="cednet_next_s"), Split(117_266))
+    expected = {
+        "image_size": 1024,
+        "batch_size": 16,
+        "epochs": 36,
+        "scale_min": 0.1,
+        "scale_max": 2.0,
+        "copy_paste": True,
+        "drop_path": 0.3,
+        "learning_rate": 1e-4,
+        "layer_decay": 0.95,
+        "warmup_steps": 500,
+        "width": 256,
+        "head_depth": 4,
+    }
+    assert {name: getattr(settings, name) for name in expected} == expected
+    assert settings.steps_per_epoch == 7329
+    schedule = recipe.make_schedule(settings)
+    assert schedule.drops == (27 * 7329, 33 * 7329)
+    assert None not in (
+        value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in ("data_dir", "tfds", "weights", "devices")
+    )
+
+
+def test_flags_win_over_the_paper():
+    given = recipe.Settings(epochs=12, learning_rate=2e-4, copy_paste=False, drop_path=0.0)
+    settings = recipe.complete(given, Split(117_266))
+    assert (settings.epochs, settings.learning_rate) == (12, 2e-4)
+    assert (settings.copy_paste, settings.drop_path) == (False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "variant"),
+    [
+        ("cednet_next_t", "tiny"),
+        ("cednet_next_base", "base"),
+        ("cednet_next_tiny_unet", "tiny"),
+        ("cednet_swin_tiny", "swin"),
+        ("cednet_resnet50", "resnet50"),
+    ],
+)
+def test_variants(preset, variant):
+    assert recipe.variant_of(preset) == variant
+
+
+def test_frozen_backbone_does_not_move(flags, tmp_path):
+    settings = recipe.complete(
+        training.parse_settings(recipe.Settings, [*flags, "--freeze-backbone"], ""), Split(12)
+    )
+    model = recipe.build_model(settings, 3)
+    backbone = model.backbone.backbone
+    before = [keras.ops.convert_to_numpy(weight).copy() for weight in backbone.weights]
+    train = data.ShapesDataset(12, 64)
+    images, targets = next(recipe.batch_opener(settings, train, [])(0))
+    model.train_on_batch(images, targets)
+    for weight, value in zip(backbone.weights, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
+    moved = model.get_layer("box_head").weights[0]
+    assert moved.trainable
