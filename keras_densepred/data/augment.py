@@ -132,9 +132,9 @@ class FixedSizeCrop:
             masks=None if masks is None else masks[:, window[0], window[1]],
             semantic=None if semantic is None else semantic[window],
         )
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        keep = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
         if cut.masks is not None:
-            keep &= cut.masks.any((1, 2))
+            keep &= _is_seen(cut.masks)
         return cut if keep.all() else cut.select(keep)
 
 
@@ -309,16 +309,16 @@ class MaskCopyPaste(CopyPaste):
             raise ValueError(
                 "MaskCopyPaste needs instance masks: open the data set with `with_masks=True`."
             )
-        candidates = np.flatnonzero(~other.crowd & other.masks.any((1, 2)))
+        candidates = np.flatnonzero(~other.crowd & _is_seen(other.masks))
         if not len(candidates):
             return record
         count = int(rng.integers(1, min(len(candidates), self.max_pasted) + 1))
         chosen = other.select(np.sort(rng.permutation(candidates)[:count]))
         assert chosen.masks is not None
-        covered = chosen.masks.any(0)
+        covered = np.asarray(chosen.masks.any(0))
         masks = record.masks & ~covered
-        left = masks.any((1, 2))
-        touched = left & (record.masks & covered).any((1, 2))
+        left = _is_seen(masks)
+        touched = left & _is_seen(record.masks & covered)
         boxes = record.boxes.copy()
         boxes[touched] = mask_boxes(masks[touched])
         semantic = record.semantic
@@ -368,7 +368,7 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:
     """The tightest xyxy boxes `(N, 4)` float32 around masks `(N, H, W)` bool, none empty."""
-    rows, columns = masks.any(2), masks.any(1)
+    rows, columns = np.asarray(masks.any(2)), np.asarray(masks.any(1))
     height, width = masks.shape[1:]
     edges = (
         columns.argmax(1),
@@ -377,6 +377,11 @@ def mask_boxes(masks: np.ndarray) -> np.ndarray:
         height - rows[:, ::-1].argmax(1),
     )
     return np.stack(edges, axis=1).astype(np.float32)
+
+
+def _is_seen(masks: np.ndarray) -> np.ndarray:
+    """Whether each of the masks `(N, H, W)` has a pixel: `(N,)` bool."""
+    return np.asarray(masks.any(axis=(1, 2)))
 
 
 def _fit(old: tuple[int, int], frame: tuple[float, float]) -> tuple[int, int]:

@@ -39,6 +39,9 @@ _REPORT = "report"  # key under which workers send their counts along with a bat
 class DetectionDataset(Protocol):
     """What the pipeline needs of a data set; all of `keras_densepred.data` provide it."""
 
+    @property
+    def image_ids(self) -> tuple[int, ...]: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Record: ...
@@ -388,15 +391,15 @@ class _RowMaker:
         height, width = record.size
         # One look-up per byte, several times faster than arithmetic on the float image.
         levels = np.arange(256, dtype=np.float32)[:, None]
-        table = (levels - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        table = (levels - mean) / std
         batch["images"][row, :height, :width] = cv2.LUT(record.image, table[None])
-        keep = slice(None)
-        if (excess := len(record.labels) - self.max_boxes) > 0:
+        excess = len(record.labels) - self.max_boxes
+        if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)
-            keep = np.sort(np.argsort(-area, kind="stable")[: self.max_boxes])
-        boxes = record.boxes[keep]
-        batch["boxes"][row, : len(boxes)] = boxes
-        batch["labels"][row, : len(boxes)] = record.labels[keep]
+            record = record.select(np.sort(np.argsort(-area, kind="stable")[: self.max_boxes]))
+        batch["boxes"][row, : len(record.boxes)] = record.boxes
+        batch["labels"][row, : len(record.labels)] = record.labels
         return max(excess, 0)
 
 

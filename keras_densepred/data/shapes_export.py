@@ -37,8 +37,9 @@ def coco_ground_truth(dataset: ShapesDataset, with_masks: bool | None = None) ->
         `[x, y, width, height]`, masks are compressed run lengths.
     """
     with_masks = dataset.with_masks if with_masks is None else with_masks
-    drawn = _with(dataset, masks=True)
-    images, annotations = [], []
+    drawn = _with_masks(dataset)
+    images: list[dict] = []
+    annotations: list[dict] = []
     for record in (drawn[index] for index in range(len(drawn))):
         height, width = record.size
         images.append(
@@ -104,7 +105,7 @@ def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
     """
     root = Path(directory)
     names = []
-    drawn = _with(dataset, masks=True)
+    drawn = _with_masks(dataset)
     for record in (drawn[index] for index in range(len(drawn))):
         name = Path(record.file_name).stem
         classes, objects = _voc_maps(record)
@@ -118,11 +119,10 @@ def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
         _write(root / "ImageSets" / task / f"{dataset.split}.txt", lines.encode())
 
 
-def _with(dataset: ShapesDataset, masks: bool) -> ShapesDataset:
+def _with_masks(dataset: ShapesDataset) -> ShapesDataset:
     """The same pictures with masks."""
-    return type(dataset)(
-        dataset.num_images, dataset.image_size, dataset.seed, dataset.split, with_masks=masks
-    )
+    settings = dataset.num_images, dataset.image_size, dataset.seed, dataset.split
+    return type(dataset)(*settings, with_masks=True)
 
 
 def _run_lengths(mask: np.ndarray) -> dict:
