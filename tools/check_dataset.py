@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_sam
 from keras_densepred.data.draw import draw_objects
 from keras_densepred.data.images import ImageError
 from keras_densepred.data.objects import DatasetError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SHOWN_FAULTS = 20
 _SAMPLE_HEIGHT = 480  # Pixels of one picture in the sheet of samples.
@@ -100,7 +104,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _decode_all(console, name: str, dataset: CocoDataset) -> dict[int, str]:
+def _decode_all(console: Console, name: str, dataset: CocoDataset) -> dict[int, str]:
     """Reads every image; returns position and fault of those that cannot be used."""
     progress_module = require("rich.progress", "data")
 
@@ -171,7 +175,7 @@ def _write_samples(
     return path
 
 
-def _refuse(console, faults: list[str]) -> int:
+def _refuse(console: Console, faults: list[str]) -> int:
     for fault in faults[:_SHOWN_FAULTS]:
         console.print(f"- {fault}", style="red", markup=False)
     if len(faults) > _SHOWN_FAULTS:

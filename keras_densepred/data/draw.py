@@ -63,8 +63,8 @@ def draw_objects(
     if masks is not None:
         image = image.copy()
         for i in order:
-            colour = np.array(class_colour(int(labels[i])), np.float32)
-            tinted = image[masks[i]] * (1 - _MASK_OPACITY) + colour * _MASK_OPACITY
+            tint = _MASK_OPACITY * np.array(class_colour(int(labels[i])), np.float32)
+            tinted = image[masks[i]] * (1 - _MASK_OPACITY) + tint
             image[masks[i]] = tinted.astype(np.uint8)
 
     height, width = image.shape[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class ObjectTable:
         labels: np.ndarray,
         crowd: np.ndarray,
         areas: np.ndarray,
-        object_names: Sequence[str],
+        object_name: Callable[[int], str],
     ) -> ObjectTable:
         """Drops boxes that have no area or lie outside their image, clips those partly outside.
 
@@ -82,7 +82,7 @@ class ObjectTable:
             labels: `(N,)` int32.
             crowd: `(N,)` bool.
             areas: `(N,)` float64, NaN where the area of the box is to be used.
-            object_names: what a finding calls each object, as in `"annotation id 7"`.
+            object_name: gives what a finding calls object number `row`: `"annotation id 7"`.
 
         Returns:
             The table of what is left.
@@ -110,7 +110,7 @@ class ObjectTable:
             if mask.any():
                 subject = "object" if mask.sum() == 1 else "objects"
                 first = int(np.argmax(mask))
-                example = f"{object_names[first]} in {file_names[image_of[first]]}"
+                example = f"{object_name(first)} in {file_names[image_of[first]]}"
                 findings.append(Finding(int(mask.sum()), f"{subject} {what}", example))
 
         rows = np.flatnonzero(keep)

@@ -178,7 +178,7 @@ class TfdsDetection:
             labels=np.array(labels, np.int32),
             crowd=np.array(crowd, bool),
             areas=np.array(areas, np.float64),
-            object_names=names,
+            object_name=names.__getitem__,
         )
 
 

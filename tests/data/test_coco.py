@@ -139,6 +139,8 @@ def test_annotation_ids_need_not_be_unique_or_positive(load):
         annotation["id"] = 0
     dataset = load(content)
     assert [a["id"] for a in dataset.ground_truth()["annotations"]] == [1, 2, 3]
+    (finding,) = dataset.summary().findings
+    assert str(finding).startswith("2 annotations share their ids with another")
 
 
 def test_whole_numbers_written_as_floats_and_missing_optional_fields(load):
