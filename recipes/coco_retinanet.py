@@ -82,9 +82,9 @@ _FINE_LAYERS = {"small": 9, "base": 9, "cswin": 7}  # variants with the finer la
 
 def variant_of(preset: str) -> str:
     """Returns which row of the paper's tables a preset is: tiny, small, base, swin, cswin, ..."""
-    mixer, size = preset.removeprefix("cednet_").split("_")[:2]
+    mixer, *size = preset.removeprefix("cednet_").split("_")
     sizes = {"t": "tiny", "s": "small", "b": "base"}
-    return sizes.get(size, size) if mixer == "next" else mixer
+    return sizes.get(size[0], size[0]) if mixer == "next" else mixer
 
 
 def complete(settings: Settings, train: Any) -> Settings:
@@ -298,13 +298,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             if name not in _NOT_OF_THE_RESULT
         }
         decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
-        output = training.claim_output(settings.output, decisive)
         for split in (train, val):
             print(split.summary())
         print(f"Building {settings.preset} with a {settings.head} RetinaNet ...", flush=True)
         keras.utils.set_random_seed(settings.seed)
         model = build_model(settings, len(train.class_names))
         print(f"{model.count_params():,} parameters; devices: {devices}", flush=True)
+        output = training.claim_output(settings.output, decisive)
         eval_batches = open_evaluation(settings, val, len(train) >= PAPER_IMAGES)
         evaluation = metrics.CocoEvaluation(
             eval_batches,
