@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import json
 import math
 import operator
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
+from keras_densepred.data.coco_checks import (
+    Faults,
+    check_entries,
+    check_files,
+    name_annotation,
+    read_annotation_file,
+    repeated_ids,
+    show,
+)
 from keras_densepred.data.coco_masks import (
     SegmentationError,
     check_segmentation,
@@ -25,9 +30,6 @@ from keras_densepred.data.images import load_image
 from keras_densepred.data.objects import DatasetError, ObjectTable
 from keras_densepred.data.records import Record
 from keras_densepred.data.summary import DatasetSummary, Finding
-
-_LARGEST_ID = 2**63 - 1
-_LARGEST_PIXEL = 1e9
 
 
 class CocoDataset:
@@ -61,17 +63,17 @@ class CocoDataset:
     ) -> None:
         self.annotations_path = os.fspath(annotations)
         self.images_path = os.fspath(images)
-        content = _read_json(self.annotations_path)
+        content = read_annotation_file(self.annotations_path)
         self._table, order = _build_table(content, self.annotations_path, self.images_path)
         kept = [content["annotations"][i] for i in order]
         self._masks: list[bytes] | None = None
-        self._notes = _repeated_ids(content["annotations"])
+        self._notes = repeated_ids(content["annotations"])
         self._encode_masks(kept, required=with_masks)
 
     def _encode_masks(self, annotations: list[dict], required: bool) -> None:
         """Turns segmentations into RLE, or, where masks are not asked for, counts unusable ones."""
         sizes = np.repeat(self._table.image_sizes, np.diff(self._table.starts), axis=0).tolist()
-        faults = _Faults(self.annotations_path)
+        faults = Faults(self.annotations_path)
         masks = []
         for annotation, (height, width) in zip(annotations, sizes, strict=True):
             segmentation = annotation.get("segmentation")
@@ -81,7 +83,7 @@ class CocoDataset:
                 elif segmentation:
                     check_segmentation(segmentation, height, width)
             except SegmentationError as error:
-                faults.add(f"{_name_annotation(annotation)} {error}")
+                faults.add(f"{name_annotation(annotation)} {error}")
         if required:
             faults.raise_if_any("correct or remove them, or load the data set without masks")
             self._masks = masks
@@ -239,94 +241,11 @@ def _annotation_file(name: str) -> str:
     return f"annotations/instances_{name}.json"
 
 
-class _Faults:
-    """The first fault of a file in words, and how many there are."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.first = ""
-        self.count = 0
-
-    def add(self, text: str) -> None:
-        self.first = self.first or text
-        self.count += 1
-
-    def raise_if_any(self, advice: str) -> None:
-        if self.count:
-            more = f" ({self.count - 1:,} more entries have faults)" if self.count > 1 else ""
-            raise DatasetError(f"{self.path}: {self.first}{more}: {advice}.")
-
-
-@contextlib.contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
-    """Parsing makes millions of objects and no cycles: 27 instead of 38 seconds on COCO's size."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _read_json(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8-sig") as file, _paused_garbage_collection():
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist: give a COCO annotation file.") from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path} is not valid JSON, or was cut off ({error}): write or copy it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise DatasetError(
-            f"{path} is not a COCO annotation file: its top level is a {type(content).__name__}, "
-            "and must be an object with `images`, `categories` and `annotations`."
-        )
-    for key in ("images", "categories", "annotations"):
-        entries = content.get(key)
-        if not isinstance(entries, list):
-            fault = "is not a list" if key in content else "is missing"
-            raise DatasetError(
-                f"{path}: `{key}` {fault}; a COCO annotation file has lists `images`, `categories` "
-                "and `annotations`."
-            )
-        if not entries:
-            raise DatasetError(
-                f"{path}: `{key}` is empty, so there is nothing to train or evaluate on: give a "
-                "file with images, categories and annotated objects."
-            )
-        faults = _Faults(path)
-        for number, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                faults.add(f"entry {number} of `{key}` is {_show(entry)} and not an object")
-        faults.raise_if_any("correct or remove it")
-    return content
-
-
 def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, np.ndarray]:
     """Checks the three lists against each other; returns the objects and their rows."""
-    images = content["images"]
-    image_rows = _check_ids(
-        images, path, "image", lambda entry: _image_fault(entry) or _name_fault(entry)
-    )
-    _check_files(images, path, folder)
-    categories = sorted(
-        content["categories"],
-        key=lambda entry: entry["id"] if _is_integer(entry.get("id")) else 0,
-    )
-    labels = _check_ids(categories, path, "category", _category_fault)
-    annotations = content["annotations"]
-    faults = _Faults(path)
-    for annotation in annotations:
-        fault = _annotation_fault(annotation, image_rows, labels)
-        if fault:
-            faults.add(f"{_name_annotation(annotation)} {fault}")
-    faults.raise_if_any("correct or remove it")
-
+    images, annotations = content["images"], content["annotations"]
+    image_rows, labels, categories = check_entries(content, path)
+    check_files(images, path, folder)
     areas = [annotation.get("area") for annotation in annotations]
     table = ObjectTable.build(
         class_names=[entry["name"] for entry in categories],
@@ -339,7 +258,7 @@ def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, np
         labels=np.array([labels[a["category_id"]] for a in annotations], np.int32),
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations]),
         areas=np.array([math.nan if area is None else area for area in areas], np.float64),
-        object_name=lambda row: f"annotation id {_show(annotations[row].get('id'))}",
+        object_name=lambda row: f"annotation id {show(annotations[row].get('id'))}",
     )
     if not len(table.labels):
         raise DatasetError(
@@ -347,132 +266,3 @@ def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, np
             "is nothing to train on: boxes are [x, y, width, height] in pixels."
         )
     return table, table.rows
-
-
-def _repeated_ids(annotations: list[dict]) -> tuple[Finding, ...]:
-    """Annotation ids are only names here, so repeated ones are told of and not refused."""
-    seen: set[int] = set()
-    repeated = []
-    for identifier in (entry.get("id") for entry in annotations):
-        if _is_integer(identifier):
-            if identifier in seen:
-                repeated.append(identifier)
-            seen.add(identifier)
-    if not repeated:
-        return ()
-    subject = "annotation shares its id" if len(repeated) == 1 else "annotations share their ids"
-    what = f"{subject} with another, numbered anew for evaluation"
-    return (Finding(len(repeated), what, f"annotation id {_show(repeated[0])}"),)
-
-
-def _check_ids(
-    entries: list[dict], path: str, kind: str, find_fault: Callable[[dict], str | None]
-) -> dict[int, int]:
-    """Maps each id to its position, after every entry was found valid and every id unique."""
-    faults = _Faults(path)
-    rows: dict[int, int] = {}
-    for row, entry in enumerate(entries):
-        identifier = entry.get("id")
-        if not _is_integer(identifier):
-            faults.add(f"{kind} number {row} has id {_show(identifier)}, not an integer")
-        elif identifier in rows:
-            faults.add(f"{kind} id {_show(identifier)} is used twice")
-        else:
-            rows[identifier] = row
-            fault = find_fault(entry)
-            if fault:
-                faults.add(f"{kind} id {_show(identifier)} {fault}")
-    faults.raise_if_any("correct or remove it")
-    return rows
-
-
-def _image_fault(entry: dict) -> str | None:
-    for key in ("width", "height"):
-        value = entry.get(key)
-        if not _is_integer(value) or not 0 < value < _LARGEST_PIXEL:
-            given = f"{key} {_show(value)}" if key in entry else f"no {key}"
-            return f"({entry.get('file_name')}) has {given}, but needs its size in pixels"
-    return None
-
-
-def _name_fault(entry: dict) -> str | None:
-    name = entry.get("file_name")
-    if not isinstance(name, str) or not name or "\0" in name:
-        return f"has file_name {_show(name)}, not the name of a file"
-    # Backslashes and drive letters too: the same file must not be safe here and unsafe there.
-    if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
-        return f"has file_name {_show(name)}, which leads out of the image folder"
-    return None
-
-
-def _category_fault(entry: dict) -> str | None:
-    name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        return f"has name {_show(name)}, not a text"
-    return None
-
-
-def _annotation_fault(
-    entry: dict, images: Mapping[int, int], categories: Mapping[int, int]
-) -> str | None:
-    for key, known in (("image_id", images), ("category_id", categories)):
-        value = entry.get(key)
-        if not _is_integer(value):
-            return f"has {key} {_show(value)}, not an integer"
-        if value not in known:
-            listed = "images" if key == "image_id" else "categories"
-            return f"has {key} {_show(value)}, which `{listed}` does not list"
-    box = entry.get("bbox")
-    if "bbox" not in entry:
-        return "has no bbox"
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        return f"has bbox {_show(box)}, not four finite numbers [x, y, width, height]"
-    area = entry.get("area")
-    if area is not None and not _is_number(area):
-        return f"has area {_show(area)}, not a finite number"
-    if entry.get("iscrowd", 0) not in (0, 1):
-        return f"has iscrowd {_show(entry['iscrowd'])}, neither 0 nor 1"
-    return None
-
-
-def _check_files(images: list[dict], path: str, folder: str) -> None:
-    """Refuses images that are not there; lists folders, as 100,000 single look-ups are slow."""
-    if not os.path.isdir(folder):
-        raise DatasetError(f"{folder} is not a folder: give the folder with the images of {path}.")
-    listings: dict[str, set[str]] = {}
-    faults = _Faults(path)
-    for entry in images:
-        parent, name = os.path.split(os.path.join(folder, entry["file_name"]))
-        if parent not in listings:
-            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        # The second look is for file systems that do not tell upper from lower case.
-        if name not in listings[parent] and not os.path.exists(os.path.join(parent, name)):
-            faults.add(f"image id {_show(entry['id'])} is {entry['file_name']}, not in {folder}")
-    faults.raise_if_any("add the files, remove the entries, or give another image folder")
-
-
-def _is_integer(value: Any) -> TypeGuard[int]:
-    """Whether JSON gave a whole number, 3.0 included: some exporters write every number so."""
-    if isinstance(value, float):
-        return value.is_integer() and abs(value) < 2**53
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID
-
-
-def _is_number(value: Any) -> bool:
-    """Whether JSON gave a finite number of a size that pixels can have."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and -(_LARGEST_PIXEL**2) < value < _LARGEST_PIXEL**2
-    )
-
-
-def _name_annotation(annotation: dict) -> str:
-    identifier, image_id = _show(annotation.get("id")), _show(annotation.get("image_id"))
-    return f"annotation id {identifier} (image id {image_id})"
-
-
-def _show(value: Any) -> str:
-    """A JSON value as it stands in the file, short."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
