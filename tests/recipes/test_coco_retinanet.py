@@ -27,7 +27,7 @@ def flags(tmp_path_factory):
     return toy.make(tmp_path_factory.mktemp("toy"))
 
 
-@pytest.mark.parametrize("head", ["keras_hub", "keras_cv"])
+@pytest.mark.parametrize("head", ["keras_hub", pytest.param("keras_cv", marks=pytest.mark.slow)])
 def test_from_flags_to_files(flags, tmp_path, capsys, head):
     output = tmp_path / "out"
     results = recipe.main([*flags, "--head", head, "--output", str(output)])
