@@ -3,6 +3,7 @@
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.residual import LayerScale, drop_path
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
@@ -25,6 +26,7 @@ __all__ = [
     "FanOutNormal",
     "LayerScale",
     "NeXtMixer",
+    "Pointwise",
     "ResNetMixer",
     "ShiftedWindowAttention",
     "SizeCheck",

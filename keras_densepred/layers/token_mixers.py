@@ -13,6 +13,7 @@ from keras import layers
 
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.residual import LayerScale, drop_path
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
@@ -50,7 +51,7 @@ class TokenMixer(abc.ABC):
     def conv(self, x, channels: int, kernel: int, name: str, stride: int = 1, use_bias=True):
         """Convolution with symmetric zero padding of kernel // 2, or none where kernel = stride."""
         if kernel == 1:
-            # On channels-last maps a 1x1 convolution is a Dense layer, and faster as one.
+            # On channels-last maps a 1x1 convolution is a matrix product, and faster as one.
             return self.dense(x, channels, name, use_bias)
         if stride > 1 and kernel > stride:
             # "same" pads a stride-2 convolution at the bottom and the right only.
@@ -70,7 +71,7 @@ class TokenMixer(abc.ABC):
         )(x)
 
     def dense(self, x, units: int, name: str, use_bias=True):
-        return layers.Dense(
+        return Pointwise(
             units,
             use_bias=use_bias,
             kernel_initializer=FanOutNormal(),

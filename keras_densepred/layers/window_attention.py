@@ -5,13 +5,14 @@ import numpy as np
 from keras import ops
 
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.ops.depthwise import depthwise_conv
 
 MASKED = -100.0  # added to the logits of pairs that are not neighbours; Swin's constant
 
 
-def _dense(units: int, name: str, dtype) -> keras.layers.Dense:
-    return keras.layers.Dense(units, kernel_initializer=FanOutNormal(), name=name, dtype=dtype)
+def _dense(units: int, name: str, dtype) -> Pointwise:
+    return Pointwise(units, kernel_initializer=FanOutNormal(), name=name, dtype=dtype)
 
 
 def _attend(query, key, value, bias=None):
