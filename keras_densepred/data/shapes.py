@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from keras_densepred.data.summary import DatasetSummary
 
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
-MAX_OBJECTS = 6  # in one picture
+MAX_OBJECTS = 5  # in one picture
 _SPLITS = ("train", "val")
 
-# Diameters as a share of the shorter image side: 13 to 90 pixels at 128.
-_DIAMETER = (0.10, 0.70)
+# Diameters as a share of the shorter image side: 19 to 90 pixels at 128. Smaller ones would fall
+# through RetinaNet's anchors, whose smallest is 32 pixels.
+_DIAMETER = (0.15, 0.70)
 _MIN_DIAMETER_PIXELS = 8.0
 # An object is never hidden further than this share of what the frame shows of it.
-_MIN_VISIBLE = 0.45
+_MIN_VISIBLE = 0.6
 _EMPTY_PICTURES = 0.03
 _CIRCLE = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
 _SUBPIXEL_BITS = 4  # of OpenCV's fixed-point coordinates
@@ -171,9 +172,9 @@ def _draw_picture(
     """
     cv2 = require("cv2", "data")
     unit = min(height, width)
-    canvas = _texture(rng, height, width, rng.uniform(30, 225, 3), rng.uniform(8, 60), unit)
+    canvas = _texture(rng, height, width, rng.uniform(30, 225, 3), rng.uniform(5, 35), unit)
     owner = np.zeros((height, width), np.uint8)
-    for _ in range(rng.integers(0, 5)):
+    for _ in range(rng.integers(0, 4)):
         _add_distractor(rng, canvas, unit)
 
     count = 0 if rng.random() < _EMPTY_PICTURES else int(rng.integers(1, MAX_OBJECTS + 1))
@@ -204,7 +205,7 @@ def _draw_picture(
 
     if rng.random() < 0.3:
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 0.9))
-    gain, noise = rng.uniform(0.6, 1.1), rng.uniform(0.02, 0.14)
+    gain, noise = rng.uniform(0.6, 1.1), rng.uniform(0.02, 0.1)
     offset = 128 - 128 * gain - 127.5 * noise + rng.uniform(-25, 25)
     grain = np.frombuffer(rng.bytes(canvas.size), np.uint8).reshape(canvas.shape)
     image = cv2.addWeighted(canvas, gain, grain, noise, offset, dtype=cv2.CV_8U)
@@ -323,10 +324,10 @@ def _paint(rng: np.random.Generator, ground: np.ndarray, cover: np.ndarray, unit
     candidates = rng.uniform(10, 245, (6, 3))
     distance = np.linalg.norm(candidates - cv2.mean(ground)[:3], axis=1)
     # The first that is far enough from what lies around, at the latest the farthest.
-    wanted = min(rng.uniform(55, 130), distance.max())
+    wanted = min(rng.uniform(80, 160), distance.max())
     color = candidates[np.argmax(distance >= wanted)]
     height, width = cover.shape
-    fill = _texture(rng, height, width, color, rng.uniform(0, 45), unit)
+    fill = _texture(rng, height, width, color, rng.uniform(0, 35), unit)
     fill -= ground
     fill *= cv2.cvtColor(cover, cv2.COLOR_GRAY2RGB) * np.float32(1 / 255)
     ground += fill
