@@ -97,13 +97,13 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
         self._prediction_decoder = prediction_decoder or self.default_decoder(bounding_box_format)
 
     def train_step(self, *args: Any) -> Any:
-        """As Keras'; KerasCV's `{"images", "bounding_boxes"}` batches are taken too."""
+        """As Keras'."""
         # keras-cv 0.9.0 unpacks exactly (x, y), and train_on_batch passes three.
-        return keras.Model.train_step(self, *args[:-1], _unpack(args[-1]))
+        return keras.Model.train_step(self, *args)
 
     def test_step(self, *args: Any) -> Any:
-        """As Keras'; KerasCV's `{"images", "bounding_boxes"}` batches are taken too."""
-        return keras.Model.test_step(self, *args[:-1], _unpack(args[-1]))
+        """As Keras'."""
+        return keras.Model.test_step(self, *args)
 
     def compute_loss(
         self,
@@ -133,7 +133,3 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
             "dtype": keras.saving.serialize_keras_object(self.head_dtype),
             "name": self.name,
         }
-
-
-def _unpack(data: Any) -> Any:
-    return (data["images"], data["bounding_boxes"]) if isinstance(data, dict) else data
