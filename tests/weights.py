@@ -19,8 +19,8 @@ def set_deterministic_weights(model: keras.Model) -> None:
             continue
         value = normal(weight.path, weight.shape)
         if weight.name.endswith("kernel"):
-            fan_in = int(np.prod(weight.shape[:-1])) // (weight.shape[2] if is_depthwise(weight) else 1)
-            value = value / np.sqrt(fan_in)
+            fan_in = weight.shape[:2] if is_depthwise(weight) else weight.shape[:-1]
+            value = value / np.sqrt(np.prod(fan_in))
         elif weight.name in ("gamma", "moving_variance"):
             value = 1 + 0.1 * value
         else:

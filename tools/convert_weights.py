@@ -4,7 +4,7 @@
 
 CHECKPOINT is a `.pth` file (read as weights alone, nothing in it is run) or a `.safetensors` file
 of the CEDNet authors' code: plain, with averaged weights (`--ema`), or wrapped by mmdetection or
-mmsegmentation. What it holds decides what is saved: a classifier, a detection pyramid or a backbone.
+mmsegmentation. What it holds decides what is saved: a classifier, a pyramid or a backbone.
 """
 
 import argparse

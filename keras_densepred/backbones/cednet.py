@@ -237,7 +237,7 @@ def _stem(x, mixer: TokenMixer, stem_width: int, p2_width: int):
 class _StageBuilder:
     """Builds one stage of the cascade: an encoder down to C5 and a decoder back up to C3."""
 
-    def __init__(self, mixer: TokenMixer, widths: tuple[int, int, int], style: str, lr: bool):
+    def __init__(self, mixer: TokenMixer, widths: tuple[int, ...], style: str, lr: bool):
         self.mixer = mixer
         self.widths = widths
         self.style = style

@@ -241,7 +241,7 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray
     return state
 
 
-def _read_safetensors(path: Path) -> dict:
+def _read_safetensors(path: Path) -> Mapping:
     require("safetensors", "convert")
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -252,7 +252,7 @@ def _read_safetensors(path: Path) -> dict:
         raise ValueError(f"{path} is not a readable .safetensors file: {error}.") from error
 
 
-def _read_torch(path: Path) -> dict:
+def _read_torch(path: Path) -> Mapping:
     torch = require("torch", "torch")
     import argparse
     import pickle  # only for the name of the exception that weights_only loading raises

@@ -40,9 +40,7 @@ def _layer_multiply_adds(layer) -> int:
         return 0
     shape = layer.output.shape[1:]
     positions = math.prod(shape[:-1])  # a pooled vector has one
-    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-        per_position = math.prod(layer.kernel.shape)
-    elif isinstance(layer, DepthwiseConv):
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense, DepthwiseConv)):
         per_position = math.prod(layer.kernel.shape)
     elif isinstance(layer, ShiftedWindowAttention):
         window = layer.window_size

@@ -35,28 +35,14 @@ def _zero_pad(inputs, pads):
     return jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
 
 
-# Compiled as a whole also where the caller runs eagerly: op by op it would be 49 compilations.
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def shifted_products(inputs, kernel, strides, dilation, pads):
-    """Depthwise convolution of a channels-last map.
-
-    Args:
-        inputs: `(batch, height, width, channels)`, any float dtype; sums are float32.
-        kernel: `(kernel_height, kernel_width, channels)`.
-        strides: step of the window in pixels along both axes.
-        dilation: distance between taps in pixels along both axes.
-        pads: zeros to add, ((top, bottom), (left, right)).
-
-    Returns:
-        `(batch, out_height, out_width, channels)` in the dtype of `inputs`.
-    """
+def _shifted_products(inputs, kernel, strides, dilation, pads):
     total = _sum_of_shifts(_zero_pad(inputs, pads), kernel, strides, dilation)
     return total.astype(inputs.dtype)
 
 
 def _forward(inputs, kernel, strides, dilation, pads):
-    return shifted_products(inputs, kernel, strides, dilation, pads), (inputs, kernel)
+    return _shifted_products(inputs, kernel, strides, dilation, pads), (inputs, kernel)
 
 
 def _backward(strides, dilation, pads, residuals, gradient):
@@ -102,4 +88,22 @@ def _backward(strides, dilation, pads, residuals, gradient):
     return inputs_gradient.astype(inputs.dtype), kernel_gradient.astype(kernel.dtype)
 
 
-shifted_products.__wrapped__.defvjp(_forward, _backward)
+_shifted_products.defvjp(_forward, _backward)
+
+
+# Compiled as a whole also where the caller runs eagerly: op by op it would be 49 compilations.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def shifted_products(inputs, kernel, strides, dilation, pads):
+    """Depthwise convolution of a channels-last map.
+
+    Args:
+        inputs: `(batch, height, width, channels)`, any float dtype; sums are float32.
+        kernel: `(kernel_height, kernel_width, channels)`.
+        strides: step of the window in pixels along both axes.
+        dilation: distance between taps in pixels along both axes.
+        pads: zeros to add, ((top, bottom), (left, right)).
+
+    Returns:
+        `(batch, out_height, out_width, channels)` in the dtype of `inputs`.
+    """
+    return _shifted_products(inputs, kernel, strides, dilation, pads)

@@ -178,7 +178,9 @@ class AdamW(_BackendAdamW):
             learning_rate=learning_rate, weight_decay=weight_decay, epsilon=epsilon, **kwargs
         )
         self._default_decay = weight_decay
-        self._rules = {path: tuple(map(float, rule)) for path, rule in (rules or {}).items()}
+        self._rules = {
+            path: (float(scale), float(decay)) for path, (scale, decay) in (rules or {}).items()
+        }
 
     @property
     def rules(self) -> dict[str, tuple[float, float]]:

@@ -196,7 +196,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             shutil.rmtree(temporary)
         temporary.mkdir()
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, allow_pickle=False, **arrays)
         content = buffer.getbuffer()
         for file_name, data in (
             (_ARRAYS, content),
@@ -272,7 +272,7 @@ class RandomState:
     @classmethod
     def capture(cls) -> "RandomState":
         """Takes the states as they are now."""
-        name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global one is meant
+        name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
         backend_states = random_state.get_backend_random_state()
         arrays = {f"random_backend_{i}": state for i, state in enumerate(backend_states)}
         values = {

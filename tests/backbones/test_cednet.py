@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tests.weights import gradients, set_deterministic_weights
 
 import keras_densepred
 from keras_densepred import CEDNetBackbone, DetectionPyramid
+from tests.weights import gradients, set_deterministic_weights
 
 TINY = dict(
     p2_width=32, p2_depth=1, widths=(32, 64, 96), depths=(2, 2, 2), num_stages=2, stem_width=8

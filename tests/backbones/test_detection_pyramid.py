@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tests.backbones.test_cednet import TINY, max_difference, mini, trainable_parameters
 
 from keras_densepred import CEDNetBackbone, DetectionPyramid
+from tests.backbones.test_cednet import TINY, max_difference, mini, trainable_parameters
 
 # CEDNET.md 1.15: RetinaNet in all, minus its head of 6,463,220 parameters.
 RETINANET_MILLIONS = {

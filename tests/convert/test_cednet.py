@@ -6,10 +6,10 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from tests.convert.authors_state import key_list, make_images, make_state
 
 from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, DetectionPyramid
 from keras_densepred.convert.cednet import authors_keys, load_state, read_checkpoint
+from tests.convert.authors_state import key_list, make_images, make_state
 
 PRESETS = {
     "next_tiny": "cednet_next_tiny",
@@ -179,8 +179,12 @@ def test_a_square_linear_layer_is_transposed():
         shape = tuple(weight.shape)
         value = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
         if weight.name == "kernel":
-            value = value.transpose(*range(2, len(shape)), 1, 0) if len(shape) == 2 else (
-                value.transpose(2, 3, 0, 1) if shape[-1] == 1 else value.transpose(3, 2, 0, 1)
+            value = (
+                value.transpose(*range(2, len(shape)), 1, 0)
+                if len(shape) == 2
+                else (
+                    value.transpose(2, 3, 0, 1) if shape[-1] == 1 else value.transpose(3, 2, 0, 1)
+                )
             )
         state[key] = value
     load_state(backbone, state)

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tests.weights import gradients
 
 from keras_densepred.ops.depthwise import depthwise_conv, explicit_padding
+from tests.weights import gradients
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred_tests")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from keras import ops
-from tests.convert.test_cednet import tiny_state
-from tools import convert_weights
 
 import keras_densepred
 from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, DetectionPyramid
+from tests.convert.test_cednet import tiny_state
+from tools import convert_weights
 
 pytestmark = pytest.mark.backend_free
 
@@ -36,9 +36,7 @@ def test_checkpoint_to_preset(kind, tmp_path):
     assert convert_weights.main(arguments) == 0
     loaded = type(expected).from_preset(str(tmp_path / "preset"))
     images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
-    for ours, reference in zip(
-        _flat(loaded(images)), _flat(expected(images)), strict=True
-    ):
+    for ours, reference in zip(_flat(loaded(images)), _flat(expected(images)), strict=True):
         np.testing.assert_array_equal(ours, reference)
 
 
