@@ -213,7 +213,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     figure_module = require("matplotlib.figure", "data")
     ticker = require("matplotlib.ticker", "data")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    panels = {
+    panels: dict[str, list[str]] = {
         "training loss": [name for name in names if "loss" in name],
         "average precision on val": [n for n in ("val_AP", "val_AP50", "val_AP75") if n in names],
     }
@@ -221,7 +221,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     figure = figure_module.Figure(figsize=(5.2 * max(1, len(panels)), 3.6), layout="constrained")
     for index, (title, columns) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        for name in map(str, columns):
+        for name in columns:
             points = [(row["epoch"], row[name]) for row in rows if name in row]
             label = name.removeprefix("val_").replace("_", " ")
             axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=2.5)

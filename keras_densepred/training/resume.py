@@ -280,7 +280,7 @@ class RandomState:
             "numpy": [name, *rest],
             "backend": len(backend_states),
         }
-        return cls(values, {"random_numpy": keys, **arrays})
+        return cls(values, {"random_numpy": np.asarray(keys), **arrays})
 
     def restore(self) -> None:
         """Puts them back."""
