@@ -21,3 +21,14 @@ def fixed_seed():
 @pytest.fixture
 def golden() -> Path:
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """What a module of tests compiled is not kept for the next one: JAX's would fill gigabytes."""
+    yield
+    keras.utils.clear_session()
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
