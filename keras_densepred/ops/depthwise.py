@@ -72,6 +72,7 @@ def depthwise_conv(
     outputs = compute(inputs, kernel, strides, padding, dilation_rate, data_format)
     if bias is None:
         return outputs
+    bias = ops.convert_to_tensor(bias)
     if data_format == "channels_first":
         bias = ops.reshape(bias, (1, -1, 1, 1))
     return outputs + bias
