@@ -58,5 +58,5 @@ def gradients(model: keras.Model, images: np.ndarray) -> list[np.ndarray | None]
             outputs, _ = model.stateless_call(trainable, non_trainable, images, training=True)
             return loss_of(outputs)
 
-        grads = jax.grad(loss)([v.value for v in model.trainable_variables])
+        grads = jax.jit(jax.grad(loss))([v.value for v in model.trainable_variables])
     return [None if g is None else keras.ops.convert_to_numpy(g) for g in grads]
