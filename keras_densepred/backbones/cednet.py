@@ -13,7 +13,6 @@ pretrained weights were ever published; the built-in presets are architectures.
 from collections.abc import Sequence
 
 import keras
-from keras import layers
 
 from keras_densepred.backbones.pyramid_backbone import (
     PyramidBackbone,
@@ -23,6 +22,7 @@ from keras_densepred.backbones.pyramid_backbone import (
 )
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.token_mixers import TOKEN_MIXERS, TokenMixer
+from keras_densepred.layers.upsampling import BilinearUpsample
 
 STYLES = ("fpn", "full_fpn", "unet", "hourglass")
 
@@ -309,13 +309,7 @@ class _StageBuilder:
     def fuse(self, fine, coarse, part: int, name: str):
         """norm(fine + up(conv(coarse))): 1x1 convolution first, then bilinear x2."""
         x = self.mixer.conv(coarse, fine.shape[-1], 1, f"{name}_upsample{part}_conv")
-        x = layers.UpSampling2D(
-            2,
-            data_format="channels_last",
-            interpolation="bilinear",
-            name=f"{name}_upsample{part}",
-            dtype=self.mixer.dtype,
-        )(x)
+        x = BilinearUpsample(name=f"{name}_upsample{part}", dtype=self.mixer.dtype)(x)
         return self.mixer.norm(self.mixer.add(fine, x, f"{name}_add{part}"), f"{name}_norm{part}")
 
     def lateral(self, x, name: str, level: int):

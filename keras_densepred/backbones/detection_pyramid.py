@@ -6,7 +6,6 @@ authors' detection code).
 """
 
 import keras
-from keras import layers
 
 from keras_densepred.backbones.pyramid_backbone import (
     PyramidBackbone,
@@ -14,6 +13,7 @@ from keras_densepred.backbones.pyramid_backbone import (
     to_channels_last,
 )
 from keras_densepred.layers.token_mixers import NeXtMixer
+from keras_densepred.layers.upsampling import BilinearUpsample
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -116,12 +116,6 @@ def _finest_level(c2, p3, width: int, mixer, dtype):
     """P2 of the two-stage detectors."""
     norms = NeXtMixer(dtype=dtype)
     lateral = norms.norm(mixer.conv(c2, width, 1, "pyramid_p2_conv"), "pyramid_p2_norm")
-    up = layers.UpSampling2D(
-        2,
-        data_format="channels_last",
-        interpolation="bilinear",
-        name="pyramid_p2_upsample",
-        dtype=dtype,
-    )(p3)
+    up = BilinearUpsample(name="pyramid_p2_upsample", dtype=dtype)(p3)
     x = norms.norm(mixer.add(up, lateral, "pyramid_p2_add"), "pyramid_p2_merge_norm")
     return mixer.conv(x, width, 3, "pyramid_p2_merge_conv")
