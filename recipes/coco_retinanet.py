@@ -287,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         training.TrainingDiverged: if the loss becomes NaN.
     """
     settings = training.parse_settings(Settings, argv, __doc__)
+    training.keep_freed_memory()
     print("Reading the annotations ...", flush=True)
     train, val = open_data(settings)
     settings = complete(settings, train)

@@ -19,6 +19,7 @@ from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
     ShiftedWindowAttention,
 )
+from keras_densepred.ops.gelu import gelu
 
 HEAD_DIM = 32  # channels of one attention head, in every Swin and CSwin variant
 CSWIN_STRIPES = {2: 1, 3: 2, 4: 7}  # stripe width at each level; LR blocks attend over all
@@ -46,7 +47,7 @@ class TokenMixer(abc.ABC):
 
     def act(self, x, name: str):
         """Exact GELU."""
-        return layers.Activation("gelu", name=name, dtype=self.dtype)(x)
+        return layers.Activation(gelu, name=name, dtype=self.dtype)(x)
 
     def conv(self, x, channels: int, kernel: int, name: str, stride: int = 1, use_bias=True):
         """Convolution with symmetric zero padding of kernel // 2, or none where kernel = stride."""

@@ -1,6 +1,7 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
 from keras_densepred.training.distribution import DevicesError, data_parallel
+from keras_densepred.training.memory import keep_freed_memory
 from keras_densepred.training.optim import (
     AdamW,
     WarmupCosine,
@@ -51,6 +52,7 @@ __all__ = [
     "data_parallel",
     "draw_predictions",
     "fit",
+    "keep_freed_memory",
     "parse_settings",
     "plot_curves",
     "setting",

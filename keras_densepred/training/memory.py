@@ -1,0 +1,33 @@
+"""Memory on Linux: keep what a training step frees for the next step."""
+
+import ctypes
+import sys
+
+# Numbers of glibc's malloc.h for `mallopt`.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def keep_freed_memory() -> bool:
+    """Lets the C library reuse large freed blocks instead of returning them to the system.
+
+    A training step on a CPU allocates and frees hundreds of megabytes of maps. By default each
+    such block is mapped, zeroed page by page at its first use, and unmapped again, at every step:
+    a quarter of the CPU time of CEDNet-pico's gradient on JAX (1.50 s to 1.13 s, 8 images of 256
+    px, 2 cores). The process then keeps its peak memory until it ends, so call this in a program,
+    not in a library.
+
+    Returns:
+        Whether it took effect; only with glibc, on Linux.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library, such as musl
+        return False
+    settings = (
+        (_M_MMAP_MAX, 0),  # large blocks from the heap, not from the system
+        (_M_TRIM_THRESHOLD, 2**31 - 1),  # and never back
+        (_M_TOP_PAD, 256 * 2**20),  # grow in large steps
+        (_M_ARENA_MAX, 1),  # other arenas have a limit of 64 MiB and would map again
+    )
+    return all([mallopt(option, value) for option, value in settings])
