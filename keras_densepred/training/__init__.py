@@ -17,6 +17,7 @@ from keras_densepred.training.report import (
     draw_predictions,
     plot_curves,
     write_atomically,
+    write_classes,
 )
 from keras_densepred.training.resume import fit
 from keras_densepred.training.settings import (
@@ -51,4 +52,5 @@ __all__ = [
     "plot_curves",
     "setting",
     "write_atomically",
+    "write_classes",
 ]
