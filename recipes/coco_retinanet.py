@@ -341,6 +341,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         draw_samples(model, eval_batches, val, output / "predictions.png")
         model.backbone.backbone.save_to_preset(str(output / "preset" / "backbone"))
         model.save(output / "preset" / "detector.keras")
+        training.write_classes(output / "preset" / "classes.json", train)
     results = evaluation.results
     files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
     print(f"Wrote {', '.join(str(output / name) for name in files)}")

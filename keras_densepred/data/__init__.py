@@ -13,13 +13,14 @@ from keras_densepred.data.augment import (
     coco_augmentation,
 )
 from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_same_classes
+from keras_densepred.data.eval_passes import EvalBatches, eval_batches
 from keras_densepred.data.images import ImageError, load_image
 from keras_densepred.data.objects import DatasetError
-from keras_densepred.data.pipeline import BatchStream, EvalBatches, eval_batches, train_batches
 from keras_densepred.data.records import IGNORE_LABEL, Record
 from keras_densepred.data.shapes import ShapesDataset
 from keras_densepred.data.summary import DatasetSummary, summarize
 from keras_densepred.data.tfds import TfdsDetection
+from keras_densepred.data.train_stream import BatchStream, train_batches
 
 __all__ = [
     "IGNORE_LABEL",

@@ -6,12 +6,7 @@ import keras
 import keras_hub
 from keras_hub.src.utils import preset_utils
 
-from keras_densepred.models.retinanet_core import (
-    RetinaNetCore,
-    as_detection_pyramid,
-    build_heads,
-    predict_levels,
-)
+from keras_densepred.models.retinanet_core import RetinaNetCore
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -61,6 +56,9 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
 
     box_output = "bbox_regression"
     classification_output = "cls_logits"
+    # RetinaNetObjectDetector.__init__ builds heads 256 wide and gives the focal prior to the wrong
+    # one (keras-hub 0.32.0).
+    host_task = keras_hub.models.ObjectDetector
 
     def __init__(
         self,
@@ -74,39 +72,17 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         dtype: Any = None,
         **kwargs: Any,
     ):
-        # === Layers ===
-        backbone = as_detection_pyramid(backbone)
-        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
-        images = keras.Input(backbone.image_shape, name="images")
-        features = backbone(images)
-        width = head_width or next(iter(features.values())).shape[-1]
-        box_head, classification_head = build_heads(num_classes, width, head_depth, head_dtype)
-
-        # === Functional model ===
-        outputs = predict_levels(
-            features,
+        super().__init__(
+            backbone,
             num_classes,
-            box_head,
-            classification_head,
-            self.box_output,
-            self.classification_output,
+            bounding_box_format,
+            head_width,
+            head_depth,
+            prediction_decoder,
+            dtype,
+            **kwargs,
         )
-        # Past RetinaNetObjectDetector.__init__: it builds heads 256 wide and gives the focal
-        # prior to the wrong one (keras-hub 0.32.0).
-        keras_hub.models.ObjectDetector.__init__(self, inputs=images, outputs=outputs, **kwargs)
-
-        # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.bounding_box_format = bounding_box_format
-        self.head_width = width
-        self.head_depth = head_depth
-        self.head_dtype = head_dtype
         self.preprocessor = preprocessor
-        self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
-        self.box_head = box_head
-        self.classification_head = classification_head
-        self._prediction_decoder = prediction_decoder or self.default_decoder(bounding_box_format)
 
     def _trainer(self) -> type[keras.Model]:
         # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or
@@ -139,17 +115,8 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         return self._trainer().predict_on_batch(self, x, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
-            "num_classes": self.num_classes,
-            "bounding_box_format": self.bounding_box_format,
-            "head_width": self.head_width,
-            "head_depth": self.head_depth,
-            "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
-            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
-            "name": self.name,
-        }
+        preprocessor = keras.saving.serialize_keras_object(self.preprocessor)
+        return {**super().get_config(), "preprocessor": preprocessor}
 
     @classmethod
     def from_preset(

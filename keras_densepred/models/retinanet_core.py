@@ -116,12 +116,56 @@ def predict_levels(
 class RetinaNetCore:
     """Mixin over a host's RetinaNet class, before it in the bases.
 
-    The subclass sets `num_classes`, `bounding_box_format`, `pyramid_levels` and the host's
-    `prediction_decoder`, and the names of its two outputs as class attributes.
+    The subclass names, as class attributes, its two outputs and the host's class that makes a task
+    of a graph. Its constructor's arguments, documented there, come here.
     """
 
-    box_output = "box"
-    classification_output = "classification"
+    box_output: str
+    classification_output: str
+    host_task: type[keras.Model]
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        bounding_box_format: str = "xyxy",
+        head_width: int | None = None,
+        head_depth: int = 4,
+        prediction_decoder: keras.layers.Layer | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        # === Layers ===
+        backbone = as_detection_pyramid(backbone)
+        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
+        images = keras.Input(backbone.image_shape, name="images")
+        features = backbone(images)
+        width = head_width or next(iter(features.values())).shape[-1]
+        box_head, classification_head = build_heads(num_classes, width, head_depth, head_dtype)
+
+        # === Functional model ===
+        outputs = predict_levels(
+            features,
+            num_classes,
+            box_head,
+            classification_head,
+            self.box_output,
+            self.classification_output,
+        )
+        # Past the __init__ of the host's RetinaNet, which builds heads of its own.
+        self.host_task.__init__(self, inputs=images, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.bounding_box_format = bounding_box_format
+        self.head_width = width
+        self.head_depth = head_depth
+        self.head_dtype = head_dtype
+        self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
+        self.box_head = box_head
+        self.classification_head = classification_head
+        self._prediction_decoder = prediction_decoder or self.default_decoder(bounding_box_format)
 
     def compile(
         self,
@@ -257,3 +301,15 @@ class RetinaNetCore:
     def default_decoder(self, bounding_box_format: str) -> NonMaxSuppression:
         """Per-class suppression at 0.5 with scores from 0.05 and 100 boxes: COCO's protocol."""
         return NonMaxSuppression(bounding_box_format, from_logits=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "bounding_box_format": self.bounding_box_format,
+            "head_width": self.head_width,
+            "head_depth": self.head_depth,
+            "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
+            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
+            "name": self.name,
+        }

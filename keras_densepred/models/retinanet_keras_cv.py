@@ -5,12 +5,7 @@ from typing import Any
 import keras
 
 from keras_densepred._optional import require
-from keras_densepred.models.retinanet_core import (
-    RetinaNetCore,
-    as_detection_pyramid,
-    build_heads,
-    predict_levels,
-)
+from keras_densepred.models.retinanet_core import RetinaNetCore
 
 require("tensorflow", "tensorflow")  # keras-cv 0.9.0 imports it on every backend
 keras_cv = require("keras_cv", "cv")
@@ -52,49 +47,8 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
 
     box_output = "box"
     classification_output = "classification"
-
-    def __init__(
-        self,
-        backbone: keras.Model,
-        num_classes: int,
-        bounding_box_format: str = "xyxy",
-        head_width: int | None = None,
-        head_depth: int = 4,
-        prediction_decoder: keras.layers.Layer | None = None,
-        dtype: Any = None,
-        **kwargs: Any,
-    ):
-        # === Layers ===
-        backbone = as_detection_pyramid(backbone)
-        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
-        images = keras.Input(backbone.image_shape, name="images")
-        features = backbone(images)
-        width = head_width or next(iter(features.values())).shape[-1]
-        box_head, classification_head = build_heads(num_classes, width, head_depth, head_dtype)
-
-        # === Functional model ===
-        outputs = predict_levels(
-            features,
-            num_classes,
-            box_head,
-            classification_head,
-            self.box_output,
-            self.classification_output,
-        )
-        # Past keras_cv.models.RetinaNet.__init__, which takes no pyramid of five levels.
-        keras_cv.models.Task.__init__(self, inputs=images, outputs=outputs, **kwargs)
-
-        # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.bounding_box_format = bounding_box_format
-        self.head_width = width
-        self.head_depth = head_depth
-        self.head_dtype = head_dtype
-        self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
-        self.box_head = box_head
-        self.classification_head = classification_head
-        self._prediction_decoder = prediction_decoder or self.default_decoder(bounding_box_format)
+    # keras_cv.models.RetinaNet.__init__ takes no pyramid of five levels (keras-cv 0.9.0).
+    host_task = keras_cv.models.Task
 
     def train_step(self, *args: Any) -> Any:
         """As Keras'."""
@@ -121,15 +75,3 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
     def compute_metrics(self, x: Tensor, y: Any, y_pred: Any, sample_weight: Any = None) -> dict:
         """The loss parts; KerasCV's own would decode boxes for the metrics compile() refuses."""
         return keras.Model.compute_metrics(self, x, y, y_pred, sample_weight)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "bounding_box_format": self.bounding_box_format,
-            "head_width": self.head_width,
-            "head_depth": self.head_depth,
-            "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
-            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
-            "name": self.name,
-        }

@@ -1,6 +1,8 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
+from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.distribution import DevicesError, data_parallel
+from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.memory import keep_freed_memory
 from keras_densepred.training.optim import (
     AdamW,
@@ -16,21 +18,16 @@ from keras_densepred.training.report import (
     draw_predictions,
     plot_curves,
     write_atomically,
+    write_classes,
 )
-from keras_densepred.training.resume import (
-    CheckpointError,
-    NanGuard,
-    Position,
-    ResumableCheckpoint,
-    TrainingDiverged,
-    fit,
-)
+from keras_densepred.training.resume import fit
 from keras_densepred.training.settings import (
     SettingsError,
     claim_output,
     parse_settings,
     setting,
 )
+from keras_densepred.training.snapshots import CheckpointError, Position
 
 __all__ = [
     "AdamW",
@@ -57,4 +54,5 @@ __all__ = [
     "plot_curves",
     "setting",
     "write_atomically",
+    "write_classes",
 ]

@@ -1,13 +1,14 @@
-"""What a run shows and leaves behind: progress, `metrics.csv`, curves, predictions drawn."""
+"""What a run shows and leaves behind: progress, `metrics.csv`, curves, predictions, class names."""
 
 import csv
 import io
+import json
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import keras
 import numpy as np
@@ -25,6 +26,32 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+class ClassList(Protocol):
+    """A data set's classes, by label; every data set of `keras_densepred.data` has them."""
+
+    @property
+    def category_ids(self) -> Sequence[int]: ...
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+
+def write_classes(path: str | os.PathLike[str], dataset: ClassList) -> None:
+    """Writes what the labels of a detector mean, for those who get the model without the data.
+
+    Args:
+        path: of a JSON file, `[{"id": 18, "name": "dog"}, ...]`: the entry at position k is the
+            class of label k, with its category id in the data set.
+        dataset: the split that the detector was trained on.
+    """
+    classes = [
+        {"id": int(category_id), "name": name}
+        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+    ]
+    text = json.dumps(classes, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode("utf-8"))
 
 
 def current_learning_rate(model: keras.Model) -> float:

@@ -244,6 +244,12 @@ def test_checkpoints_that_would_run_code_or_are_none_are_refused(tmp_path):
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(ValueError, match=r"text.pth cannot be read"):
         read_checkpoint(tmp_path / "text.pth")
+    torch.save({"model": {}}, tmp_path / "cut.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "cut.pth").read_bytes()
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pth").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"cut.pth cannot be read as weights alone \(\w+"):
+            read_checkpoint(tmp_path / "cut.pth")
     (tmp_path / "text.safetensors").write_text(json.dumps({}))
     with pytest.raises(ValueError, match=r"text.safetensors is not a readable"):
         read_checkpoint(tmp_path / "text.safetensors")

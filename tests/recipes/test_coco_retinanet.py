@@ -50,6 +50,9 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     for name in names - {"checkpoints", "preset"}:
         assert str(output / name) in printed
     model = keras.saving.load_model(output / "preset" / "detector.keras")
+    classes = json.loads((output / "preset" / "classes.json").read_text())
+    assert [entry["name"] for entry in classes] == list(data.ShapesDataset(1, 64).class_names)
+    assert len(classes) == model.num_classes
     backbone = CEDNetBackbone.from_preset(str(output / "preset" / "backbone"))
     for a, b in zip(backbone.weights, model.backbone.backbone.weights, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))

@@ -1,4 +1,4 @@
-"""A tiny run for `test_resume.py`, also started as a program and killed there.
+"""A tiny run for the tests of resuming, also started as a program and killed there.
 
 `python resume_toy.py DIRECTORY [--kill-after N]`: N is the number of batches after which the
 process sends itself SIGKILL. Dropout, averaged weights, a running metric, random batches.
@@ -12,7 +12,7 @@ import signal
 import keras
 import numpy as np
 
-from keras_densepred.training import optim, resume
+from keras_densepred import training
 
 EPOCHS = 3
 STEPS = 8
@@ -55,8 +55,8 @@ def make_model(learning_rate=1e-2):
     x = keras.layers.Dropout(0.5)(x)
     x = keras.layers.BatchNormalization()(x)
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
-    schedule = optim.WarmupSteps(learning_rate, 4, drops=(18,))
-    optimizer = optim.AdamW(schedule, use_ema=True, ema_momentum=0.9)
+    schedule = training.WarmupSteps(learning_rate, 4, drops=(18,))
+    optimizer = training.AdamW(schedule, use_ema=True, ema_momentum=0.9)
     model.compile(optimizer, "mse", metrics=["mae"])
     return model
 
@@ -73,8 +73,8 @@ def train(directory, kill_after=0, epochs=EPOCHS, model=None, **checkpoint):
     model = model or make_model()
     rows = Rows()
     options = {"every_steps": 3, **checkpoint}
-    saver = resume.ResumableCheckpoint(directory, {"model": "toy"}, **options)
-    start = resume.fit(
+    saver = training.ResumableCheckpoint(directory, {"model": "toy"}, **options)
+    start = training.fit(
         model,
         batches_from,
         epochs=epochs,

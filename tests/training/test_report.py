@@ -1,7 +1,9 @@
-"""metrics.csv, curves, drawn predictions and the progress lines."""
+"""metrics.csv, curves, drawn predictions, the progress lines and classes.json."""
 
 import csv
 import io
+import json
+import types
 
 import keras
 import numpy as np
@@ -120,3 +122,12 @@ def test_write_atomically_leaves_nothing_behind(tmp_path):
     report.write_atomically(tmp_path / "new" / "file", b"two")
     assert (tmp_path / "new" / "file").read_bytes() == b"two"
     assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+@pytest.mark.backend_free
+def test_classes_are_written_in_the_order_of_labels(tmp_path):
+    dataset = types.SimpleNamespace(category_ids=np.array([18, 3]), class_names=("dog", "été"))
+    report.write_classes(tmp_path / "preset" / "classes.json", dataset)
+    text = (tmp_path / "preset" / "classes.json").read_text(encoding="utf-8")
+    assert json.loads(text) == [{"id": 18, "name": "dog"}, {"id": 3, "name": "été"}]
+    assert "été" in text

@@ -1,6 +1,5 @@
 """Exact resume: a killed and continued run equals one that was never interrupted, bit for bit."""
 
-import importlib.util
 import os
 import pathlib
 import signal
@@ -11,12 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.training import resume
+from keras_densepred import training
+from tests.training import resume_toy as toy
 
-TOY = pathlib.Path(__file__).with_name("resume_toy.py")
-_spec = importlib.util.spec_from_file_location("resume_toy", TOY)
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
+TOY = pathlib.Path(toy.__file__)
 
 
 def weights(model):
@@ -83,7 +80,7 @@ def test_interrupted_anywhere(tmp_path, uninterrupted, batches):
 def test_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
     toy.train(tmp_path)
     model, rows, start = toy.train(tmp_path)
-    assert start == resume.Position(toy.EPOCHS, 0)
+    assert start == training.Position(toy.EPOCHS, 0)
     assert_same(weights(model), uninterrupted[0])
     assert rows == uninterrupted[1]
 
@@ -95,7 +92,7 @@ def test_damaged_newest_is_passed_over(tmp_path, uninterrupted, capsys):
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     model, _, start = toy.train(tmp_path)
-    assert start == resume.Position(1, 1)
+    assert start == training.Position(1, 1)
     assert "step-00000012 is damaged. Using the one before it." in capsys.readouterr().out
     assert_same(weights(model), uninterrupted[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000021", "step-00000024"]
@@ -105,7 +102,9 @@ def test_all_damaged(tmp_path):
     interrupt_after(tmp_path, 14)
     for path in tmp_path.glob("*/state.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(resume.CheckpointError, match=r"Every checkpoint in .* is damaged: delete"):
+    with pytest.raises(
+        training.CheckpointError, match=r"Every checkpoint in .* is damaged: delete"
+    ):
         toy.train(tmp_path)
 
 
@@ -114,18 +113,8 @@ def test_half_written_checkpoint_is_no_checkpoint(tmp_path, uninterrupted):
     (tmp_path / ".step-00000013.tmp").mkdir()
     (tmp_path / ".step-00000013.tmp" / "state.npz").write_bytes(b"half")
     model, _, start = toy.train(tmp_path)
-    assert start == resume.Position(1, 4)
+    assert start == training.Position(1, 4)
     assert_same(weights(model), uninterrupted[0])
-
-
-def test_other_settings_are_refused(tmp_path):
-    toy.train(tmp_path, epochs=1)
-    saver = resume.ResumableCheckpoint(tmp_path, {"model": "another", "width": 3})
-    saver.attach(toy.STEPS, [])
-    with pytest.raises(
-        resume.CheckpointError, match="model 'toy' there, 'another' now; width None"
-    ):
-        saver.latest()
 
 
 def test_other_model_is_refused(tmp_path):
@@ -133,56 +122,8 @@ def test_other_model_is_refused(tmp_path):
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     model.compile("adam", "mse", metrics=["mae"])
-    with pytest.raises(resume.CheckpointError, match="it belongs to another model"):
+    with pytest.raises(training.CheckpointError, match="it belongs to another model"):
         toy.train(tmp_path, model=model)
-
-
-def test_keeps_the_newest(tmp_path):
-    toy.train(tmp_path, epochs=1, every_steps=1, keep=3)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["step-00000006", "step-00000007", "step-00000008"]
-
-
-def test_saves_by_the_clock(tmp_path, monkeypatch):
-    now = iter(range(0, 100000, 61))  # a minute passes between two looks at the clock
-    monkeypatch.setattr(resume.time, "monotonic", lambda: next(now))
-    toy.train(tmp_path, epochs=1, every_steps=None, every_minutes=1.0, keep=99)
-    assert len(list(tmp_path.iterdir())) == toy.STEPS
-
-
-def poisoned(step):
-    """Batches of which the seventh holds a NaN."""
-    for number, (x, y) in enumerate(toy.batches_from(step), start=step):
-        yield x, y * np.float32("nan") if number == 6 else y
-
-
-@pytest.mark.parametrize("every_steps", [None, 1])
-def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, every_steps):
-    saver = resume.ResumableCheckpoint(tmp_path, {}, every_steps=every_steps)
-    with pytest.raises(resume.TrainingDiverged, match="loss became nan at step 7 of epoch 1"):
-        resume.fit(toy.make_model(), poisoned, epochs=2, steps_per_epoch=8, checkpoint=saver)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ([] if every_steps is None else ["step-00000005", "step-00000006"])
-
-
-def test_nan_guard_names_the_part_of_the_loss():
-    guard = resume.NanGuard()
-    guard.on_epoch_begin(2)
-    guard.on_train_batch_end(4, {"loss": float("inf"), "box_loss": 1.0, "class_loss": float("inf")})
-    with pytest.raises(resume.TrainingDiverged, match="class_loss became inf at step 5 of epoch 3"):
-        guard.on_train_batch_end(5, {"loss": 1.0})
-
-
-def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    model = toy.make_model()
-    saver = resume.ResumableCheckpoint(tmp_path, {})
-    saver.attach(8, [])
-    saver.set_model(model)
-    kernel = model.get_layer("stage1_dense").kernel
-    kernel.assign(np.full(kernel.shape, np.inf, "float32"))
-    with pytest.raises(resume.TrainingDiverged, match=r"the weight .*stage1_dense/kernel holds"):
-        saver.save(resume.Position(0, 3))
-    assert not list(tmp_path.iterdir())
 
 
 def test_backup_and_restore_still_loses_state(tmp_path):
@@ -209,11 +150,3 @@ def test_backup_and_restore_still_loses_state(tmp_path):
         run(toy.batches_from(0), Stop(13))
     resumed = run(toy.batches_from(0))
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(expected, resumed, strict=True))
-
-
-@pytest.mark.parametrize(
-    "options", [{"keep": 0}, {"every_steps": 0}, {"every_minutes": 0.0}], ids=str
-)
-def test_bad_arguments(tmp_path, options):
-    with pytest.raises(ValueError, match="must be"):
-        resume.ResumableCheckpoint(tmp_path, {}, **options)

@@ -1,91 +1,23 @@
-"""Batches: what is in them, that they depend on seed and number only, and what bad images do."""
+"""Training batches: what is in them, that they depend on seed and number only, bad images."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keras_densepred import data
+from tests.data.pictures import (
+    NORMAL,
+    Pictures,
+    assert_same,
+    indices_in,
+    run_script,
+    take,
+    train,
+)
 
 pytestmark = pytest.mark.backend_free
-
-NORMAL = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
-
-
-class Pictures:
-    """Pictures of one colour, that of their index, each with `index % 4` objects; some broken."""
-
-    category_ids = (1, 2, 3)
-
-    def __init__(self, sizes, bad=(), crowd=False):
-        self.sizes = sizes
-        self.bad = bad
-        self.crowd = crowd
-        self.image_ids = tuple(range(100, 100 + len(sizes)))
-
-    def __len__(self):
-        return len(self.sizes)
-
-    def __getitem__(self, index):
-        if index in self.bad:
-            raise data.ImageError(f"picture_{index}.png is broken.")
-        height, width = self.sizes[index]
-        count = index % 4
-        corners = np.arange(count, dtype=np.float32)[:, None]
-        return data.Record(
-            image=np.full((height, width, 3), index, np.uint8),
-            boxes=np.concatenate([corners, corners, corners + 8, corners + 4 + corners], axis=1),
-            labels=np.arange(count, dtype=np.int32),
-            crowd=np.full(count, self.crowd),
-            image_id=100 + index,
-            file_name=f"picture_{index}.png",
-        )
-
-    def ground_truth(self):
-        images = [
-            {"id": 100 + i, "height": height, "width": width}
-            for i, (height, width) in enumerate(self.sizes)
-        ]
-        annotations = [
-            {"image_id": 100 + i, "iscrowd": int(self.crowd)}
-            for i in range(len(self))
-            for _ in range(i % 4)
-        ]
-        return {"images": images, "annotations": annotations}
-
-
-def train(dataset, batch_size=4, image_size=32, seed=0, **arguments):
-    return data.train_batches(
-        dataset, batch_size=batch_size, image_size=image_size, seed=seed, **NORMAL, **arguments
-    )
-
-
-def evaluate(dataset, batch_size=4, **arguments):
-    return data.eval_batches(dataset, batch_size=batch_size, **NORMAL, **arguments)
-
-
-def take(stream, count):
-    return [next(stream) for _ in range(count)]
-
-
-def assert_same(first, second):
-    assert len(first) == len(second)
-    for ours, theirs in zip(first, second, strict=True):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            np.testing.assert_array_equal(ours[key], theirs[key])
-
-
-def indices_in(batch):
-    """Which `Pictures` a batch holds, from their colours."""
-    red = batch["images"][:, 0, 0, 0] * NORMAL["std"][0] + NORMAL["mean"][0]
-    return np.round(red).astype(int).tolist()
 
 
 def test_a_training_batch():
@@ -183,7 +115,6 @@ def test_crowd_regions_are_left_out():
     dataset = Pictures([(32, 32)] * 4, crowd=True)
     with train(dataset) as stream:
         assert (next(stream)["labels"] == -1).all()
-    assert all((batch["labels"] == -1).all() for batch in evaluate(dataset, image_size=32))
 
 
 def test_the_largest_boxes_are_kept_and_the_others_counted():
@@ -247,84 +178,6 @@ def test_a_data_set_of_bad_images_only_is_an_error():
         next(stream)
 
 
-def test_evaluation_has_every_image_once_and_fills_the_last_batch():
-    dataset = Pictures([(32, 32)] * 6)
-    batches = evaluate(dataset, image_size=64)
-    assert len(batches) == 2
-    for _ in range(2):  # every pass is the same
-        first, last = batches
-        assert first["image_ids"].tolist() == [100, 101, 102, 103]
-        assert last["image_ids"].tolist() == [104, 105, 105, 105]
-        assert last["valid"].tolist() == [True, True, False, False]
-        assert (last["scales"] == 2).all()
-        assert {key: (value.shape, value.dtype.name) for key, value in last.items()} == {
-            "images": ((4, 64, 64, 3), "float32"),
-            "boxes": ((4, 3, 4), "float32"),
-            "labels": ((4, 3), "int32"),
-            "image_ids": ((4,), "int64"),
-            "scales": ((4, 2), "float32"),
-            "valid": ((4,), "bool"),
-        }
-
-
-def test_evaluation_at_the_papers_sizes():
-    """Shorter side 80, longer at most 133, multiples of 32: wide images first, then tall ones."""
-    sizes = [(48, 64), (64, 48), (30, 90), (100, 100), (90, 20)]
-    batches = list(
-        evaluate(Pictures(sizes), batch_size=2, short_side=80, long_side=133, pad_multiple=32)
-    )
-    assert [b["images"].shape[1:3] for b in batches] == [(96, 160), (96, 160), (160, 96)]
-    assert [b["image_ids"].tolist() for b in batches] == [[100, 102], [103, 103], [101, 104]]
-    assert [b["valid"].tolist() for b in batches] == [[True, True], [True, False], [True, True]]
-    resized = {}
-    for batch in batches:
-        for row in np.flatnonzero(batch["valid"]):
-            image = batch["images"][row, ..., 0] != 0
-            extent = image.any(1).sum(), image.any(0).sum()
-            resized[int(batch["image_ids"][row])] = extent
-            size = np.array(sizes[batch["image_ids"][row] - 100])
-            np.testing.assert_allclose(batch["scales"][row] * size, extent, rtol=1e-6)
-    assert resized == {
-        100: (80, 107),
-        101: (107, 80),
-        102: (44, 133),
-        103: (80, 80),
-        104: (133, 30),
-    }
-
-
-def test_evaluation_boxes_are_in_network_pixels():
-    batch = next(iter(evaluate(Pictures([(20, 40)] * 2), batch_size=2, image_size=(40, 80))))
-    np.testing.assert_array_equal(batch["boxes"][1, 0], (0, 0, 16, 8))
-
-
-def test_evaluation_copes_with_a_picture_that_lies_otherwise_than_listed():
-    dataset = Pictures([(64, 32)])
-    dataset.ground_truth = lambda: {
-        "images": [{"id": 100, "height": 32, "width": 64}],
-        "annotations": [],
-    }
-    (batch,) = evaluate(dataset, batch_size=1, short_side=80, long_side=133, pad_multiple=32)
-    assert batch["images"].shape == (1, 96, 160, 3)
-    np.testing.assert_allclose(batch["scales"], 96 / 64)
-
-
-def test_a_bad_image_in_evaluation():
-    dataset = Pictures([(32, 32)] * 4, bad={1})
-    with pytest.raises(data.ImageError, match=r"picture_1\.png"):
-        list(evaluate(dataset, image_size=32))
-    batches = evaluate(dataset, image_size=32, on_bad_image="skip")
-    (batch,) = batches
-    assert batch["valid"].tolist() == [True, False, True, True]
-    assert batches.skipped_images == {"picture_1.png is broken.": 1}
-
-
-def test_an_unfinished_pass_does_not_disturb_the_next():
-    batches = evaluate(data.ShapesDataset(10, 64), image_size=64)
-    next(iter(batches))
-    assert sum(batch["valid"].sum() for batch in batches) == 10
-
-
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -334,9 +187,6 @@ def test_an_unfinished_pass_does_not_disturb_the_next():
         (lambda: train(Pictures([(9, 9)]), image_size=(0, 9)), "0x9"),
         (lambda: train(Pictures([(9, 9)]), workers=-1), "`workers`"),
         (lambda: train(Pictures([(9, 9)]), on_bad_image="ignore"), "`on_bad_image`"),
-        (lambda: evaluate(Pictures([(9, 9)])), "`image_size`, or both"),
-        (lambda: evaluate(Pictures([(9, 9)]), image_size=9, short_side=9), "`image_size`, or both"),
-        (lambda: evaluate(Pictures([(9, 9)]), short_side=9, long_side=8), "`short_side` 9"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
@@ -347,7 +197,6 @@ def test_bad_arguments_are_named(make, message):
 SCRIPT = """
     import json
     import os
-    import sys
     import numpy as np
     from keras_densepred import data
 
@@ -389,45 +238,13 @@ SCRIPT = """
             for key in second:
                 np.testing.assert_array_equal(first[key], second[key])
 
-    def evaluation():
-        dataset = data.ShapesDataset(9, 64)
-        batches = data.eval_batches(dataset, batch_size=4, image_size=64, workers=1, **NORMAL)
-        for _ in range(2):  # the worker process stays
-            ids = [b["image_ids"][b["valid"]] for b in batches]
-            assert np.concatenate(ids).tolist() == list(range(1, 10)), ids
-        next(iter(batches))  # an unfinished pass
-        assert sum(b["valid"].sum() for b in batches) == 9
-        batches.close()
-
     if __name__ == "__main__":
-        globals()[sys.argv[1]]()
+        training()
         print("done")
 """
 
 
-def run_script(tmp_path, part):
-    """Runs a part of SCRIPT as users run theirs: spawned workers cannot import a test module."""
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    root = str(Path(data.__file__).parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    run = subprocess.run(
-        [sys.executable, str(script), part],
-        env={**os.environ, "PYTHONPATH": path},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
-
-
 def test_worker_processes_give_the_same_batches_in_a_plain_script(tmp_path):
-    error, done = run_script(tmp_path, "training")
+    error, done = run_script(tmp_path, SCRIPT)
     assert re.match(r"8 images in a row could not be read.*number_\d\.png is broken", error)
     assert done == "done"
-
-
-@pytest.mark.slow
-def test_evaluation_with_worker_processes(tmp_path):
-    assert run_script(tmp_path, "evaluation") == ["done"]

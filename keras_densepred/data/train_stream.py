@@ -1,0 +1,255 @@
+"""Records to training batches on Grain: worker processes, exact resume, no TensorFlow.
+
+Training batch `k` depends on the seed, on `k` and on the data set, and on nothing else: not on the
+number of workers, nor on whether the batches before it were made. So the position of a stream
+is one number, and a stream set to it goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_densepred._optional import require
+from keras_densepred.data.augment import CopyPaste, ResizeToFit, Size, height_and_width
+from keras_densepred.data.batches import (
+    BAD_IMAGE,
+    REPORT,
+    Batch,
+    DetectionDataset,
+    OnBadImage,
+    RowMaker,
+    check_arguments,
+    iterate,
+    most_boxes,
+    without_crowd,
+)
+from keras_densepred.data.images import ImageError
+from keras_densepred.data.records import Record
+
+# With so many unreadable images in a row something is wrong with the data set, not with an image.
+_MOST_BAD_IN_A_ROW = 100
+
+
+class BatchStream(Iterator[Batch]):
+    """An endless stream of training batches whose position can be saved and set.
+
+    Made by `train_batches`. Batches are prepared in the background; `close` (or leaving a `with`
+    block) stops that and ends worker processes.
+
+    Attributes:
+        skipped_images: what was wrong with which file -> how often another image took its place.
+        dropped_boxes: how many boxes did not fit into `max_boxes`.
+        max_boxes: boxes per image in a batch.
+    """
+
+    def __init__(self, batches: Any, identity: Mapping[str, int], max_boxes: int, workers: int):
+        self._batches = batches
+        self._identity = dict(identity)
+        self._workers = workers
+        self._iterator: Any = None
+        self._next_batch = 0
+        self.max_boxes = max_boxes
+        self.skipped_images: Counter[str] = Counter()
+        self.dropped_boxes = 0
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iterate(self._batches[self._next_batch :], self._workers)
+        batch = next(self._iterator)
+        skipped, dropped = batch.pop(REPORT)
+        self.skipped_images.update(skipped)
+        self.dropped_boxes += dropped
+        self._next_batch += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position behind the batch that was handed out last, ready for JSON."""
+        return {
+            "next_batch": self._next_batch,
+            "identity": dict(self._identity),
+            "skipped_images": dict(self.skipped_images),
+            "dropped_boxes": self.dropped_boxes,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to a position that `get_state` gave, of this stream or of one made alike.
+
+        Raises:
+            ValueError: if the state is from other data, another seed or batch size, because the
+                batches to come would then not be those of the interrupted run.
+        """
+        for name, ours in self._identity.items():
+            theirs = state["identity"].get(name)
+            if theirs != ours:
+                raise ValueError(
+                    f"The saved data position belongs to {name} = {theirs}, and this stream has "
+                    f"{name} = {ours}; resume with the settings of the interrupted run."
+                )
+        self.close()
+        self._next_batch = int(state["next_batch"])
+        self.skipped_images = Counter(state["skipped_images"])
+        self.dropped_boxes = int(state["dropped_boxes"])
+
+    def close(self) -> None:
+        """Stops background work. The stream can go on afterwards."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def train_batches(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    image_size: Size,
+    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Sequence[Callable] | None = None,
+    max_boxes: int | None = None,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "raise",
+) -> BatchStream:
+    """Shuffled, augmented training batches without end.
+
+    Every epoch is shuffled anew; batches go on across the end of an epoch. Crowd regions are left
+    out. With `workers > 0` the calling script needs the usual `if __name__ == "__main__":`,
+    because worker processes import it.
+
+    Args:
+        dataset: the training split.
+        batch_size: images per batch.
+        image_size: of the network input, `(height, width)` or one number for both.
+        seed: of the order and of the augmentation, `0 .. 2**32 - 1`.
+        mean: of the three channels, RGB in 0..255.
+        std: of the three channels.
+        augment: transforms (see `augment`) in order; what they return may be smaller than
+            `image_size` (zero padding follows on the right and below) but not larger. None means
+            resizing to fit.
+        max_boxes: boxes per image; the largest are kept where there are more. None takes the most
+            that an image of the data set has, copy-paste included.
+        workers: processes that prepare batches; 0 prepares them in a background thread.
+        on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` takes the next
+            readable one in the data set's order and counts.
+
+    Returns:
+        A stream of `{"images": (B, H, W, 3) float32, normalised, "boxes": (B, max_boxes, 4)
+        float32 xyxy in pixels of the network input, "labels": (B, max_boxes) int32}`; unused boxes
+        and labels are -1.
+
+    Raises:
+        ValueError: if the data set is empty or an argument is out of range.
+        ImportError: if Grain or OpenCV is not installed.
+    """
+    grain = require("grain", "data")
+    check_arguments(dataset, batch_size, workers, on_bad_image)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
+    transforms = (ResizeToFit(image_size),) if augment is None else tuple(augment)
+    if max_boxes is None:
+        most = most_boxes(dataset)
+        pasted = [step.max_pasted for step in transforms if isinstance(step, CopyPaste)]
+        max_boxes = most + sum(min(most, count) for count in pasted)
+    rows = RowMaker(tuple(mean), tuple(std), max_boxes)
+    batches = (
+        grain.MapDataset.range(len(dataset))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(_Augment(dataset, transforms, on_bad_image))
+        .batch(batch_size, batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)))
+    )
+    identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
+    return BatchStream(batches, identity, max_boxes, workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """An augmented record, and the unreadable files met on the way to it."""
+
+    record: Record
+    skipped: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Augment:
+    """Index -> augmented record, with the random numbers that Grain gives for this position."""
+
+    dataset: DetectionDataset
+    transforms: tuple[Callable, ...]
+    on_bad_image: OnBadImage
+
+    def __call__(self, index: int, rng: np.random.Generator) -> _Sample:
+        skipped: list[str] = []
+        record = self._apply(self._read(index, skipped), index, self.transforms, rng, skipped)
+        return _Sample(record, tuple(skipped))
+
+    def _apply(
+        self,
+        record: Record,
+        index: int,
+        transforms: tuple[Callable, ...],
+        rng: np.random.Generator,
+        skipped: list[str],
+    ) -> Record:
+        for number, transform in enumerate(transforms):
+            if not isinstance(transform, CopyPaste):
+                record = transform(record, rng)
+            elif rng.random() < transform.probability and len(self.dataset) > 1:
+                step = 1 + int(rng.integers(len(self.dataset) - 1))
+                partner = (index + step) % len(self.dataset)
+                other = self._read(partner, skipped)
+                other = self._apply(other, partner, transforms[:number], rng, skipped)
+                record = transform(record, other, rng)
+        return record
+
+    def _read(self, index: int, skipped: list[str]) -> Record:
+        if self.on_bad_image == "raise":
+            return without_crowd(self.dataset[index])
+        first_error: Exception | None = None
+        for step in range(min(len(self.dataset), _MOST_BAD_IN_A_ROW)):
+            try:
+                return without_crowd(self.dataset[(index + step) % len(self.dataset)])
+            except BAD_IMAGE as error:
+                skipped.append(str(error))
+                first_error = first_error or error
+        raise ImageError(
+            f"{len(skipped)} images in a row could not be read, the first because: {first_error}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainBatchMaker:
+    """Samples -> a batch."""
+
+    rows: RowMaker
+    canvas: tuple[int, int]
+
+    def __call__(self, samples: Sequence[_Sample]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.rows.empty(len(samples), self.canvas)
+        dropped = 0
+        for row, sample in enumerate(samples):
+            height, width = sample.record.size
+            if height > self.canvas[0] or width > self.canvas[1]:
+                raise ValueError(
+                    f"{sample.record.file_name}: the augmentation gives an image of "
+                    f"{height}x{width} pixels, larger than `image_size` "
+                    f"{self.canvas[0]}x{self.canvas[1]}; end it with FixedSizeCrop or ResizeToFit."
+                )
+            dropped += self.rows.write(batch, row, sample.record)
+        skipped = [name for sample in samples for name in sample.skipped]
+        return {**batch, REPORT: (skipped, dropped)}

@@ -1,0 +1,60 @@
+"""Multiply-adds of CEDNet's ImageNet classifiers against CEDNET.md 1.15."""
+
+import keras
+import pytest
+
+from keras_densepred import CEDNetBackbone, CEDNetImageClassifier
+from keras_densepred.layers import ShiftedWindowAttention
+from keras_densepred.metrics.multiply_adds import count_multiply_adds
+
+pytestmark = pytest.mark.backend_free
+
+# In units of 1e9, at 224x224: with the last head alone, as in inference.
+INFERENCE = {
+    "cednet_next_tiny": 5.691,
+    "cednet_next_small": 9.651,
+    "cednet_next_base": 16.195,
+    "cednet_swin_tiny": 5.841,
+    "cednet_resnet50": 4.965,
+    "cednet_next_tiny_fpn": 5.281,
+    "cednet_next_tiny_unet": 5.057,
+    "cednet_next_tiny_hourglass": 4.952,
+}
+# The same with the heads of all stages, as in training; the paper's 9.8G for S is this one.
+ALL_HEADS = {
+    "cednet_next_tiny": 5.797,
+    "cednet_next_small": 9.811,
+    "cednet_next_base": 16.413,
+}
+NO_FINAL_DECODER = ("cednet_next_tiny_unet", "cednet_next_tiny_hourglass")  # as released
+
+
+@pytest.mark.parametrize("preset", INFERENCE)
+def test_classifiers_of_the_paper(preset):
+    released = {"final_decoder": False} if preset in NO_FINAL_DECODER else {}
+    backbone = CEDNetBackbone.from_preset(preset, image_shape=(224, 224, 3), **released)
+    model = CEDNetImageClassifier(backbone, num_classes=1000)
+    inference = keras.Model(model.input, model.outputs[-1])
+    assert round(count_multiply_adds(inference) / 1e9, 3) == INFERENCE[preset]
+    if preset in ALL_HEADS:
+        assert round(count_multiply_adds(model) / 1e9, 3) == ALL_HEADS[preset]
+
+
+def test_window_attention_counts_padded_positions():
+    inputs = keras.Input((8, 10, 4))
+    model = keras.Model(inputs, ShiftedWindowAttention(num_heads=2)(inputs))
+    assert count_multiply_adds(model) == 14 * 14 * (4 * 12 + 4 * 4)
+
+
+def test_an_open_image_size_is_refused():
+    inputs = keras.Input((None, 32, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    with pytest.raises(ValueError, match="Counting needs a fixed image size"):
+        count_multiply_adds(model)
+
+
+def test_a_layer_of_unknown_arithmetic_is_refused():
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, keras.layers.Conv2DTranspose(4, 3, name="grow")(inputs))
+    with pytest.raises(ValueError, match="arithmetic of 'grow', a Conv2DTranspose, is unknown"):
+        count_multiply_adds(model)
