@@ -30,4 +30,5 @@ def keep_freed_memory() -> bool:
         (_M_TOP_PAD, 256 * 2**20),  # grow in large steps
         (_M_ARENA_MAX, 1),  # other arenas have a limit of 64 MiB and would map again
     )
-    return all([mallopt(option, value) for option, value in settings])
+    taken = [mallopt(option, value) for option, value in settings]
+    return all(taken)
