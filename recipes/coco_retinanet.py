@@ -32,7 +32,7 @@ from keras_densepred.training import setting
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
 STD = (58.395, 57.12, 57.375)
 PAPER_IMAGES = 20_000  # training images from which on the paper's settings are the default
-SMALL_STEPS = 1500  # steps of a run from random weights on few images
+SMALL_STEPS = 1000  # steps of a run from random weights on few images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Settings:
     # data
     data_dir: str | None = setting(None, "folder in COCO layout; none: built-in shapes")
     tfds: str | None = setting(None, "TensorFlow Datasets name instead, such as coco/2017")
-    image_size: int | None = setting(None, "side of training images (paper: 1024, shapes: 128)")
+    image_size: int | None = setting(None, "side of training images (paper: 1024, shapes: 96)")
     batch_size: int | None = setting(None, "images per step over all devices (paper: 16)")
     scale_min: float | None = setting(None, "large-scale jitter from (paper: 0.1)")
     scale_max: float | None = setting(None, "large-scale jitter to (paper: 2.0)")
@@ -95,25 +95,26 @@ def complete(settings: Settings, train: Any) -> Settings:
     batch_size = settings.batch_size or (16 if paper else 8)
     steps = settings.steps_per_epoch or max(1, len(train) // batch_size)
     # Few images are repeated until the network has had about as many steps as it needs.
-    epochs = settings.epochs or (36 if paper else max(12, -(-SMALL_STEPS // steps)))
+    least = 1 if builtin else 12
+    epochs = settings.epochs or (36 if paper else max(least, -(-SMALL_STEPS // steps)))
     defaults = {
         "preset": preset,
         "batch_size": batch_size,
         "steps_per_epoch": steps,
         "epochs": epochs,
-        "image_size": 1024 if paper else 128 if builtin else 512,
+        "image_size": 1024 if paper else 96 if builtin else 512,
         "scale_min": 0.1 if paper else 0.6,
         "scale_max": 2.0 if paper else 1.4,
         "copy_paste": paper,
-        "width": 256 if paper else 96,
-        "head_depth": 4 if paper else 2,
+        "width": 256 if paper else 64,
+        "head_depth": 4 if paper else 1,
         "drop_path": _DROP_PATH.get(variant_of(preset), 0.0),
-        "learning_rate": 1e-4 if paper else 1e-3,
+        "learning_rate": 1e-4 if paper else 1.5e-3,
         "schedule": "steps" if paper else "cosine",
         "warmup_steps": 500 if paper else min(100, epochs * steps // 10),
         "layer_decay": 0.95 if paper or settings.weights else 1.0,
         "ema": 0.0 if paper else 0.99,
-        "evaluate_every": 1 if paper else max(1, epochs // 10),
+        "evaluate_every": 1 if paper else max(1, epochs // 4),
     }
     given = dataclasses.asdict(settings)
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
@@ -132,7 +133,7 @@ def open_data(settings: Settings) -> tuple[Any, Any]:
         train, val = (data.CocoDataset(*splits[name]) for name in ("train", "val"))
         data.require_same_classes({"train": train, "val": val})
         return train, val
-    size = settings.image_size or 128
+    size = settings.image_size or 96
     return tuple(
         data.ShapesDataset(count, size, settings.seed, split)
         for count, split in ((1600, "train"), (200, "val"))
@@ -166,8 +167,8 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
     source = settings.weights or settings.preset
     if settings.weights and (pathlib.Path(source) / "backbone").is_dir():
         source = str(pathlib.Path(source) / "backbone")  # what this recipe writes as preset/
-    # Random weights learn slowly through layer scales of 1e-6, which are for pre-trained ones.
-    fresh = {} if settings.weights else {"layer_scale_init": 1.0}
+    # Random weights learn slowly through layer scales of 1e-6, which are for long schedules.
+    fresh = {} if settings.weights else {"layer_scale_init": 0.2}
     if "resnet" in settings.preset or "swin" in settings.preset:
         fresh = {}
     backbone = CEDNetBackbone.from_preset(
