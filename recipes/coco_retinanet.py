@@ -10,7 +10,8 @@ large-scale jitter 0.1-2.0 at 1024 px with rectangle copy-paste, tested at 800/1
 Settings left open are the data's choice: the paper's from 20,000 training images on, else those of
 a short run from random weights. Killed at any moment, the same command continues exactly.
 
-Status: COCO not yet run (the paper starts from ImageNet weights that were never published).
+Status: COCO not yet run (the paper starts from ImageNet weights that were never published). The
+built-in shapes and small folders train from random weights in minutes on two CPU cores.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from keras_densepred.training import setting
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
 STD = (58.395, 57.12, 57.375)
 PAPER_IMAGES = 20_000  # training images from which on the paper's settings are the default
-SMALL_STEPS = 1000  # steps of a run from random weights on few images
+SMALL_STEPS = 700  # steps of a run from random weights on few images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def complete(settings: Settings, train: Any) -> Settings:
         "warmup_steps": 500 if paper else min(100, epochs * steps // 10),
         "layer_decay": 0.95 if paper or settings.weights else 1.0,
         "ema": 0.0 if paper else 0.99,
-        "evaluate_every": 1 if paper else max(1, epochs // 4),
+        "evaluate_every": 1 if paper else max(1, epochs // 2),
     }
     given = dataclasses.asdict(settings)
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})

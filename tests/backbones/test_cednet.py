@@ -15,6 +15,7 @@ TINY = dict(
     p2_width=32, p2_depth=1, widths=(32, 64, 96), depths=(2, 2, 2), num_stages=2, stem_width=8
 )
 PRESETS = sorted(CEDNetBackbone.architecture_presets())
+JAX = keras.config.backend() == "jax"
 
 # CEDNET.md 1.15, "body only".
 PARAMETERS = {
@@ -59,7 +60,7 @@ def test_parameter_counts_without_final_decoder(preset):
 @pytest.mark.backend_free
 @pytest.mark.parametrize(
     "preset,millions",
-    [("cednet_next_pico", 2.4), ("cednet_next_nano", 7.3)],
+    [("cednet_next_pico", 2.1), ("cednet_next_nano", 7.3)],
 )
 def test_our_small_presets(preset, millions):
     assert round(trainable_parameters(CEDNetBackbone.from_preset(preset)) / 1e6, 1) == millions
@@ -98,25 +99,8 @@ def test_layer_names_and_presets_are_pinned(golden):
         assert [layer.name for layer in backbone.layers] == options["layers"], case
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_backends_agree_and_every_weight_gets_a_gradient(preset, golden):
-    """Outputs against one stored reference within 5e-5, so any two backends agree to 1e-4."""
-    backbone = CEDNetBackbone.from_preset(preset, drop_path_rate=0.0)
-    set_deterministic_weights(backbone)
-    images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype("float32")
-    outputs = backbone(images)
-    with np.load(golden / "cednet_presets.npz") as file:
-        for level, output in outputs.items():
-            output = ops.convert_to_numpy(output)
-            reference = file[f"{preset}/{level}"]
-            np.testing.assert_allclose(output[..., ::16], reference, atol=5e-5, rtol=5e-5)
-    for weight, gradient in zip(
-        backbone.trainable_variables, gradients(backbone, images), strict=True
-    ):
-        assert gradient is not None, weight.path
-        assert np.all(np.isfinite(gradient)), weight.path
-        # Of Swin's and CSwin's biases, those of the keys cancel in the softmax; nothing else may.
-        assert np.any(gradient != 0), weight.path
+def preset_images():
+    return np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype("float32")
 
 
 def mini(**changes):
@@ -135,6 +119,41 @@ STYLES = [
     {"token_mixer": "cswin", "p2_width": 64, "widths": (64, 128, 64)},
     {"depths": ((1, 2, 1), (2, 1, 1)), "lr_blocks": False, "layer_scale_init": 0},
 ]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_backends_agree(preset, golden):
+    """Outputs against one stored reference within 5e-5, so any two backends agree to 1e-4."""
+    backbone = CEDNetBackbone.from_preset(preset, drop_path_rate=0.0)
+    set_deterministic_weights(backbone)
+    outputs = backbone(preset_images())
+    with np.load(golden / "cednet_presets.npz") as file:
+        for level, output in outputs.items():
+            output = ops.convert_to_numpy(output)
+            reference = file[f"{preset}/{level}"]
+            np.testing.assert_allclose(output[..., ::16], reference, atol=5e-5, rtol=5e-5)
+
+
+# XLA compiles the gradient of a preset for one to two minutes, and it is the same graph of layers
+# on every backend: there every style and mixer at small size stands for them.
+GRADIENTS_OF = [{"preset": name} for name in PRESETS if name == "cednet_next_pico" or not JAX]
+
+
+@pytest.mark.parametrize("case", GRADIENTS_OF + STYLES, ids=str)
+def test_every_weight_gets_a_gradient(case):
+    if "preset" in case:
+        backbone = CEDNetBackbone.from_preset(case["preset"], drop_path_rate=0.0)
+        set_deterministic_weights(backbone)
+    else:
+        backbone = mini(**case)
+    images = preset_images()
+    for weight, gradient in zip(
+        backbone.trainable_variables, gradients(backbone, images), strict=True
+    ):
+        assert gradient is not None, weight.path
+        assert np.all(np.isfinite(gradient)), weight.path
+        # Of Swin's and CSwin's biases, those of the keys cancel in the softmax; nothing else may.
+        assert np.any(gradient != 0), weight.path
 
 
 @pytest.mark.parametrize("changes", STYLES, ids=str)
