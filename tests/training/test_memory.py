@@ -25,11 +25,11 @@ def faults(size=64 * 2**20):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 # glibc's own rule keeps blocks of up to 32 MiB after a first free: 64 MiB are always mapped anew.
 faults()
-assert faults() > 1000
+mapped = faults()  # 16384 with pages of 4 KiB, few where the system gives huge pages
 from keras_densepred.training.memory import keep_freed_memory
 assert keep_freed_memory() is True
 faults()
-assert faults() < 100
+assert faults() < min(mapped, 100)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
