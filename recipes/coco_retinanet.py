@@ -96,7 +96,7 @@ def complete(settings: Settings, train: Any) -> Settings:
     batch_size = settings.batch_size or (16 if paper else 8)
     steps = settings.steps_per_epoch or max(1, len(train) // batch_size)
     # Few images are repeated until the network has had about as many steps as it needs.
-    least = 1 if builtin else 12
+    least = 5 if builtin else 12  # 1000 steps on the built-in shapes
     epochs = settings.epochs or (36 if paper else max(least, -(-SMALL_STEPS // steps)))
     defaults = {
         "preset": preset,
