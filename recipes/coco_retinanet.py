@@ -177,7 +177,12 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
     )
     pyramid = DetectionPyramid(backbone, width=settings.width)
     host = models.RetinaNetKerasHub if settings.head == "keras_hub" else models.RetinaNetKerasCV
-    model = host(pyramid, num_classes, head_depth=settings.head_depth)
+    model = host(
+        pyramid,
+        num_classes,
+        head_depth=settings.head_depth,
+        head_initializer=None if settings.weights else "he_normal",
+    )
     backbone.trainable = not settings.freeze_backbone
     variant = variant_of(settings.preset)
     optimizer = training.AdamW(

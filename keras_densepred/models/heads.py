@@ -7,11 +7,11 @@ import keras
 
 Tensor = Any
 
-# RetinaNet initialises all convolutions of its heads with N(0, 0.01) ("Focal Loss for Dense Object
-# Detection", 4.1), which at 256 filters shrinks the signal to a third at each. That suits
-# pre-trained features; from random weights training is faster with hidden convolutions that keep
-# the variance (He et al., 2015).
+# RetinaNet draws all kernels of its heads from N(0, 0.01), at 256 filters ("Focal Loss for Dense
+# Object Detection", 4.1). Hidden convolutions of other widths keep the gain, sqrt(256) * 0.01, so
+# that a narrow head does not start with a vanishing signal.
 PREDICTION_STDDEV = 0.01
+HIDDEN_GAIN = 0.16
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -29,6 +29,8 @@ class PredictionHead(keras.layers.Layer):
         depth: number of hidden convolutions.
         prior_probability: probability that a sigmoid of the output starts with; `None` starts the
             output at 0. RetinaNet: 0.01 for classes, `None` for boxes.
+        hidden_initializer: Keras initializer of the hidden kernels; `None` is RetinaNet's normal
+            distribution, which shrinks the signal to a third at each convolution.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class PredictionHead(keras.layers.Layer):
         width: int = 256,
         depth: int = 4,
         prior_probability: float | None = None,
+        hidden_initializer: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -44,6 +47,11 @@ class PredictionHead(keras.layers.Layer):
         self.width = width
         self.depth = depth
         self.prior_probability = prior_probability
+        if hidden_initializer is None:
+            hidden_initializer = keras.initializers.RandomNormal(
+                stddev=HIDDEN_GAIN / math.sqrt(width)
+            )
+        self.hidden_initializer = keras.initializers.get(hidden_initializer)
         bias = 0.0
         if prior_probability is not None:
             bias = -math.log((1.0 - prior_probability) / prior_probability)
@@ -53,7 +61,7 @@ class PredictionHead(keras.layers.Layer):
                 3,
                 padding="same",
                 activation="relu",
-                kernel_initializer=keras.initializers.HeNormal(),
+                kernel_initializer=self.hidden_initializer.clone(),
                 data_format="channels_last",
                 dtype=self.dtype_policy,
                 name=f"hidden_{i}",
@@ -94,4 +102,5 @@ class PredictionHead(keras.layers.Layer):
             "width": self.width,
             "depth": self.depth,
             "prior_probability": self.prior_probability,
+            "hidden_initializer": keras.initializers.serialize(self.hidden_initializer),
         }

@@ -54,7 +54,7 @@ def as_detection_pyramid(backbone: keras.Model) -> keras.Model:
 
 
 def build_heads(
-    num_classes: int, width: int, depth: int, dtype: Any
+    num_classes: int, width: int, depth: int, initializer: Any, dtype: Any
 ) -> tuple[PredictionHead, PredictionHead]:
     """The box head and the classification head, both shared by all levels."""
     for name, value in (("num_classes", num_classes), ("head_width", width)):
@@ -63,13 +63,19 @@ def build_heads(
     if depth < 0:
         raise ValueError(f"`head_depth` is {depth}; give 0 or a positive integer.")
     box_head = PredictionHead(
-        anchor_ops.ANCHORS_PER_CELL * 4, width, depth, dtype=dtype, name="box_head"
+        anchor_ops.ANCHORS_PER_CELL * 4,
+        width,
+        depth,
+        hidden_initializer=initializer,
+        dtype=dtype,
+        name="box_head",
     )
     classification_head = PredictionHead(
         anchor_ops.ANCHORS_PER_CELL * num_classes,
         width,
         depth,
         prior_probability=FOCAL_PRIOR,
+        hidden_initializer=initializer,
         dtype=dtype,
         name="classification_head",
     )
@@ -133,6 +139,7 @@ class RetinaNetCore:
         head_depth: int = 4,
         prediction_decoder: keras.layers.Layer | None = None,
         dtype: Any = None,
+        head_initializer: Any = None,
         **kwargs: Any,
     ):
         # === Layers ===
@@ -141,7 +148,9 @@ class RetinaNetCore:
         images = keras.Input(backbone.image_shape, name="images")
         features = backbone(images)
         width = head_width or next(iter(features.values())).shape[-1]
-        box_head, classification_head = build_heads(num_classes, width, head_depth, head_dtype)
+        box_head, classification_head = build_heads(
+            num_classes, width, head_depth, head_initializer, head_dtype
+        )
 
         # === Functional model ===
         outputs = predict_levels(
@@ -162,6 +171,7 @@ class RetinaNetCore:
         self.head_width = width
         self.head_depth = head_depth
         self.head_dtype = head_dtype
+        self.head_initializer = box_head.hidden_initializer
         self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
         self.box_head = box_head
         self.classification_head = classification_head
@@ -309,6 +319,7 @@ class RetinaNetCore:
             "bounding_box_format": self.bounding_box_format,
             "head_width": self.head_width,
             "head_depth": self.head_depth,
+            "head_initializer": keras.initializers.serialize(self.head_initializer),
             "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
             "dtype": keras.saving.serialize_keras_object(self.head_dtype),
             "name": self.name,

@@ -39,6 +39,8 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
         prediction_decoder: layer from boxes and logits to detections; by default per-class
             suppression at 0.5, scores from 0.05, 100 boxes.
         dtype: dtype policy of the heads; by default the backbone's.
+        head_initializer: Keras initializer of the hidden head kernels; by default RetinaNet's
+            N(0, 0.01) at 256 filters. `"he_normal"` trains faster from random weights.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:

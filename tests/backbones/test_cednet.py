@@ -134,9 +134,15 @@ def test_backends_agree(preset, golden):
             np.testing.assert_allclose(output[..., ::16], reference, atol=5e-5, rtol=5e-5)
 
 
-# XLA compiles the gradient of a preset for one to two minutes, and it is the same graph of layers
-# on every backend: there every style and mixer at small size stands for them.
-GRADIENTS_OF = [{"preset": name} for name in PRESETS if name == "cednet_next_pico" or not JAX]
+# XLA compiles the gradient of a preset for one to two minutes, so on JAX all but the smallest are
+# for `make test-slow`; every style and mixer at small size stands for them in `make test`.
+GRADIENTS_OF = [
+    pytest.param(
+        {"preset": name},
+        marks=[pytest.mark.slow] if JAX and name != "cednet_next_pico" else [],
+    )
+    for name in PRESETS
+]
 
 
 @pytest.mark.parametrize("case", GRADIENTS_OF + STYLES, ids=str)

@@ -237,12 +237,25 @@ def test_head_is_as_wide_and_deep_as_asked(toy_pyramid):
     assert not keras.ops.convert_to_numpy(model.box_head.prediction.bias).any()
 
 
-def test_hidden_convolutions_keep_the_variance_and_the_last_starts_small(toy_pyramid):
-    head = RetinaNetKerasHub(toy_pyramid, num_classes=1, head_width=256, head_depth=2).box_head
-    for layer, expected in ((head.hidden[1], (2 / (9 * 256)) ** 0.5), (head.prediction, 0.01)):
+def test_papers_head_is_normal_with_deviation_001(toy_pyramid):
+    head = RetinaNetKerasHub(toy_pyramid, num_classes=1, head_width=256, head_depth=1).box_head
+    for layer in (head.hidden[0], head.prediction):
         deviation = keras.ops.convert_to_numpy(layer.kernel).std()
-        # He's normal is cut off at two deviations and widened to make up for it.
-        np.testing.assert_allclose(deviation, expected, rtol=0.05)
+        np.testing.assert_allclose(deviation, 0.01, rtol=0.05)
+
+
+def test_hidden_convolutions_take_an_initializer_that_is_saved(toy_pyramid):
+    model = RetinaNetKerasHub(
+        toy_pyramid, num_classes=1, head_width=64, head_depth=2, head_initializer="he_normal"
+    )
+    for copy in (model, RetinaNetKerasHub.from_config(model.get_config())):
+        for head in (copy.box_head, copy.classification_head):
+            for layer, expected in (
+                (head.hidden[1], (2 / (9 * 64)) ** 0.5),
+                (head.prediction, 0.01),
+            ):
+                deviation = keras.ops.convert_to_numpy(layer.kernel).std()
+                np.testing.assert_allclose(deviation, expected, rtol=0.05)
 
 
 def test_wrong_inputs_get_one_sentence(toy_pyramid, model):

@@ -52,12 +52,12 @@ def test_faults_are_one_sentence_and_leave_nothing(tmp_path, capsys):
     safetensors.save_file(state, weights)
     output = ["--output", str(tmp_path / "preset")]
     cases = [
-        (["cednet", str(weights), "--preset", "cednet_next_nano"], "choose the preset"),
+        (["cednet", str(weights), "--preset", "cednet_next_nano"], "Choose the preset"),
         (["cednet", str(weights), "--preset", "nonsense"], "choose one of cednet_next_pico"),
         (["cednet", str(tmp_path / "no.pth"), "--preset", "cednet_next_pico"], "no checkpoint"),
     ]
     for arguments, message in cases:
         assert convert_weights.main([*arguments, *output]) == 1
         error = capsys.readouterr().err
-        assert message in error.lower() and error.count("\n") == 1
+        assert message in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
