@@ -1,10 +1,12 @@
 """What the networks are built from."""
 
+from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.layers.residual import LayerScale, drop_path
+from keras_densepred.layers.residual import Add, LayerScale, drop_path
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
     CSwinMixer,
@@ -19,11 +21,15 @@ from keras_densepred.layers.window_attention import (
 )
 
 __all__ = [
+    "GELU",
     "TOKEN_MIXERS",
+    "Add",
     "CSwinMixer",
+    "Conv",
     "CrossShapedWindowAttention",
     "DepthwiseConv",
     "FanOutNormal",
+    "LayerNorm",
     "LayerScale",
     "NeXtMixer",
     "Pointwise",

@@ -1,10 +1,12 @@
-"""What a residual branch passes through before it is added: layer scale and drop path."""
+"""What a residual branch passes through: layer scale, drop path, the sum."""
 
 import keras
 
+from keras_densepred.layers.direct import Direct
+
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class LayerScale(keras.layers.Layer):
+class LayerScale(Direct, keras.layers.Layer):
     """Multiplies each channel (last axis) by a learned factor (Touvron et al., CaiT, eq. 4).
 
     Args:
@@ -30,6 +32,17 @@ class LayerScale(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "initial_value": self.initial_value}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class Add(Direct, keras.layers.Layer):
+    """The sum of two maps of the same shape."""
+
+    def call(self, x, y):
+        return x + y
+
+    def compute_output_shape(self, x_shape, y_shape):
+        return x_shape
 
 
 def drop_path(inputs, rate: float, name: str, dtype=None):

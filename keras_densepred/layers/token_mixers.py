@@ -11,15 +11,16 @@ import dataclasses
 
 from keras import layers
 
+from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.layers.residual import LayerScale, drop_path
+from keras_densepred.layers.residual import Add, LayerScale, drop_path
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
     ShiftedWindowAttention,
 )
-from keras_densepred.ops.gelu import gelu
 
 HEAD_DIM = 32  # channels of one attention head, in every Swin and CSwin variant
 CSWIN_STRIPES = {2: 1, 3: 2, 4: 7}  # stripe width at each level; LR blocks attend over all
@@ -43,33 +44,18 @@ class TokenMixer(abc.ABC):
 
     def norm(self, x, name: str):
         """Layer normalisation over the channels of each position."""
-        return layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype)(x)
+        return LayerNorm(name=name, dtype=self.dtype)(x)
 
     def act(self, x, name: str):
         """Exact GELU."""
-        return layers.Activation(gelu, name=name, dtype=self.dtype)(x)
+        return GELU(name=name, dtype=self.dtype)(x)
 
     def conv(self, x, channels: int, kernel: int, name: str, stride: int = 1, use_bias=True):
-        """Convolution with symmetric zero padding of kernel // 2, or none where kernel = stride."""
+        """Convolution that keeps the size or, with a stride, divides it."""
         if kernel == 1:
             # On channels-last maps a 1x1 convolution is a matrix product, and faster as one.
             return self.dense(x, channels, name, use_bias)
-        if stride > 1 and kernel > stride:
-            # "same" pads a stride-2 convolution at the bottom and the right only.
-            x = layers.ZeroPadding2D(
-                kernel // 2, data_format="channels_last", name=f"{name}_pad", dtype=self.dtype
-            )(x)
-        return layers.Conv2D(
-            channels,
-            kernel,
-            stride,
-            padding="valid" if stride > 1 else "same",
-            data_format="channels_last",
-            use_bias=use_bias,
-            kernel_initializer=FanOutNormal(),
-            name=name,
-            dtype=self.dtype,
-        )(x)
+        return Conv(channels, kernel, stride, use_bias, name=name, dtype=self.dtype)(x)
 
     def dense(self, x, units: int, name: str, use_bias=True):
         return Pointwise(
@@ -91,7 +77,7 @@ class TokenMixer(abc.ABC):
         return self.dense(x, channels, f"{name}_pwconv2")
 
     def add(self, x, branch, name: str):
-        return layers.Add(name=name, dtype=self.dtype)([x, branch])
+        return Add(name=name, dtype=self.dtype)(x, branch)
 
     def drop(self, x, rate: float, name: str):
         return drop_path(x, rate, name, self.dtype)

@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
@@ -40,7 +41,7 @@ def _layer_multiply_adds(layer) -> int:
         return 0
     shape = layer.output.shape[1:]
     positions = math.prod(shape[:-1])  # a pooled vector has one
-    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense, DepthwiseConv)):
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense, Conv, DepthwiseConv)):
         per_position = math.prod(layer.kernel.shape)
     elif isinstance(layer, ShiftedWindowAttention):
         window = layer.window_size

@@ -66,6 +66,42 @@ def test_equals_keras_in_value_and_gradient(case, shape):
         np.testing.assert_allclose(ours, reference, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="about TensorFlow under XLA")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tensorflow_compiled_by_xla_equals_its_graph(case):
+    import tensorflow as tf
+
+    shape = (2, 11, 13, 4)
+    generator = np.random.default_rng(0)
+    images = tf.constant(generator.normal(size=shape), "float32")
+    options = dict(case)
+    kernel = tf.constant(generator.normal(size=(*options.pop("kernel"), 4, 1)), "float32")
+
+    def step(images, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([images, kernel])
+            outputs = depthwise_conv(images, kernel, data_format="channels_last", **options)
+            loss = tf.reduce_mean(tf.square(outputs))
+        return outputs, *tape.gradient(loss, [images, kernel])
+
+    compiled = tf.function(step, jit_compile=True)
+    graph = compiled.get_concrete_function(images, kernel).graph
+    names = {node.type for node in graph.get_operations()}
+    assert "DepthwiseConv2dNative" not in names
+    results = compiled(images, kernel), tf.function(step)(images, kernel)
+    for ours, reference in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="about TensorFlow's defaults")
+def test_keras_does_not_compile_a_network_by_xla_on_cpu_of_its_own_accord():
+    from keras_densepred.layers import DepthwiseConv
+
+    model = keras.Sequential([keras.Input((8, 8, 4)), DepthwiseConv(3)])
+    model.compile(loss="mse")
+    assert model.jit_compile is False
+
+
 @pytest.mark.parametrize("padding,strides", [("same", 1), ("same", 2), ("valid", 1)])
 def test_channels_first_is_the_same_operation(padding, strides):
     generator = np.random.default_rng(0)

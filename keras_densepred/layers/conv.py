@@ -1,0 +1,69 @@
+"""Convolution layer with the symmetric padding of the papers."""
+
+import keras
+
+from keras_densepred.layers.direct import Direct
+from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.ops.conv import conv2d
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class Conv(Direct, keras.layers.Layer):
+    """2D convolution with a square kernel and `(kernel_size - 1) // 2` zeros on each side.
+
+    So 3x3 keeps the size, or with stride 2 halves it, rounded up; 2x2 with stride 2 halves it,
+    rounded down. `keras.layers.Conv2D` pads a strided convolution unevenly.
+
+    Input: `(batch, height, width, channels)`. Output: `(batch, height / strides, width / strides,
+    filters)`.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: side of the kernel in pixels.
+        strides: step of the window in pixels.
+        use_bias: whether to add a bias per output channel.
+
+    The kernel, shape `(kernel_size, kernel_size, channels, filters)`, starts as `FanOutNormal`.
+    """
+
+    def __init__(
+        self, filters: int, kernel_size: int, strides: int = 1, use_bias: bool = True, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.use_bias = use_bias
+        self.bias = None
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side, in pixels."""
+        return (self.kernel_size - 1) // 2
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            initializer=FanOutNormal(),
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+
+    def call(self, inputs):
+        return conv2d(inputs, self.kernel, self.bias, strides=self.strides, padding=self.padding)
+
+    def compute_output_shape(self, input_shape):
+        batch, *sizes, _ = input_shape
+        reach = self.kernel_size - 2 * self.padding
+        sizes = [None if size is None else (size - reach) // self.strides + 1 for size in sizes]
+        return (batch, *sizes, self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "use_bias": self.use_bias,
+        }

@@ -1,0 +1,98 @@
+"""The tuned convolutions and norm equal their plain `keras.ops` forms in value and gradient."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_densepred.ops.conv import conv2d
+from keras_densepred.ops.layer_norm import layer_norm
+from keras_densepred.ops.pointwise import pointwise
+from tests.weights import gradients
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred_tests")
+class Operation(keras.layers.Layer):
+    """`operation(inputs * scale, *weights)`, all of them trainable."""
+
+    def __init__(self, operation, shapes):
+        super().__init__()
+        self.operation = operation
+        self.shapes = shapes
+
+    def build(self, input_shape):
+        generator = np.random.default_rng(1)
+        self.scale = self.add_weight(shape=input_shape[1:], initializer="ones")
+        self.parts = [self.add_weight(shape=shape) for shape in self.shapes]
+        for part in self.parts:
+            part.assign(generator.normal(size=part.shape))
+
+    def call(self, inputs):
+        return self.operation(inputs * self.scale, *self.parts)
+
+
+def values_and_gradients(operation, shapes, images):
+    layer = Operation(operation, shapes)
+    layer.build(images.shape)
+    model = keras.Sequential([keras.Input(images.shape[1:]), layer])
+    return [ops.convert_to_numpy(layer(images)), *gradients(model, images)]
+
+
+def assert_equal(ours, plain, shapes, images):
+    results = [values_and_gradients(operation, shapes, images) for operation in (ours, plain)]
+    for result, reference in zip(*results, strict=True):
+        np.testing.assert_allclose(result, reference, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(12, 16), (11, 9)], ids=str)
+@pytest.mark.parametrize("kernel,strides,padding", [(3, 1, 1), (3, 2, 1), (2, 2, 0), (1, 1, 0)])
+def test_convolution(kernel, strides, padding, size):
+    images = np.random.default_rng(0).normal(size=(2, *size, 5)).astype("float32")
+
+    def plain(x, weights, bias):
+        around = (padding, padding)
+        x = ops.pad(x, ((0, 0), around, around, (0, 0)))
+        return ops.conv(x, weights, strides, "valid", data_format="channels_last") + bias
+
+    def ours(x, weights, bias):
+        return conv2d(x, weights, bias, strides=strides, padding=padding)
+
+    assert_equal(ours, plain, [(kernel, kernel, 5, 6), (6,)], images)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (3, 6)], ids=str)
+def test_pointwise(shape):
+    images = np.random.default_rng(0).normal(size=shape).astype("float32")
+
+    def plain(x, weights, bias):
+        return ops.matmul(x, weights) + bias
+
+    assert_equal(pointwise, plain, [(6, 9), (9,)], images)
+
+
+def test_layer_norm():
+    images = np.random.default_rng(0).normal(3, 2, size=(2, 4, 5, 8)).astype("float32")
+
+    def plain(x, gamma, beta):
+        mean, variance = ops.moments(x, axes=-1, keepdims=True)
+        return (x - mean) / ops.sqrt(variance + 1e-6) * gamma + beta
+
+    assert_equal(lambda *x: layer_norm(*x, 1e-6), plain, [(8,), (8,)], images)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_its_dtype_and_stays_close(dtype):
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(1, 8, 8, 8)).astype("float32")
+    kernel = generator.normal(size=(2, 2, 8, 8)).astype("float32") / 6
+    scale, shift = np.ones(8, "float32"), np.zeros(8, "float32")
+    for operation, arguments in (
+        (lambda x, k, b: conv2d(x, k, b, strides=2), (images, kernel, shift)),
+        (pointwise, (images, kernel[0, 0], shift)),
+        (lambda x, g, b: layer_norm(x, g, b, 1e-6), (images, scale, shift)),
+    ):
+        expected = ops.convert_to_numpy(operation(*map(ops.convert_to_tensor, arguments)))
+        outputs = operation(*(ops.cast(ops.convert_to_tensor(x), dtype) for x in arguments))
+        assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+        outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+        np.testing.assert_allclose(outputs, expected, atol=0.05)

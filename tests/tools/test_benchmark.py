@@ -1,0 +1,86 @@
+"""The benchmark's own correctness: the same network on all sides, and rows that are kept."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred import CEDNetBackbone
+from tests.weights import set_deterministic_weights
+from tools import benchmark
+from tools.baselines.cednet_stock import with_stock_layers
+from tools.timing import measure
+
+OURS = {"Conv", "DepthwiseConv", "GELU", "LayerNorm", "Pointwise", "BilinearUpsample"}
+
+
+def test_stock_layers_are_the_same_network():
+    backbone = CEDNetBackbone.from_preset("cednet_next_pico", image_shape=(64, 64, 3))
+    set_deterministic_weights(backbone)
+    stock = with_stock_layers(backbone)
+    names = {type(layer).__name__ for layer in stock.layers}
+    assert not names & OURS and "DepthwiseConv2D" in names
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    ours, theirs = backbone(images), stock(images)
+    for one, other in zip(ours.values(), keras.tree.flatten(theirs), strict=True):
+        one, other = keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+        np.testing.assert_allclose(one, other, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_a_run_is_printed_and_appended(mode, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "PEAK_SIZES", (64,))
+    output = tmp_path / "times" / "cpu.csv"
+    command = ["--preset", "cednet_next_pico", "--image-size", "32", "--mode", mode]
+    command += ["--rounds", "1", "--against", "stock", "--output", str(output)]
+    assert benchmark.main(command) == 0
+    assert "candidate stock" in capsys.readouterr().out
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["candidate"] for row in rows] == ["ours", "stock"]
+    for row in rows:
+        assert row["backend"] == keras.config.backend() and row["mode"] == mode
+        assert 0 < float(row["ms_min"]) <= float(row["ms_median"])
+        assert float(row["share_of_peak"]) > 0 and float(row["gflops"]) > 0
+        assert "--preset cednet_next_pico" in row["command"]
+    assert float(rows[0]["ours_over_this"]) == 1
+    assert [path.name for path in output.parent.iterdir()] == ["cpu.csv"]
+
+
+@pytest.mark.backend_free
+def test_rows_are_added_to_a_file_of_the_same_columns_only(tmp_path):
+    path = tmp_path / "rows.csv"
+    benchmark.append(path, [{"a": "1", "b": "2"}])
+    benchmark.append(path, [{"a": "3", "b": "4"}])
+    assert path.read_text().split() == ["a,b", "1,2", "3,4"]
+    with pytest.raises(ValueError, match=r"rows\.csv has other columns"):
+        benchmark.append(path, [{"a": "5"}])
+    assert path.read_text().split() == ["a,b", "1,2", "3,4"]
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "command,message",
+    [
+        ("--preset cednet_huge", "--preset cednet_huge is unknown; choose from cednet_next_tiny"),
+        ("--preset cednet_swin_t --against torch", "--against torch has no cednet_swin_t"),
+        ("--mode train --model pyramid", "leave out --model"),
+        ("--batch 0", "--batch must be positive"),
+        ("--image-size 100", "multiple of 32"),
+    ],
+)
+def test_faults_are_one_sentence(command, message, capsys):
+    assert benchmark.main(command.split()) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.backend_free
+def test_candidates_take_turns():
+    calls = []
+    timings = measure.alternate(
+        {name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, warm_up=1
+    )
+    assert calls == ["a", "a", "b", "b", *"ababab"]
+    assert set(timings) == {"a", "b"}

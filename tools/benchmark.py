@@ -1,0 +1,236 @@
+"""Times CEDNet against other forms of it, side by side, and appends the result to a CSV file.
+
+    KERAS_BACKEND=jax python tools/benchmark.py --against stock torch
+    KERAS_BACKEND=jax python tools/benchmark.py --mode train --batch 4 --against torch
+    python tools/benchmark.py --model pyramid --image-size 640 --against torch torch_compiled
+    python tools/benchmark.py --pipeline
+    python tools/benchmark.py --detections
+
+All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
+them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
+appends it to FILE, with the command, the commit and the versions.
+
+* forward: the classifier's last head, or the maps of the backbone or the RetinaNet pyramid, as one
+  compiled function (PyTorch: eager), images on the device.
+* train: `train_on_batch` of the classifier with the heads of all stages, AdamW.
+* share of peak: floating-point operations of convolutions and dense layers a second, over those of
+  the best square matrix product of the same precision measured in the same run.
+* --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipeline, images/s on one
+  core. --detections: box decoding and non-maximum suppression of 8 images, 76,725 anchors and 80
+  classes.
+"""
+
+import argparse
+import csv
+import datetime
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+# JAX would take most of a GPU's memory for itself, and PyTorch runs beside it.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# Run as a script, the repository's root is not on the path: `tools` itself is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import keras
+
+from keras_densepred import CEDNetBackbone, training
+from tools.timing import candidates, detections, measure, pipeline
+
+AGAINST = ("stock", "torch", "torch_compiled")
+PEAK_SIZES = (1024, 2048, 4096)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        check(arguments)
+        training.keep_freed_memory()
+        rows = list(measured(arguments))
+        if arguments.output is not None:
+            append(arguments.output, [{**origin(argv), **row} for row in rows])
+            print(f"Appended {len(rows)} rows to {arguments.output}")
+    except ValueError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", nargs="+", default=["cednet_next_tiny"])
+    parser.add_argument(
+        "--model", choices=("classifier", "backbone", "pyramid"), default="classifier"
+    )
+    parser.add_argument("--mode", choices=("forward", "train"), nargs="+", default=["forward"])
+    parser.add_argument("--image-size", type=int, nargs="+", default=[224], help="in pixels")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images at once")
+    parser.add_argument("--precision", choices=tuple(candidates.POLICIES), default="float32")
+    parser.add_argument(
+        "--compile",
+        choices=tuple(candidates.JIT_COMPILE),
+        default="default",
+        help="XLA (TensorFlow) or torch.compile: as Keras chooses by default, on, or off",
+    )
+    parser.add_argument("--against", choices=AGAINST, nargs="+", default=[], help="also time these")
+    parser.add_argument("--rounds", type=int, default=15, help="timed calls of each candidate")
+    parser.add_argument("--output", type=Path, help="CSV file to append to")
+    parser.add_argument("--pipeline", action="store_true", help="time the input pipeline instead")
+    parser.add_argument("--data-dir", type=Path, help="COCO-format folder for --pipeline")
+    parser.add_argument("--detections", action="store_true", help="time box decoding and NMS")
+    return parser.parse_args(argv)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError, in one sentence, for what cannot be measured."""
+    torch_wanted = set(arguments.against) & {"torch", "torch_compiled"}
+    for preset in arguments.preset:
+        name = CEDNetBackbone.architecture_preset_name(preset)
+        if name is None:
+            known = ", ".join(CEDNetBackbone.architecture_presets())
+            raise ValueError(f"--preset {preset} is unknown; choose from {known}.")
+        if torch_wanted and name not in candidates.TORCH_VARIANTS:
+            raise ValueError(
+                f"--against torch has no {preset}; choose from "
+                f"{', '.join(candidates.TORCH_VARIANTS)}."
+            )
+    if "train" in arguments.mode and arguments.model != "classifier":
+        raise ValueError("--mode train is of the classifier; leave out --model.")
+    for name in ("image_size", "batch", "rounds"):
+        values = getattr(arguments, name)
+        if min(values if isinstance(values, list) else [values]) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive.")
+    if any(size % 32 for size in arguments.image_size):
+        raise ValueError("--image-size must be a multiple of 32.")
+
+
+def measured(arguments: argparse.Namespace):
+    """Prints and yields one row a candidate."""
+    if arguments.pipeline:
+        yield from shown(pipeline.measure_pipeline(data_dir=arguments.data_dir))
+        return
+    if arguments.detections:
+        for row in detections.measure_detections(repeats=arguments.rounds):
+            yield from shown([{"backend": keras.config.backend(), **row}])
+        return
+    peak = matrix_peak(arguments)
+    print(f"matrix product peak: {peak:.0f} GFLOP/s in {arguments.precision}", flush=True)
+    for preset, size, batch, mode in itertools.product(
+        arguments.preset, arguments.image_size, arguments.batch, arguments.mode
+    ):
+        task = candidates.Task(
+            CEDNetBackbone.architecture_preset_name(preset),
+            arguments.model,
+            mode,
+            arguments.precision,
+            size,
+            batch,
+            arguments.compile,
+        )
+        yield from shown(measure_task(task, arguments, peak))
+
+
+def matrix_peak(arguments: argparse.Namespace) -> float:
+    """GFLOP/s of the best square matrix product of the backend and, where compared, PyTorch."""
+    backends = {keras.config.backend()}
+    if {"torch", "torch_compiled"} & set(arguments.against):
+        backends.add("torch")
+    return max(
+        measure.gflops_of(candidates.matrix_product(backend, arguments.precision, size), size)
+        for backend in sorted(backends)
+        for size in PEAK_SIZES
+    )
+
+
+def measure_task(task: candidates.Task, arguments: argparse.Namespace, peak: float) -> list[dict]:
+    keras.utils.clear_session()
+    model = candidates.keras_model(task)
+    calls = {"ours": candidates.ours(model, task)}
+    for name in arguments.against:
+        if name == "stock":
+            calls[name] = candidates.stock(candidates.keras_model(task), task)
+        else:
+            calls[name] = candidates.torch_baseline(task, compiled=name == "torch_compiled")
+    timings = measure.alternate(calls, arguments.rounds)
+    gflop = candidates.gflop(model, task)
+    rows = []
+    for name, timing in timings.items():
+        backend = "torch" if name.startswith("torch") else keras.config.backend()
+        rate = gflop / (timing.ms_median * 1e-3)
+        rows.append(
+            {
+                "preset": task.preset,
+                "model": task.model,
+                "mode": task.mode,
+                "candidate": name,
+                "backend": backend,
+                "precision": task.precision,
+                "compile": task.compile if name in ("ours", "stock") else name,
+                "image_size": task.image_size,
+                "batch": task.batch,
+                "ms_median": f"{timing.ms_median:.1f}",
+                "ms_min": f"{timing.ms_min:.1f}",
+                "first_call_s": f"{timing.first_call_s:.1f}",
+                "images_per_s": f"{task.batch / timing.ms_median * 1e3:.2f}",
+                "peak_memory_mib": memory(timing),
+                "gflops": f"{rate:.1f}",
+                "peak_gflops": f"{peak:.1f}",
+                "share_of_peak": f"{rate / peak:.3f}",
+                "ours_over_this": f"{timings['ours'].ms_median / timing.ms_median:.3f}",
+            }
+        )
+    return rows
+
+
+def memory(timing: measure.Timing) -> str:
+    # On a GPU the process's own memory is not what a user runs out of.
+    if timing.peak_memory_mib is None or candidates.device_name() is not None:
+        return ""
+    return f"{timing.peak_memory_mib:.0f}"
+
+
+def shown(rows: list[dict]) -> list[dict]:
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""), flush=True)
+    return rows
+
+
+def origin(argv: list[str] | None) -> dict[str, str]:
+    """Where a row comes from: date, commit, machine, versions and command."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    result = subprocess.run(git, capture_output=True, text=True, check=False)
+    command = shlex.join(["tools/benchmark.py", *(sys.argv[1:] if argv is None else argv)])
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": result.stdout.strip(),
+        "device": candidates.device_name() or measure.cpu_model(),
+        "versions": candidates.versions(),
+        "command": f"KERAS_BACKEND={keras.config.backend()} python {command}",
+    }
+
+
+def append(path: Path, rows: list[dict]) -> None:
+    """Adds rows to a CSV file of the same columns; the file is replaced as a whole."""
+    old: list[dict] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            old = list(reader)
+            if reader.fieldnames != list(rows[0]):
+                raise ValueError(f"{path} has other columns: give another file to --output.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows([*old, *rows])
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""What is timed: our CEDNet on the active backend, and the networks it is compared with.
+
+Each candidate is a callable that computes one forward pass or one training step and returns when
+the device is done. Images are ready on the device; a training step is the cross entropy of the
+heads of all stages, its gradient and an AdamW update.
+"""
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+import keras_densepred
+from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.metrics.multiply_adds import count_multiply_adds
+from tools.baselines.cednet_stock import with_stock_layers
+
+NUM_CLASSES = 1000
+LEARNING_RATE = 1e-4
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+JIT_COMPILE = {"default": "auto", "on": True, "off": False}
+TORCH_VARIANTS = {
+    "cednet_next_tiny": "tiny",
+    "cednet_next_small": "small",
+    "cednet_next_base": "base",
+}
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of work: which network, at what size, doing what.
+
+    Attributes:
+        preset: preset of `CEDNetBackbone`.
+        model: `"classifier"`, `"backbone"` (C2..C5) or `"pyramid"` (RetinaNet's P3..P7).
+        mode: `"forward"` or `"train"`.
+        precision: a key of `POLICIES`.
+        image_size: side of the square images in pixels.
+        batch: images at once.
+        compile: a key of `JIT_COMPILE`; `"default"` is what Keras' `fit` and `predict` choose.
+    """
+
+    preset: str
+    model: str
+    mode: str
+    precision: str
+    image_size: int
+    batch: int
+    compile: str
+
+    def images(self) -> np.ndarray:
+        """`(batch, image_size, image_size, 3)` float32, as normalised images are distributed."""
+        shape = (self.batch, self.image_size, self.image_size, 3)
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def keras_model(task: Task) -> keras.Model:
+    """Our network as a plain functional model; a classifier in training has all stages' heads."""
+    backbone = CEDNetBackbone.from_preset(
+        task.preset,
+        image_shape=(task.image_size, task.image_size, 3),
+        dtype=POLICIES[task.precision],
+    )
+    if task.model == "backbone":
+        return keras.Model(backbone.inputs, backbone.outputs)
+    if task.model == "pyramid":
+        pyramid = keras_densepred.DetectionPyramid(backbone)
+        return keras.Model(pyramid.inputs, pyramid.outputs)
+    classifier = keras_densepred.CEDNetImageClassifier(backbone, NUM_CLASSES)
+    heads = classifier.outputs if task.mode == "train" else classifier.outputs[-1]
+    return keras.Model(classifier.inputs, heads)
+
+
+def gflop(model: keras.Model, task: Task) -> float:
+    """10^9 floating-point operations of one call: two a multiply-add, three times that to train."""
+    passes = 3 if task.mode == "train" else 1
+    return 2e-9 * count_multiply_adds(model) * task.batch * passes
+
+
+def ours(model: keras.Model, task: Task) -> Call:
+    """Our model on the active backend."""
+    return _train_step(model, task) if task.mode == "train" else _forward(model, task)
+
+
+def stock(model: keras.Model, task: Task) -> Call:
+    """The same network of stock Keras layers on the active backend."""
+    return ours(with_stock_layers(model), task)
+
+
+def torch_baseline(task: Task, compiled: bool) -> Call:
+    """The plain `torch.nn` network, channels-last, eager or by `torch.compile`."""
+    import torch
+
+    from tools.baselines import cednet_torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = {
+        "classifier": cednet_torch.CEDNetClassifier,
+        "backbone": cednet_torch.CEDNet,
+        "pyramid": cednet_torch.CEDNetPyramid,
+    }[task.model](TORCH_VARIANTS[task.preset])
+    network = network.to(device=device, memory_format=torch.channels_last)
+    network.train(task.mode == "train")
+    run = torch.compile(network, fullgraph=True) if compiled else network
+    images = torch.from_numpy(task.images()).to(device).permute(0, 3, 1, 2)
+    autocast = torch.autocast(
+        device, getattr(torch, task.precision), enabled=task.precision != "float32"
+    )
+
+    def forward():
+        with torch.inference_mode(), autocast:
+            run(images)
+        _wait_for_torch()
+
+    if task.mode == "forward":
+        return forward
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
+    labels = torch.arange(task.batch, device=device)
+    # As Keras does for mixed_float16; without effect in the other precisions.
+    scaler = torch.amp.GradScaler(device, enabled=task.precision == "float16")
+
+    def train_step():
+        optimizer.zero_grad()
+        with autocast:
+            losses = [torch.nn.functional.cross_entropy(x, labels) for x in run(images)]
+        scaler.scale(torch.stack(losses).mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        _wait_for_torch()
+
+    return train_step
+
+
+def matrix_product(backend: str, precision: str, size: int) -> Call:
+    """One product of two square matrices, for the peak of the machine."""
+    values = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    if backend == "torch":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        matrix = torch.from_numpy(values).to(device, getattr(torch, precision))
+
+        def multiply():
+            torch.mm(matrix, matrix)
+            _wait_for_torch()
+
+        return multiply
+    if backend == "jax":
+        import jax
+
+        matrix = jax.numpy.asarray(values, precision)
+        product = jax.jit(jax.numpy.matmul)
+        return lambda: product(matrix, matrix).block_until_ready()
+    import tensorflow as tf
+
+    matrix = tf.cast(values, precision)
+    return lambda: tf.linalg.matmul(matrix, matrix)[:1, :1].numpy()
+
+
+def device_name() -> str | None:
+    """The accelerator's name, or None on a CPU."""
+    backend = keras.config.backend()
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        return None if device.platform == "cpu" else device.device_kind
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else None
+
+
+def versions() -> str:
+    """Versions of Keras and the backend."""
+    backend = keras.config.backend()
+    return f"keras {keras.__version__}, {backend} {importlib.metadata.version(backend)}"
+
+
+def _wait_for_torch() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _forward(model: keras.Model, task: Task) -> Call:
+    backend = keras.config.backend()
+    if backend == "torch":
+        return _forward_torch(model, task)
+    images = keras.ops.convert_to_tensor(task.images())
+    if backend == "jax":
+        import jax
+
+        state = (
+            [variable.value for variable in model.trainable_variables],
+            [variable.value for variable in model.non_trainable_variables],
+        )
+        call = jax.jit(lambda state, x: model.stateless_call(*state, x, training=False)[0])
+        return lambda: jax.block_until_ready(call(state, images))
+    import tensorflow as tf
+
+    jit_compile = {"default": all(layer.supports_jit for layer in model.layers)}.get(
+        task.compile, task.compile == "on"
+    )
+    call = tf.function(lambda x: model(x, training=False), jit_compile=jit_compile)
+    return lambda: [x.numpy() for x in tf.nest.flatten(call(images))]
+
+
+def _forward_torch(model: keras.Model, task: Task) -> Call:
+    import torch
+
+    images = keras.ops.convert_to_tensor(task.images())
+    run = torch.compile(model) if task.compile == "on" else model
+
+    def call():
+        with torch.inference_mode():
+            run(images, training=False)
+        _wait_for_torch()
+
+    return call
+
+
+def _train_step(model: keras.Model, task: Task) -> Call:
+    heads = len(model.outputs)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(LEARNING_RATE),
+        loss=[keras.losses.SparseCategoricalCrossentropy(from_logits=True) for _ in range(heads)],
+        loss_weights=[1 / heads] * heads,
+        jit_compile=JIT_COMPILE[task.compile],
+    )
+    images, labels = task.images(), [np.arange(task.batch)] * heads
+    # The loss comes back as a number, so the step is done.
+    return lambda: model.train_on_batch(images, labels)

@@ -1,0 +1,108 @@
+"""Timing side by side: alternating calls, peak memory, and the machine's own limit."""
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Timing:
+    """Times of one candidate.
+
+    Attributes:
+        first_call_s: seconds of the very first call, compilation included.
+        ms_median: median milliseconds of a call after the warm-up.
+        ms_min: least milliseconds of a call.
+        peak_memory_mib: rise of the process's peak resident memory over what it had before the
+            first call, taken in the calls after it, so without the compiler's own; on a GPU the
+            caller asks the framework instead. None where the system does not tell.
+    """
+
+    first_call_s: float
+    ms_median: float
+    ms_min: float
+    peak_memory_mib: float | None
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2
+) -> dict[str, Timing]:
+    """Times callables in one process by turns, so that a busy moment of the machine hits all.
+
+    Args:
+        candidates: name to a callable that returns when its work is done.
+        rounds: timed calls of each.
+        warm_up: calls of each, after the first, that do not count.
+
+    Returns:
+        The timing of each candidate.
+    """
+    first, memory = {}, {}
+    for name, call in candidates.items():
+        before = _resident_mib()
+        start = time.perf_counter()
+        call()
+        first[name] = time.perf_counter() - start
+        _reset_peak()
+        for _ in range(warm_up):
+            call()
+        peak = _peak_mib()
+        memory[name] = None if before is None or peak is None else max(peak - before, 0.0)
+    milliseconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            milliseconds[name].append((time.perf_counter() - start) * 1e3)
+    return {
+        name: Timing(first[name], statistics.median(times), min(times), memory[name])
+        for name, times in milliseconds.items()
+    }
+
+
+def gflops_of(multiply: Callable[[], object], size: int, rounds: int = 9) -> float:
+    """GFLOP/s of a product of two square matrices: the best of some calls, after one.
+
+    Args:
+        multiply: computes one product and returns when it is done.
+        size: side of the matrices.
+        rounds: timed calls.
+    """
+    return 2e-9 * size**3 / (alternate({"product": multiply}, rounds).popitem()[1].ms_min * 1e-3)
+
+
+def _resident_mib() -> float | None:
+    return _status_mib("VmRSS")
+
+
+def _peak_mib() -> float | None:
+    return _status_mib("VmHWM")
+
+
+def _status_mib(field: str) -> float | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _reset_peak() -> None:
+    """Makes Linux count the peak of resident memory from here on; nothing elsewhere."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def cpu_model() -> str:
+    """The processor's name and the number of cores this process may use."""
+    name = "unknown CPU"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
