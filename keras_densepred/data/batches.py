@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.deferred import DeferredImage
 from keras_densepred.data.images import ImageError
 from keras_densepred.data.objects import DatasetError
 from keras_densepred.data.records import Record
@@ -52,13 +53,13 @@ class RowMaker:
 
     def write(self, batch: Batch, row: int, record: Record) -> int:
         """Returns how many boxes were dropped because the row is full."""
-        cv2 = require("cv2", "data")
         height, width = record.size
         # One look-up per byte, several times faster than arithmetic on the float image.
         levels = np.arange(256, dtype=np.float32)[:, None]
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         table = (levels - mean) / std
-        batch["images"][row, :height, :width] = cv2.LUT(record.image, table[None])
+        image = DeferredImage.of(record.image)
+        image.draw_into(batch["images"][row, :height, :width], table[None])
         excess = len(record.labels) - self.max_boxes
         if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)

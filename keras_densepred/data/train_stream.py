@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.augment import CopyPaste, ResizeToFit, Size, height_and_width
+from keras_densepred.data.augment import (
+    CopyPaste,
+    ResizeToFit,
+    Size,
+    deferred,
+    drawn,
+    height_and_width,
+    takes_deferred,
+)
 from keras_densepred.data.batches import (
     BAD_IMAGE,
     REPORT,
@@ -207,6 +215,7 @@ class _Augment:
         skipped: list[str],
     ) -> Record:
         for number, transform in enumerate(transforms):
+            record = deferred(record) if takes_deferred(transform) else drawn(record)
             if not isinstance(transform, CopyPaste):
                 record = transform(record, rng)
             elif rng.random() < transform.probability and len(self.dataset) > 1:
@@ -214,6 +223,7 @@ class _Augment:
                 partner = (index + step) % len(self.dataset)
                 other = self._read(partner, skipped)
                 other = self._apply(other, partner, transforms[:number], rng, skipped)
+                other = deferred(other) if takes_deferred(transform) else drawn(other)
                 record = transform(record, other, rng)
         return record
 
