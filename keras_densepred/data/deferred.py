@@ -79,7 +79,8 @@ class DeferredImage:
 
         In a resized image the window begins at a pixel of the source, so up to one pixel of the
         source further up and left than asked for: what is then resized is the window alone, which
-        at the recipe's range of factors takes half of the time (1.0 ms in place of 2.3 ms at 1024).
+        takes half of the time or less where it matters (to 1024x1024 out of an image enlarged to
+        1536x2048: 1.5 ms in place of 8.5 ms).
 
         Returns:
             The image, and `(2,)` float64, the row and column of the resized image, not always
@@ -124,7 +125,10 @@ class DeferredImage:
             table: `(1, 256, 3)`, the value of each byte in each channel; None keeps the bytes.
         """
         height, width = self.window
-        _put(out[:height, :width], self._draw_window(height, width), table)
+        window = out[:height, :width]
+        pixels = self._draw_window(height, width, window if table is None else None)
+        if pixels is not window:
+            _put(window, pixels, table)
         if self.canvas != self.window:
             color = np.array(self.color, np.uint8)
             value = color if table is None else table[0, color, np.arange(3)]
@@ -155,8 +159,17 @@ class DeferredImage:
         _fill(canvas[rows:], color)
         return canvas
 
-    def _draw_window(self, height: int, width: int) -> np.ndarray:
-        """The upper `height` rows of the window; unless mirrored, its left `width` columns."""
+    def _draw_window(self, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The upper `height` rows of the window; unless mirrored, its left `width` columns.
+
+        Args:
+            height: how many rows.
+            width: how many columns, all of them if mirrored.
+            out: `(height, width, 3)` uint8, where the pixels may be written.
+
+        Returns:
+            `(height, width, 3)` uint8: `out` itself if the pixels are there, otherwise another.
+        """
         cv2 = require("cv2", "data")
         pixels = self.source
         sizes = zip(self.corner, (height, width), self.scaled, pixels.shape[:2], strict=True)
@@ -170,11 +183,13 @@ class DeferredImage:
                     for start, size, scaled, whole in sizes
                 )
             ]
+            if (height, width) == self.scaled and not self.mirrored:
+                return cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
             fy, fx = np.divide(self.scaled, self.source.shape[:2]).tolist()
             resized = cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
             pixels = resized[:height, :width]
         # OpenCV mirrors 1024x1024 pixels in 0.4 ms, NumPy in 10 ms.
-        return cv2.flip(pixels, 1) if self.mirrored else pixels
+        return cv2.flip(pixels, 1, out) if self.mirrored else pixels
 
 
 def _put(out: np.ndarray, pixels: np.ndarray, table: np.ndarray | None) -> None:
