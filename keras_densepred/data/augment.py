@@ -5,8 +5,10 @@ crop, drop what became too small, flip, pad, copy-paste; `coco_augmentation` giv
 Each transform maps a `Record` to a `Record`, takes its random numbers from the generator it is
 handed and from nowhere else, and leaves the record that it was given as it was.
 
-Images are resized bilinearly without a low-pass filter, as the authors' code (mmdetection 2 with
-OpenCV) does also when it shrinks by ten; masks and semantic labels by nearest neighbour.
+Images are arrays, or in the pipeline `DeferredImage`s, on which the transforms here only note what
+is to be done. They are resized bilinearly without a low-pass filter, as the authors' code
+(mmdetection 2 with OpenCV) does also when it shrinks by ten; masks and semantic labels by nearest
+neighbour.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.deferred import DeferredImage
 from keras_densepred.data.records import IGNORE_LABEL, Record
 
 Size = int | tuple[int, int]
@@ -41,12 +44,12 @@ def height_and_width(size: Size) -> tuple[int, int]:
 
 def resize(record: Record, height: int, width: int) -> Record:
     """Resizes an image and all that lies on it to `(height, width)` pixels."""
-    cv2 = require("cv2", "data")
     old_height, old_width = record.size
     if (old_height, old_width) == (height, width):
         return record
 
     def nearest(labels: np.ndarray) -> np.ndarray:
+        cv2 = require("cv2", "data")
         return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
 
     masks, semantic = record.masks, record.semantic
@@ -55,7 +58,7 @@ def resize(record: Record, height: int, width: int) -> Record:
         masks = np.asarray(resized, bool).reshape(len(masks), height, width)
     scale = np.array([width / old_width, height / old_height] * 2, np.float32)
     return record.replace(
-        image=cv2.resize(record.image, (width, height), interpolation=cv2.INTER_LINEAR),
+        image=_like(record, DeferredImage.of(record.image).resize(height, width)),
         boxes=_clip(record.boxes * scale, height, width),
         masks=masks,
         semantic=None if semantic is None else nearest(semantic),
@@ -124,10 +127,12 @@ class FixedSizeCrop:
         top = int(rng.integers(record.size[0] - height + 1))
         left = int(rng.integers(record.size[1] - width + 1))
         window = slice(top, top + height), slice(left, left + width)
-        boxes = _clip(record.boxes - np.array([left, top] * 2, np.float32), height, width)
+        image, corner = DeferredImage.of(record.image).cut(top, left, height, width)
+        offset = np.tile(corner[::-1], 2).astype(np.float32)
+        boxes = _clip(record.boxes - offset, height, width)
         masks, semantic = record.masks, record.semantic
         cut = record.replace(
-            image=record.image[window],
+            image=_like(record, image),
             boxes=boxes,
             masks=None if masks is None else masks[:, window[0], window[1]],
             semantic=None if semantic is None else semantic[window],
@@ -171,7 +176,7 @@ class RandomFlip:
         width = np.float32(record.size[1])
         masks, semantic = record.masks, record.semantic
         return record.replace(
-            image=np.ascontiguousarray(record.image[:, ::-1]),
+            image=_like(record, DeferredImage.of(record.image).mirror()),
             boxes=np.stack([width - x2, y1, width - x1, y2], axis=1),
             masks=None if masks is None else masks[:, :, ::-1],
             semantic=None if semantic is None else semantic[:, ::-1],
@@ -206,17 +211,14 @@ class PadToSize:
                 f"{record.file_name}: an image of {old_height}x{old_width} pixels cannot be padded "
                 f"to {height}x{width}; put FixedSizeCrop or ResizeToFit before PadToSize."
             )
-        image = np.empty((height, width, 3), np.uint8)
-        image[:old_height, :old_width] = record.image
-        image[old_height:] = self.color
-        image[:, old_width:] = self.color
+        image = DeferredImage.of(record.image).pad(height, width, self.color)
         below, right = height - old_height, width - old_width
         masks, semantic = record.masks, record.semantic
         if masks is not None:
             masks = np.pad(masks, ((0, 0), (0, below), (0, right)))
         if semantic is not None:
             semantic = np.pad(semantic, ((0, below), (0, right)), constant_values=IGNORE_LABEL)
-        return record.replace(image=image, masks=masks, semantic=semantic)
+        return record.replace(image=_like(record, image), masks=masks, semantic=semantic)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,13 +281,14 @@ class RectangleCopyPaste(CopyPaste):
             np.array([-1, -1, 1, 1])
         )
         corners = np.concatenate([np.floor(grown[:, :2]), np.ceil(grown[:, 2:])], axis=1)
-        image = record.image.copy()
+        rectangles = _clip(corners, height, width).astype(int)
+        image, pasted = DeferredImage.of(record.image), DeferredImage.of(other.image)
+        image = image.paste(pasted, rectangles)
         semantic = None if record.semantic is None else record.semantic.copy()
-        for x1, y1, x2, y2 in _clip(corners, height, width).astype(int):
-            image[y1:y2, x1:x2] = other.image[y1:y2, x1:x2]
-            if semantic is not None and other.semantic is not None:
+        if semantic is not None and other.semantic is not None:
+            for x1, y1, x2, y2 in rectangles:
                 semantic[y1:y2, x1:x2] = other.semantic[y1:y2, x1:x2]
-        return _append(record.replace(image=image, semantic=semantic), chosen)
+        return _append(record.replace(image=_like(record, image), semantic=semantic), chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,6 +359,45 @@ def coco_augmentation(
     return [*steps, RectangleCopyPaste()] if copy_paste else steps
 
 
+def deferred(record: Record) -> Record:
+    """The record with its image not drawn before it is needed, where nothing speaks against it.
+
+    Masks and semantic labels have to lie on their image to the pixel, which a deferred crop does
+    not promise, so records with these stay as they are.
+    """
+    if record.masks is not None or record.semantic is not None:
+        return record
+    return record.replace(image=DeferredImage.of(record.image))
+
+
+def drawn(record: Record) -> Record:
+    """The record with its image as an array."""
+    if not isinstance(record.image, DeferredImage):
+        return record
+    return record.replace(image=record.image.draw())
+
+
+def takes_deferred(transform: Callable) -> bool:
+    """Whether a transform, called on a record with a `DeferredImage`, leaves it deferred.
+
+    Those of this module do; a class that a user derived from one of them may look at pixels.
+    """
+    return type(transform) in _TAKE_DEFERRED
+
+
+_TAKE_DEFERRED = frozenset(
+    {
+        ResizeToFit,
+        LargeScaleJitter,
+        FixedSizeCrop,
+        DropTinyBoxes,
+        RandomFlip,
+        PadToSize,
+        RectangleCopyPaste,
+    }
+)
+
+
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes `(N, 4)` and `(M, 4)` xyxy: `(N, M)`."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
@@ -382,6 +424,11 @@ def mask_boxes(masks: np.ndarray) -> np.ndarray:
 def _is_seen(masks: np.ndarray) -> np.ndarray:
     """Whether each of the masks `(N, H, W)` has a pixel: `(N,)` bool."""
     return np.asarray(masks.any(axis=(1, 2)))
+
+
+def _like(record: Record, image: DeferredImage) -> np.ndarray | DeferredImage:
+    """`image` deferred if that of `record` is, otherwise drawn."""
+    return image if isinstance(record.image, DeferredImage) else image.draw()
 
 
 def _fit(old: tuple[int, int], frame: tuple[float, float]) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.augment import PAD_COLOR
+from keras_densepred.data.deferred import DeferredImage
 from keras_densepred.data.images import ImageError
 from keras_densepred.data.objects import DatasetError
 from keras_densepred.data.records import Record
@@ -36,29 +38,38 @@ class DetectionDataset(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RowMaker:
-    """Writes a record into a row of a batch."""
+    """Writes a record into a row of a batch; images as bytes where `mean` and `std` are None."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     max_boxes: int
 
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("Give both `mean` and `std`, or neither for images as bytes.")
+
     def empty(self, batch_size: int, canvas: tuple[int, int]) -> Batch:
-        """A batch of zero images `(height, width)` without boxes."""
+        """A batch of images `(height, width)` not yet written, all zero, without boxes."""
+        dtype = np.uint8 if self.mean is None else np.float32
         return {
-            "images": np.zeros((batch_size, *canvas, 3), np.float32),
+            "images": np.zeros((batch_size, *canvas, 3), dtype),
             "boxes": np.full((batch_size, self.max_boxes, 4), -1, np.float32),
             "labels": np.full((batch_size, self.max_boxes), -1, np.int32),
         }
 
     def write(self, batch: Batch, row: int, record: Record) -> int:
         """Returns how many boxes were dropped because the row is full."""
-        cv2 = require("cv2", "data")
         height, width = record.size
-        # One look-up per byte, several times faster than arithmetic on the float image.
-        levels = np.arange(256, dtype=np.float32)[:, None]
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = (levels - mean) / std
-        batch["images"][row, :height, :width] = cv2.LUT(record.image, table[None])
+        image, out = DeferredImage.of(record.image), batch["images"][row]
+        if self.mean is None or self.std is None:
+            if image.shape != out.shape:
+                image = image.pad(out.shape[0], out.shape[1], PAD_COLOR)
+            image.draw_into(out)
+        else:
+            # One look-up per byte, several times faster than arithmetic on the float image.
+            levels = np.arange(256, dtype=np.float32)[:, None]
+            mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+            image.draw_into(out[:height, :width], ((levels - mean) / std)[None])
         excess = len(record.labels) - self.max_boxes
         if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)

@@ -245,3 +245,62 @@ def test_every_cut_of_a_file_loads_or_names_itself(tmp_path, picture):
                 assert load_image(path).shape == picture.shape
             except ImageError as error:
                 assert str(path) in str(error)
+
+
+def jpeg_bytes(picture, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "jpeg", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 60},
+        {"quality": 95, "subsampling": 0},
+        {"quality": 95, "subsampling": 1},
+        {"optimize": True, "restart_marker_rows": 1},
+        {"progressive": True},
+        {"keep_rgb": True},
+        {"comment": b"\xff\xd9\xff\xda"},
+    ],
+)
+@pytest.mark.parametrize("kind", ["RGB", "L"])
+def test_jpeg_has_the_pixels_that_pillow_reads(tmp_path, options, kind):
+    shape = (37, 51, 3) if kind == "RGB" else (37, 51)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg_bytes(noise, **options))
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(load_image(path), expected)
+
+
+def test_a_damaged_jpeg_is_treated_as_pillow_does(tmp_path):
+    # OpenCV alone fills what is missing with gray, and never says so.
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = jpeg_bytes(noise, quality=90)
+    rng = np.random.default_rng(1)
+    path = tmp_path / "damaged.jpg"
+    outcomes = set()
+    for attempt in range(150):
+        content = bytearray(whole)
+        if attempt % 3 == 0:
+            content[rng.integers(2, len(content))] = rng.integers(256)
+        elif attempt % 3 == 1:
+            content[rng.integers(700, len(content) - 2)] = 255  # often the start of a marker
+        else:
+            content = content[: rng.integers(700, len(content))] + whole[-2:]
+        path.write_bytes(content)
+        try:
+            with Image.open(path) as image:
+                expected = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError):
+            expected = None
+        outcomes.add(expected is None)
+        if expected is None:
+            with pytest.raises(ImageError, match=r"damaged\.jpg"):
+                load_image(path)
+        else:
+            np.testing.assert_array_equal(load_image(path), expected)
+    assert outcomes == {True, False}

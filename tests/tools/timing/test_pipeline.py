@@ -1,0 +1,64 @@
+"""The measurement of the input pipeline gives sound rows; how fast is not a test's business."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_densepred import data
+from tools.timing.pipeline import measure_pipeline, write_photos
+
+pytestmark = pytest.mark.backend_free
+
+KEYS = {
+    "what",
+    "image_size",
+    "batch",
+    "images_per_s_median",
+    "images_per_s_best",
+    "ratio_to_decode",
+    "ratio_to_decode_lsj",
+}
+
+
+def check(rows, batch):
+    assert [row["what"] for row in rows] == [
+        "decode",
+        "decode_lsj",
+        "pipeline",
+        "pipeline_float32",
+    ]
+    assert [row["batch"] for row in rows] == [1, 1, batch, batch]
+    for row in rows:
+        assert row.keys() == KEYS and row["image_size"] == 64
+        numbers = [row[key] for key in sorted(KEYS - {"what"})]
+        assert np.isfinite(numbers).all() and min(numbers) > 0
+        assert row["images_per_s_best"] >= row["images_per_s_median"]
+    assert rows[0]["ratio_to_decode"] == rows[1]["ratio_to_decode_lsj"] == 1.0
+
+
+def test_rows_on_pictures_of_its_own():
+    threads = cv2.getNumThreads()
+    check(measure_pipeline(image_size=64, batch_size=2, repeats=2, images=3), batch=2)
+    assert cv2.getNumThreads() == threads
+
+
+def test_rows_on_a_data_set_given(tmp_path):
+    for split in ("train", "val"):
+        data.shapes_export.write_coco(data.ShapesDataset(2, 64, split=split), tmp_path)
+    rows = measure_pipeline(64, batch_size=4, repeats=1, images=4, data_dir=tmp_path)
+    check(rows, batch=4)
+
+
+def test_its_pictures_weigh_what_photos_of_coco_weigh(tmp_path):
+    write_photos(tmp_path, 3)
+    paths = list((tmp_path / "images" / "train").iterdir())
+    assert len(paths) == 3
+    assert 140_000 < np.mean([path.stat().st_size for path in paths]) < 180_000
+    with Image.open(paths[0]) as image:
+        assert image.size == (640, 480)
+
+
+def test_numbers_below_one_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        measure_pipeline(repeats=0)
