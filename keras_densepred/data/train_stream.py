@@ -154,9 +154,8 @@ def train_batches(
         image_size: of the network input, `(height, width)` or one number for both.
         seed: of the order and of the augmentation, `0 .. 2**32 - 1`.
         mean: of the three channels, RGB in 0..255. None for both of `mean` and `std` leaves the
-            normalisation to the caller, whose accelerator does it at no cost worth naming: images
-            stay bytes, a quarter of the memory to write, to hand from process to process and to
-            send to the device.
+            normalisation to the caller: images stay bytes, a quarter of the memory to write, to
+            hand from process to process and to send to the device.
         std: of the three channels, or None.
         augment: transforms (see `augment`) in order; what they return may be smaller than
             `image_size` (padding follows on the right and below: zero, or where images stay bytes
