@@ -132,7 +132,7 @@ def decode_boxes(
     """Boxes from predicted deltas, clipped to the image.
 
     Args:
-        anchors: (A, 4) xyxy in pixels.
+        anchors: (A, 4) xyxy in pixels, or (B, A, 4), each image its own.
         deltas: (B, A, 4), any float type.
         height: image height in pixels.
         width: image width in pixels.
@@ -141,8 +141,8 @@ def decode_boxes(
         (B, A, 4) float32 xyxy in pixels, 0 <= x <= width and 0 <= y <= height.
     """
     deltas = ops.cast(deltas, "float32")
-    anchor_size = anchors[:, 2:] - anchors[:, :2]
-    centre = (anchors[:, :2] + anchors[:, 2:]) / 2.0 + deltas[..., :2] * anchor_size
+    anchor_size = anchors[..., 2:] - anchors[..., :2]
+    centre = (anchors[..., :2] + anchors[..., 2:]) / 2.0 + deltas[..., :2] * anchor_size
     half = anchor_size * ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_RATIO, MAX_LOG_RATIO)) / 2.0
     corners = ops.concatenate([centre - half, centre + half], axis=-1)
     limit = ops.cast(ops.stack([width, height, width, height]), "float32")

@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_densepred.ops.nms import non_max_suppression
+from keras_densepred.models.anchors import decode_boxes
+from keras_densepred.ops.nms import gather_rows, non_max_suppression
 
 Tensor = Any
 
@@ -77,14 +78,18 @@ class NonMaxSuppression(keras.layers.Layer):
         class_prediction: Tensor,
         images: Tensor | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        anchors: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Decodes a batch.
 
         Args:
-            box_prediction: (B, N, 4) boxes in `bounding_box_format`.
+            box_prediction: (B, N, 4) boxes in `bounding_box_format`; with `anchors`, deltas.
             class_prediction: (B, N, C) logits or probabilities.
-            images: (B, H, W, 3); only its shape is read, only for relative box formats.
+            images: (B, H, W, 3); only its shape is read, only for relative box formats and
+                `anchors`.
             image_shape: (H, W, channels) instead of `images`, as KerasCV passes it.
+            anchors: (N, 4) xyxy in pixels, from which the deltas are decoded as in
+                `keras_densepred.models.anchors`, for the boxes that take part alone.
 
         Returns:
             `"boxes"` (B, M, 4) float32 in `bounding_box_format`, `label_key` (B, M) int32,
@@ -92,25 +97,34 @@ class NonMaxSuppression(keras.layers.Layer):
             `"num_detections"` (B,) int32.
 
         Raises:
-            ValueError: if the format is relative and neither `images` nor `image_shape` is given.
+            ValueError: if the format is relative, or `anchors` are given, and neither `images`
+                nor `image_shape`.
         """
         if image_shape is None and images is not None:
             image_shape = keras.ops.shape(images)[1:]
         height, width = (None, None) if image_shape is None else image_shape[:2]
-        if self.bounding_box_format.lower().startswith("rel") and height is None:
+        relative = self.bounding_box_format.lower().startswith("rel")
+        if height is None and (relative or anchors is not None):
             raise ValueError(
-                f"Boxes in {self.bounding_box_format!r} need the image size: "
+                f"Boxes in {self.bounding_box_format!r} "
+                f"{'' if anchors is None else 'decoded from `anchors` '}need the image size: "
                 "call the decoder with `images` or `image_shape`."
             )
-        boxes = keras.utils.bounding_boxes.convert_format(
-            box_prediction, self.bounding_box_format, "xyxy", height=height, width=width
-        )
-        scores = keras.ops.cast(class_prediction, "float32")
-        if self.from_logits:
-            scores = keras.ops.sigmoid(scores)
+
+        # Called with the (B, K) boxes that take part: decoding all of 8 x 76,725 deltas would take
+        # as long again as what follows the selection (CHANGE).
+        def corners(index: Tensor) -> Tensor:
+            rows = gather_rows(box_prediction, index)
+            if anchors is not None:
+                return decode_boxes(keras.ops.take(anchors, index, axis=0), rows, height, width)
+            return keras.utils.bounding_boxes.convert_format(
+                rows, self.bounding_box_format, "xyxy", height=height, width=width
+            )
+
         detections = non_max_suppression(
-            boxes,
-            scores,
+            corners,
+            class_prediction,
+            from_logits=self.from_logits,
             iou_threshold=self.iou_threshold,
             score_threshold=self.confidence_threshold,
             max_detections=self.max_detections,
@@ -133,6 +147,7 @@ class NonMaxSuppression(keras.layers.Layer):
         class_prediction: keras.KerasTensor,
         images: keras.KerasTensor | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        anchors: keras.KerasTensor | None = None,
     ) -> dict[str, keras.KerasTensor]:
         """Shapes without running the loop, which PyTorch cannot trace on shapes alone."""
         batch, num = box_prediction.shape[0], self.max_detections

@@ -300,13 +300,14 @@ class RetinaNetCore:
         """
         height, width = ops.shape(images)[1:3]
         anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels)
-        boxes = anchor_ops.decode_boxes(anchors, predictions[self.box_output], height, width)
+        deltas, logits = predictions[self.box_output], predictions[self.classification_output]
+        if isinstance(self.prediction_decoder, NonMaxSuppression):
+            return self.prediction_decoder(deltas, logits, images=images, anchors=anchors)
+        boxes = anchor_ops.decode_boxes(anchors, deltas, height, width)
         boxes = keras.utils.bounding_boxes.convert_format(
             boxes, "xyxy", self.bounding_box_format, height=height, width=width
         )
-        return self.prediction_decoder(
-            boxes, predictions[self.classification_output], images=images
-        )
+        return self.prediction_decoder(boxes, logits, images=images)
 
     def default_decoder(self, bounding_box_format: str) -> NonMaxSuppression:
         """Per-class suppression at 0.5 with scores from 0.05 and 100 boxes: COCO's protocol."""

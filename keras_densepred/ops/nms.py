@@ -1,28 +1,35 @@
 """Greedy non-maximum suppression, per class, batched, with static shapes.
 
 Written with `keras.ops` only, so one form serves the three backends, eager, traced and compiled.
-The greedy rule looks sequential, but its result is the one fixed point of
+
+The candidates of an image, best first, are settled block by block: a block is compared with the
+boxes kept so far (`max_detections` at most) and with itself, which is a quarter of the overlaps of
+all candidates with each other, in pieces that stay in the cache. Inside a block the greedy rule
+looks sequential, but its result is the one fixed point of
 `keep[j] = not any(keep[i] and i suppresses j for i ranked above j)`. Iterating that equation over
-all candidates at once settles a candidate as soon as everything ranked above it has settled, so it
-ends after as many rounds as the longest chain of suppressions (5 to 15 on detector output),
-instead of one step for each candidate.
+the whole block settles a candidate as soon as everything ranked above it has settled, so it ends
+after as many rounds as the longest chain of suppressions.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
 Tensor = Any
 
+BLOCK = 128  # candidates settled at a time
+
 
 def non_max_suppression(
-    boxes: Tensor,
+    boxes: Tensor | Callable[[Tensor], Tensor],
     scores: Tensor,
     *,
     iou_threshold: float = 0.5,
     score_threshold: float = 0.05,
     max_detections: int = 100,
     pre_nms_top_k: int = 1000,
+    from_logits: bool = False,
 ) -> dict[str, Tensor]:
     """Keeps the best box of each overlapping group, class by class.
 
@@ -35,45 +42,60 @@ def non_max_suppression(
 
     Args:
         boxes: (B, N, 4) corners (x1, y1, x2, y2), any unit. (y1, x1, y2, x2) serves as well.
+            Or a function that computes the corners (B, K, 4) of the boxes at an index (B, K)
+            int32 < N, called once: only the boxes that take part are computed then.
         scores: (B, N, C) score of each class for each box; several classes may claim one box.
         iou_threshold: overlap above which the lower candidate goes, in [0, 1].
         score_threshold: least score of a candidate.
         max_detections: M, the detections returned for each image.
-        pre_nms_top_k: K, the candidates of an image compared with each other (K x K overlaps).
+        pre_nms_top_k: K, the candidates of an image.
+        from_logits: whether the score is the sigmoid of what `scores` holds. Giving logits spares
+            the sigmoid of N x C values: it is taken of the K that take part.
 
     Returns:
         `{"boxes": (B, M, 4) float32, "labels": (B, M) int32, "confidence": (B, M) float32,
         "num_detections": (B,) int32}`, in descending order of score; rows past
         `num_detections` are -1.
     """
-    boxes = ops.cast(boxes, "float32")
-    scores = ops.cast(scores, "float32")
+    scores = ops.convert_to_tensor(scores)
     num_classes = scores.shape[-1]
-    boxes, scores, num_boxes = _pad_if_dynamic(boxes, scores, pre_nms_top_k)
 
     # The K best pairs lie in the K boxes with the best single class: this first cut keeps the
     # second selection at K x C scores instead of N x C (6 million at 800 px and 80 classes).
-    num_kept_boxes = min(pre_nms_top_k, num_boxes)
-    _, box_index = ops.top_k(ops.max(scores, axis=-1), num_kept_boxes, sorted=False)
-    box_index = ops.sort(box_index, axis=-1)
-    boxes = _gather_rows(boxes, box_index)
-    pair_scores = ops.reshape(_gather_rows(scores, box_index), (-1, num_kept_boxes * num_classes))
-    num_pairs = min(pre_nms_top_k, num_kept_boxes * num_classes)
-    pair_index = _top_k_stable(pair_scores, num_pairs)
-    scores = ops.take_along_axis(pair_scores, pair_index, axis=1)
-    labels = ops.cast(pair_index % num_classes, "int32")
-    boxes = _gather_rows(boxes, pair_index // num_classes)
+    # What is large stays in the type it came in; to float32 goes what was selected.
+    best = ops.cast(ops.max(scores, axis=-1), "float32")
+    box_index = _top_k_index(best, pre_nms_top_k)
+    num_kept_boxes = box_index.shape[1]
+    num_boxes = ops.shape(scores)[1]
+    is_box = box_index < num_boxes
+    box_index = ops.minimum(box_index, num_boxes - 1)
+    pair_scores = ops.cast(gather_rows(scores, box_index), "float32")
+    pair_scores = ops.where(is_box[..., None], pair_scores, float("-inf"))
+    boxes = boxes(box_index) if callable(boxes) else gather_rows(boxes, box_index)
 
-    keep = _greedy_keep(boxes, labels, scores >= score_threshold, iou_threshold)
+    pair_scores = ops.reshape(pair_scores, (-1, num_kept_boxes * num_classes))
+    pair_index = _top_k_index(pair_scores, pre_nms_top_k)
+    num_pairs = pair_index.shape[1]
+    scores = gather_rows(pair_scores, pair_index)
+    if from_logits:
+        # Unequal logits may round to equal scores, of which the lower index goes first: the order
+        # below is the scores'.
+        scores = ops.where(scores > float("-inf"), ops.sigmoid(scores), scores)
+    # Stable, and `pair_index` ascends.
+    order = ops.cast(ops.argsort(-scores, axis=-1), "int32")
+    scores = gather_rows(scores, order)
+    pair_index = gather_rows(pair_index, order)
+    labels = pair_index % num_classes
+    boxes = ops.cast(gather_rows(boxes, pair_index // num_classes), "float32")
 
     num_slots = min(max_detections, num_pairs)
-    rank_key = ops.where(keep, ops.arange(num_pairs, 0, -1, dtype="int32"), 0)
-    rank_key, slot_index = ops.top_k(rank_key, num_slots)
-    filled = rank_key > 0
+    slots = _greedy_slots(boxes, labels, scores >= score_threshold, iou_threshold, num_slots)
+    filled = slots >= 0
+    slots = ops.maximum(slots, 0)
     detections = {
-        "boxes": ops.where(filled[..., None], _gather_rows(boxes, slot_index), -1.0),
-        "labels": ops.where(filled, ops.take_along_axis(labels, slot_index, axis=1), -1),
-        "confidence": ops.where(filled, ops.take_along_axis(scores, slot_index, axis=1), -1.0),
+        "boxes": ops.where(filled[..., None], gather_rows(boxes, slots), -1.0),
+        "labels": ops.where(filled, gather_rows(labels, slots), -1),
+        "confidence": ops.where(filled, gather_rows(scores, slots), -1.0),
     }
     if num_slots < max_detections:
         missing = max_detections - num_slots
@@ -89,58 +111,111 @@ def non_max_suppression(
     return detections
 
 
-def _pad_if_dynamic(boxes: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, int]:
-    """Gives a run-time number of boxes (a TensorFlow graph) a known lower bound of `top_k`."""
-    if boxes.shape[1] is not None:
-        return boxes, scores, boxes.shape[1]
-    boxes = ops.pad(boxes, [(0, 0), (0, top_k), (0, 0)])
-    scores = ops.pad(scores, [(0, 0), (0, top_k), (0, 0)], constant_values=float("-inf"))
-    return boxes, scores, top_k
+def gather_rows(values: Tensor, index: Tensor) -> Tensor:
+    """`values[b, index[b]]` for values (B, N, ...) and index (B, K) int32: (B, K, ...).
 
-
-def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    """`values[b, index[b]]` for values (B, N, D) and index (B, K)."""
-    return ops.take_along_axis(values, index[..., None], axis=1)
-
-
-def _top_k_stable(values: Tensor, k: int) -> Tensor:
-    """Indices (B, k) of the k largest of (B, N), in descending order, lower index first on ties.
-
-    `top_k` alone leaves the order of ties open on PyTorch.
+    As one gather of whole rows: `take_along_axis` goes element by element on TensorFlow (350 ms
+    against 2 ms for the scores of 1,000 of 76,725 boxes, 8 images).
     """
-    _, index = ops.top_k(values, k, sorted=False)
-    index = ops.sort(index, axis=-1)
-    order = ops.argsort(-ops.take_along_axis(values, index, axis=1), axis=-1)
-    return ops.take_along_axis(index, order, axis=1)
+    values = ops.convert_to_tensor(values)
+    batch, num = ops.shape(values)[:2]
+    first = ops.expand_dims(ops.arange(batch, dtype="int32") * num, axis=1)
+    flat = ops.reshape(values, (-1, *values.shape[2:]))
+    return ops.take(flat, index + first, axis=0)
 
 
-def _greedy_keep(boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
-    """(B, K) bool: survivors among candidates sorted by descending score."""
+def _top_k_index(values: Tensor, k: int) -> Tensor:
+    """Ascending indices (B, min(k, N)) int32 of the k largest of (B, N).
+
+    An open N (a TensorFlow graph) counts as at least k: where it is less, the indices past N - 1
+    stand for nothing. Ascending, because `top_k` leaves the order of ties open on PyTorch.
+    """
+    num = values.shape[1]
+    if num is None:
+        values = ops.pad(values, [(0, 0), (0, k)], constant_values=float("-inf"))
+        num = k
+    _, index = ops.top_k(values, min(k, num), sorted=False)
+    return ops.sort(ops.cast(index, "int32"), axis=-1)
+
+
+def _greedy_slots(
+    boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float, num_slots: int
+) -> Tensor:
+    """(B, num_slots) int32: the survivors among candidates in descending order, then -1.
+
+    Args:
+        boxes: (B, K, 4) float32.
+        labels: (B, K) int32.
+        valid: (B, K) bool, the first rows of each image.
+        iou_threshold: overlap above which the lower candidate goes.
+        num_slots: survivors wanted.
+    """
     num = boxes.shape[1]
-    lower, upper = boxes[..., :2], boxes[..., 2:]
-    sides = ops.maximum(
-        ops.minimum(upper[:, :, None], upper[:, None])
-        - ops.maximum(lower[:, :, None], lower[:, None]),
-        0.0,
+    block = min(BLOCK, num)
+    num_blocks = -(-num // block)
+    num_valid = ops.sum(ops.cast(valid, "int32"), axis=1)
+    area = ops.prod(boxes[..., 2:] - boxes[..., :2], axis=-1, keepdims=True)
+    table = ops.concatenate([boxes, area, ops.cast(labels, "float32")[..., None]], axis=-1)
+    table = ops.pad(table, [(0, 0), (0, num_blocks * block - num), (0, 0)])
+    slot = ops.arange(num_slots, dtype="int32")
+    offset = ops.arange(block, dtype="int32")
+    ranked_above = offset[None] < offset[:, None]
+
+    def unfinished(start, slots):
+        return ops.any(ops.logical_and(slots[:, -1] < 0, start < num_valid))
+
+    def settle_block(start, slots):
+        index = ops.broadcast_to((start + offset)[None], (ops.shape(slots)[0], block))
+        filled = slots >= 0
+        rows = gather_rows(table, index)
+        overlaps = _overlaps(rows, gather_rows(table, ops.maximum(slots, 0)), iou_threshold)
+        by_kept = ops.any(ops.logical_and(overlaps[..., :num_slots], filled[:, None]), axis=-1)
+        by_block = ops.logical_and(overlaps[..., num_slots:], ranked_above)
+        alive = ops.logical_and(index < num_valid[:, None], ops.logical_not(by_kept))
+
+        def settle(keep, changed):
+            loses = ops.any(ops.logical_and(by_block, keep[:, None]), axis=-1)
+            settled = ops.logical_and(alive, ops.logical_not(loses))
+            return settled, ops.any(settled != keep)
+
+        keep, _ = ops.while_loop(
+            lambda keep, changed: changed,
+            settle,
+            (alive, ops.any(alive)),
+            maximum_iterations=block + 1,
+        )
+        # The n-th survivor of the block goes into the n-th slot that is still empty.
+        num_filled = ops.sum(ops.cast(filled, "int32"), axis=1, keepdims=True)
+        position = num_filled + ops.cumsum(ops.cast(keep, "int32"), axis=1) - 1
+        position = ops.where(keep, position, -1)
+        newcomer = ops.max(
+            ops.where(position[:, None] == slot[:, None], index[:, None], -1), axis=-1
+        )
+        return start + block, ops.maximum(slots, newcomer)
+
+    empty = ops.broadcast_to(ops.full_like(labels[:, :1], -1), (ops.shape(labels)[0], num_slots))
+    _, slots = ops.while_loop(
+        unfinished,
+        settle_block,
+        (ops.zeros((), dtype="int32"), empty),
+        maximum_iterations=num_blocks,
     )
-    intersection = sides[..., 0] * sides[..., 1]
-    area = ops.prod(upper - lower, axis=-1)
-    union = area[:, :, None] + area[:, None] - intersection
+    return slots
+
+
+def _overlaps(rows: Tensor, kept: Tensor, iou_threshold: float) -> Tensor:
+    """(B, T, M + T) bool: whether a row is one object with each of the kept, then of the rows.
+
+    Rows (B, T, 6) and kept (B, M, 6) hold x1, y1, x2, y2, area and label.
+    """
+    x1, y1, x2, y2, area, label = (rows[..., i : i + 1] for i in range(6))
+    # Each coordinate contiguous along the rivals: PyTorch and TensorFlow vectorise over those.
+    other_x1, other_y1, other_x2, other_y2, other_area, other_label = (
+        ops.concatenate([kept[..., i], rows[..., i]], axis=1)[:, None] for i in range(6)
+    )
+    width = ops.minimum(x2, other_x2) - ops.maximum(x1, other_x1)
+    height = ops.minimum(y2, other_y2) - ops.maximum(y1, other_y1)
+    intersection = ops.maximum(width, 0.0) * ops.maximum(height, 0.0)
+    union = area + other_area - intersection
     # Without the division two boxes without area compare as 0 > 0: neither suppresses the other.
-    overlaps = intersection > iou_threshold * union
-    rank = ops.arange(num)
-    suppressed_by = ops.logical_and(
-        ops.logical_and(overlaps, labels[:, :, None] == labels[:, None]),
-        ops.logical_and(rank[:, None] > rank[None], valid[:, None]),
-    )
-
-    def unsettled(keep, changed):
-        return changed
-
-    def settle(keep, changed):
-        loses = ops.any(ops.logical_and(suppressed_by, keep[:, None]), axis=-1)
-        settled = ops.logical_and(valid, ops.logical_not(loses))
-        return settled, ops.any(settled != keep)
-
-    keep, _ = ops.while_loop(unsettled, settle, (valid, ops.any(valid)), maximum_iterations=num + 1)
-    return keep
+    return ops.logical_and(intersection > iou_threshold * union, label == other_label)
