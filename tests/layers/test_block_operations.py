@@ -74,7 +74,10 @@ def test_torch(block):
     model, depthwise = block
     images = torch.zeros(SHAPE)
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.no_grad(), torch.profiler.profile(activities, record_shapes=True) as profile:
+    with (
+        torch.no_grad(),
+        torch.profiler.profile(activities=activities, record_shapes=True) as profile,
+    ):
         model(images)
     names = collections.Counter(event.name for event in profile.events())
     assert names["aten::linear"] == 2

@@ -42,7 +42,7 @@ def test_a_run_is_printed_and_appended(mode, tmp_path, capsys, monkeypatch):
     for row in rows:
         assert row["backend"] == keras.config.backend() and row["mode"] == mode
         assert 0 < float(row["ms_min"]) <= float(row["ms_median"])
-        assert float(row["share_of_peak"]) > 0 and float(row["gflops"]) > 0
+        assert float(row["gflops"]) > 0
         assert "--preset cednet_next_pico" in row["command"]
     assert float(rows[0]["ours_over_this"]) == 1
     assert [path.name for path in output.parent.iterdir()] == ["cpu.csv"]
@@ -63,8 +63,8 @@ def test_rows_are_added_to_a_file_of_the_same_columns_only(tmp_path):
 @pytest.mark.parametrize(
     "command,message",
     [
-        ("--preset cednet_huge", "--preset cednet_huge is unknown; choose from cednet_next_tiny"),
-        ("--preset cednet_swin_t --against torch", "--against torch has no cednet_swin_t"),
+        ("--preset cednet_huge", "--preset cednet_huge is unknown; choose from cednet_next_pico"),
+        ("--preset cednet_swin_tiny --against torch", "--against torch has no cednet_swin_tiny"),
         ("--mode train --model pyramid", "leave out --model"),
         ("--batch 0", "--batch must be positive"),
         ("--image-size 100", "multiple of 32"),
