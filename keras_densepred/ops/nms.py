@@ -2,6 +2,13 @@
 
 Written with `keras.ops` only, so one form serves the three backends, eager, traced and compiled.
 
+Made for many boxes and classes: what is large (N x C scores) is read once, for the best class of
+each box, and everything after that is of the size of `pre_nms_top_k`. On one CPU core, 8 images of
+76,725 boxes and 80 classes, logits to detections (`tools/timing/detections.py`, least of 11, in
+turns): JAX 49 ms, TensorFlow 128 ms, PyTorch 104 ms, of which the best class takes 24 to 80. With
+the sigmoid of all scores, `take_along_axis` and all K x K overlaps at once it was 220, 1,296 and
+581 ms.
+
 The candidates of an image, best first, are settled block by block: a block is compared with the
 boxes kept so far (`max_detections` at most) and with itself, which is a quarter of the overlaps of
 all candidates with each other, in pieces that stay in the cache. Inside a block the greedy rule
@@ -78,10 +85,11 @@ def non_max_suppression(
     num_pairs = pair_index.shape[1]
     scores = gather_rows(pair_scores, pair_index)
     if from_logits:
-        # Unequal logits may round to equal scores, of which the lower index goes first: the order
-        # below is the scores'.
-        scores = ops.where(scores > float("-inf"), ops.sigmoid(scores), scores)
-    # Stable, and `pair_index` ascends.
+        scores = ops.sigmoid(scores)
+        is_pair = gather_rows(is_box, pair_index // num_classes)
+        scores = ops.where(is_pair, scores, float("-inf"))
+    # By score, not by logit: unequal logits may round to equal scores, of which the lower index
+    # goes first (the sort is stable and `pair_index` ascends).
     order = ops.cast(ops.argsort(-scores, axis=-1), "int32")
     scores = gather_rows(scores, order)
     pair_index = gather_rows(pair_index, order)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.models import NonMaxSuppression
+from keras_densepred.models.anchors import anchor_boxes, decode_boxes
 
 BOXES = np.array(
     [[[10, 20, 30, 60], [11, 21, 31, 61], [40, 5, 60, 25], [10, 20, 30, 60]]], "float32"
@@ -70,6 +71,31 @@ def test_traced_with_an_open_number_of_boxes_and_reloaded(tmp_path):
         found = candidate.predict_on_batch([BOXES, LOGITS])
         for key, value in expected.items():
             np.testing.assert_allclose(found[key], value, rtol=1e-6)
+
+
+def test_deltas_are_decoded_from_anchors():
+    rng = np.random.default_rng(0)
+    anchors = anchor_boxes(64, 96, range(3, 5))
+    deltas = rng.normal(0, 0.3, (2, len(anchors), 4)).astype("float32")
+    logits = rng.normal(-3, 2, (2, len(anchors), 3)).astype("float32")
+    decoder = NonMaxSuppression("rel_xyxy", max_detections=30, pre_nms_top_k=200)
+    boxes = keras.utils.bounding_boxes.convert_format(
+        decode_boxes(anchors, keras.ops.convert_to_tensor(deltas), 64, 96),
+        "xyxy",
+        "rel_xyxy",
+        height=64,
+        width=96,
+    )
+    expected = to_numpy(decoder(boxes, logits, image_shape=(64, 96, 3)))
+    found = to_numpy(decoder(deltas, logits, images=np.zeros((2, 64, 96, 3)), anchors=anchors))
+    assert expected["num_detections"].min() > 5
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-4)
+
+
+def test_anchors_need_the_image_size():
+    with pytest.raises(ValueError, match=r"decoded from `anchors` need the image size"):
+        NonMaxSuppression("xyxy")(BOXES, LOGITS, anchors=BOXES[0])
 
 
 @pytest.mark.parametrize(

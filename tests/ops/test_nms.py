@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.ops.nms import non_max_suppression
+from keras_densepred.ops.nms import BLOCK, non_max_suppression
 
 
 def greedy_reference(boxes, scores, iou_threshold, score_threshold, max_detections):
@@ -41,7 +41,7 @@ def run(boxes, scores, **kwargs):
     return {key: keras.ops.convert_to_numpy(value) for key, value in result.items()}
 
 
-def assert_matches_reference(boxes, scores, result, **kwargs):
+def assert_matches_reference(boxes, scores, result, rtol=0, **kwargs):
     for b in range(len(boxes)):
         expected = greedy_reference(boxes[b], scores[b], **kwargs)
         n = len(expected)
@@ -50,7 +50,7 @@ def assert_matches_reference(boxes, scores, result, **kwargs):
         labels = np.array([label for _, label in expected], int)
         np.testing.assert_array_equal(result["labels"][b, :n], labels)
         np.testing.assert_array_equal(result["boxes"][b, :n], boxes[b][index])
-        np.testing.assert_array_equal(result["confidence"][b, :n], scores[b][index, labels])
+        np.testing.assert_allclose(result["confidence"][b, :n], scores[b][index, labels], rtol=rtol)
         assert (result["boxes"][b, n:] == -1).all()
         assert (result["labels"][b, n:] == -1).all()
         assert (result["confidence"][b, n:] == -1).all()
@@ -132,3 +132,98 @@ def test_half_precision_scores_do_not_move_the_boxes():
     result = non_max_suppression(keras.ops.convert_to_tensor(boxes), scores, max_detections=8)
     kept = keras.ops.convert_to_numpy(result["boxes"])[0]
     assert all(any((row == box).all() for box in boxes[0]) for row in kept if row[0] >= 0)
+
+
+@pytest.mark.parametrize(("num_boxes", "max_detections"), [(BLOCK // 2 + 1, 500), (BLOCK, 9)])
+def test_candidates_of_several_blocks(num_boxes, max_detections):
+    """Suppressors in earlier blocks, a last block that is not full, images that end early."""
+    rng = np.random.default_rng(5)
+    boxes = random_boxes(rng, 3, num_boxes)
+    scores = rng.uniform(0, 1, (3, num_boxes, 3)).astype("float32")
+    scores[1] *= 0.1
+    scores[2, :, 1:] = 0
+    settings = {"iou_threshold": 0.3, "score_threshold": 0.05, "max_detections": max_detections}
+    assert_matches_reference(boxes, scores, run(boxes, scores, **settings), **settings)
+
+
+def test_chain_of_suppressions_across_blocks():
+    num = 2 * BLOCK + 7
+    x = np.arange(num, dtype="float32") * 4
+    boxes = np.stack([x, 0 * x, x + 10, 0 * x + 10], -1)[None]
+    scores = np.linspace(0.9, 0.1, num, dtype="float32")[None, :, None]
+    result = run(boxes, scores, iou_threshold=0.3, max_detections=num)
+    assert result["num_detections"].tolist() == [(num + 1) // 2]
+    np.testing.assert_array_equal(result["boxes"][0, : (num + 1) // 2], boxes[0, ::2])
+
+
+@pytest.mark.parametrize("score_threshold", [0.0, 0.4])
+def test_logits_give_what_their_scores_give(score_threshold):
+    rng = np.random.default_rng(6)
+    boxes = random_boxes(rng, 2, 70)
+    logits = rng.normal(0, 2, (2, 70, 4)).astype("float32")
+    logits[0, :5] = float("-inf")
+    scores = keras.ops.convert_to_numpy(keras.ops.sigmoid(logits))
+    settings = {"iou_threshold": 0.4, "score_threshold": score_threshold, "max_detections": 300}
+    result = run(boxes, logits, from_logits=True, **settings)
+    # The sigmoid of few values and of many may differ in the last bits.
+    assert_matches_reference(boxes, scores, result, rtol=1e-6, **settings)
+
+
+def test_logits_of_equal_score_go_by_box_and_class():
+    """Both round to a score of 1, so the first box goes first in spite of its lower logit."""
+    boxes = random_boxes(np.random.default_rng(7), 1, 1)
+    boxes = np.concatenate([boxes, boxes + np.float32(0.125)], axis=1)
+    logits = np.array([[[40.0, 50.0], [60.0, 70.0]]], "float32")
+    result = run(boxes, logits, from_logits=True, max_detections=4)
+    assert result["num_detections"].tolist() == [2]
+    assert result["labels"][0, :2].tolist() == [0, 1]
+    np.testing.assert_array_equal(result["boxes"][0, :2], boxes[0, [0, 0]])
+
+
+def test_boxes_computed_where_they_take_part():
+    rng = np.random.default_rng(8)
+    boxes = random_boxes(rng, 2, 50)
+    scores = rng.uniform(0, 1, (2, 50, 3)).astype("float32")
+    asked = []
+
+    def corners(index):
+        asked.append(keras.ops.convert_to_numpy(index))
+        return np.take_along_axis(boxes, asked[-1][..., None], axis=1)
+
+    settings = {"max_detections": 20, "pre_nms_top_k": 30}
+    result = non_max_suppression(corners, keras.ops.convert_to_tensor(scores), **settings)
+    assert len(asked) == 1 and asked[0].shape == (2, 30)
+    for key, value in run(boxes, scores, **settings).items():
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(result[key]), value)
+
+
+def test_open_number_of_boxes():
+    """With fewer boxes than candidates wanted, the missing ones are none, not boxes of score 0."""
+    rng = np.random.default_rng(9)
+    boxes = random_boxes(rng, 2, 20)
+    logits = rng.normal(0, 2, (2, 20, 3)).astype("float32")
+    settings = {"iou_threshold": 0.5, "score_threshold": 0.0, "max_detections": 90}
+    inputs = keras.Input((None, 4)), keras.Input((None, 3))
+    outputs = Suppression(from_logits=True, pre_nms_top_k=100, **settings)(*inputs)
+    result = keras.Model(inputs, outputs).predict_on_batch([boxes, logits])
+    assert_matches_reference(boxes, 1 / (1 + np.exp(-logits)), result, rtol=1e-5, **settings)
+
+
+class Suppression(keras.layers.Layer):
+    """Names its result's shapes: PyTorch cannot trace the loops on shapes alone."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = settings
+
+    def call(self, boxes, scores):
+        return non_max_suppression(boxes, scores, **self.settings)
+
+    def compute_output_spec(self, boxes, scores):
+        num = self.settings["max_detections"]
+        return {
+            "boxes": keras.KerasTensor((None, num, 4)),
+            "labels": keras.KerasTensor((None, num), "int32"),
+            "confidence": keras.KerasTensor((None, num)),
+            "num_detections": keras.KerasTensor((None,), "int32"),
+        }
