@@ -205,6 +205,10 @@ def memory(name: str, timing: measure.Timing) -> str:
 
 
 def shown(rows: list[dict]) -> list[dict]:
+    rows = [
+        {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    ]
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""), flush=True)
     return rows
