@@ -7,8 +7,9 @@ def can_run_directly(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> bo
     """Whether `layer.call(*args)` is all that `layer(*args, **kwargs)` would compute.
 
     PyTorch executes layer by layer, so what Keras does around each call (it checks the arguments,
-    looks for masks, opens scopes) is paid at every step: {OVERHEAD} of CEDNet-NeXt-T's forward
-    pass at 224 px on 2 CPU cores. JAX and TensorFlow pay it once, when they trace.
+    looks for masks, opens scopes) is paid at every step: CEDNet-NeXt-T's forward pass of a 32 px
+    image, which computes little, takes 76 ms instead of 132 without it, and 34 in plain PyTorch
+    (2 CPU cores). JAX and TensorFlow pay it once, when they trace.
 
     Args:
         layer: a layer whose `call` takes tensors by position, has no mask, training mode,
