@@ -26,9 +26,9 @@ CLASS_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 MAX_OBJECTS = 8  # in one picture
 _SPLITS = ("train", "val")
 
-# Diameters as a share of the shorter image side: 19 to 90 pixels at 128. Smaller ones would fall
+# Diameters as a share of the shorter image side: 19 to 96 pixels at 128. Smaller ones would fall
 # through RetinaNet's anchors, whose smallest is 32 pixels.
-_DIAMETER = (0.15, 0.70)
+_DIAMETER = (0.15, 0.75)
 _MIN_DIAMETER_PIXELS = 8.0
 # An object is never hidden further than this share of what the frame shows of it.
 _MIN_VISIBLE = 0.6
