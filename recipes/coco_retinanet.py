@@ -81,13 +81,6 @@ _DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
 _FINE_LAYERS = {"small": 9, "base": 9, "cswin": 7}  # variants with the finer layer ids
 
 
-def variant_of(preset: str) -> str:
-    """Returns which row of the paper's tables a preset is: tiny, small, base, swin, cswin, ..."""
-    mixer, *size = preset.removeprefix("cednet_").split("_")
-    sizes = {"t": "tiny", "s": "small", "b": "base"}
-    return sizes.get(size[0], size[0]) if mixer == "next" else mixer
-
-
 def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open: the paper's settings, or ones for few images."""
     paper = len(train) >= PAPER_IMAGES
@@ -109,7 +102,7 @@ def complete(settings: Settings, train: Any) -> Settings:
         "copy_paste": paper,
         "width": 256 if paper else 64,
         "head_depth": 4 if paper else 1,
-        "drop_path": _DROP_PATH.get(variant_of(preset), 0.0),
+        "drop_path": _DROP_PATH.get(training.cednet_variant(preset), 0.0),
         "learning_rate": 1e-4 if paper else 1.5e-3,
         "schedule": "steps" if paper else "cosine",
         "warmup_steps": 500 if paper else min(100, epochs * steps // 10),
@@ -184,7 +177,7 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
         head_initializer=None if settings.weights else "he_normal",
     )
     backbone.trainable = not settings.freeze_backbone
-    variant = variant_of(settings.preset)
+    variant = training.cednet_variant(settings.preset)
     optimizer = training.AdamW(
         make_schedule(settings),
         weight_decay=1e-4,  # of the heads; the rules hold for the backbone and pyramid

@@ -3,14 +3,18 @@
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.distribution import DevicesError, data_parallel
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
+from keras_densepred.training.layer_decay import (
+    cednet_layer_id,
+    cednet_rules,
+    cednet_variant,
+    matrix_decay_rules,
+)
 from keras_densepred.training.memory import keep_freed_memory
 from keras_densepred.training.optim import (
     AdamW,
     WarmupCosine,
     WarmupSteps,
     averaged_weights,
-    cednet_layer_id,
-    cednet_rules,
 )
 from keras_densepred.training.report import (
     MetricsLog,
@@ -45,11 +49,13 @@ __all__ = [
     "averaged_weights",
     "cednet_layer_id",
     "cednet_rules",
+    "cednet_variant",
     "claim_output",
     "data_parallel",
     "draw_predictions",
     "fit",
     "keep_freed_memory",
+    "matrix_decay_rules",
     "parse_settings",
     "plot_curves",
     "setting",

@@ -1,21 +1,15 @@
-"""Learning-rate schedules, AdamW with per-variable settings, layer-wise decay, averaged weights.
+"""Learning-rate schedules, AdamW with per-variable settings, averaged weights.
 
-The layer ids are those of the CEDNet authors' detection code (`layer_wise_cednet` and
-`layer_wise_cednet_small`); the schedules are mmcv's linear warm-up followed by steps or a cosine.
+The schedules are mmcv's linear warm-up followed by steps or a cosine.
 """
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-
-_STAGE = re.compile(r"^stage(\d+)_(.*)$")
-_C4_BLOCK = re.compile(r"^encoder_c4_block(\d+)(_|$)")
-_C4_BLOCKS_IN_FIRST_HALF = 4
 
 
 def _warmed_up(step: Any, learning_rate: Any, warmup_steps: int, warmup_factor: float) -> Any:
@@ -237,82 +231,6 @@ class AdamW(_BackendAdamW):
         config = super().get_config()
         config["rules"] = {path: list(rule) for path, rule in self._rules.items()}
         return config
-
-
-def cednet_layer_id(path: str, *, fine: bool = False) -> int | None:
-    """Returns the layer-decay id of a CEDNet variable, from its layer's name.
-
-    Args:
-        path: `variable.path`, such as `"stage1_encoder_c3_block1_dwconv/kernel"`.
-        fine: the authors' `layer_wise_cednet_small` (S, B and CSwin), which splits each cascade
-            stage in two, instead of their `layer_wise_cednet` (T, R50 and Swin).
-
-    Returns:
-        0 for the stem, 1 for the P2 stage; cascade stage i is i + 1, or with `fine` 2i (C3 blocks,
-        first down-sampling, first four C4 blocks) and 2i + 1 (the rest). None for everything else:
-        the reduction convolutions, the added levels and the head, whose rate is never scaled.
-    """
-    for name in path.split("/"):
-        if name.startswith("stem_"):
-            return 0
-        if name.startswith("p2_"):
-            return 1
-        stage = _STAGE.match(name)
-        if stage:
-            number, rest = int(stage.group(1)), stage.group(2)
-            if not fine:
-                return number + 1
-            c4_block = _C4_BLOCK.match(rest)
-            first_half = rest.startswith(("encoder_c3_", "encoder_downsample1_")) or (
-                c4_block is not None and int(c4_block.group(1)) <= _C4_BLOCKS_IN_FIRST_HALF
-            )
-            return 2 * number + (0 if first_half else 1)
-    return None
-
-
-def cednet_rules(
-    backbone: keras.Model,
-    rate: float,
-    *,
-    num_layers: int = 4,
-    fine: bool = False,
-    weight_decay: float = 0.05,
-) -> dict[str, tuple[float, float]]:
-    """Makes the rules of `AdamW` for layer-wise learning-rate decay, as CEDNet trains on COCO.
-
-    A variable with layer id k (`cednet_layer_id`) gets the learning-rate scale
-    `min(1, rate ** (num_layers + 1 - k))`. Tensors of two or more dimensions are decayed by
-    `weight_decay`, vectors (biases, norms, layer scale) are not.
-
-    Args:
-        backbone: the `CEDNetBackbone`, or the `DetectionPyramid` on it: what the authors' code
-            calls the backbone ends before the head.
-        rate: 0.95 for RetinaNet and Mask R-CNN; 1 for the R50 variant, which has no layer decay.
-        num_layers: 4 (T, R50, Swin), 9 (S, B) or 7 (CSwin).
-        fine: see `cednet_layer_id`; true for S, B and CSwin.
-        weight_decay: decay of matrices and kernels.
-
-    Returns:
-        `{variable path: (learning-rate scale, weight decay)}` of every weight of `backbone`.
-
-    Raises:
-        ValueError: if two variables of the backbone share a path, or no layer is CEDNet's.
-    """
-    rules: dict[str, tuple[float, float]] = {}
-    known = False
-    for variable in backbone.weights:
-        if variable.path in rules:
-            raise ValueError(f"Two variables of {backbone.name} have the path {variable.path!r}.")
-        layer_id = cednet_layer_id(variable.path, fine=fine)
-        known = known or layer_id is not None
-        scale = 1.0 if layer_id is None else min(1.0, rate ** (num_layers + 1 - layer_id))
-        rules[variable.path] = (scale, weight_decay if len(variable.shape) >= 2 else 0.0)
-    if not known:
-        raise ValueError(
-            f"{backbone.name} has no CEDNet layers (stem_*, p2_*, stage<i>_*), whose names "
-            "layer-wise decay goes by."
-        )
-    return rules
 
 
 def copy_trainable(model: keras.Model) -> list[np.ndarray]:

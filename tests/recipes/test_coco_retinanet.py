@@ -157,20 +157,6 @@ def test_flags_win_over_the_paper():
     assert (settings.copy_paste, settings.drop_path) == (False, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("preset", "variant"),
-    [
-        ("cednet_next_t", "tiny"),
-        ("cednet_next_base", "base"),
-        ("cednet_next_tiny_unet", "tiny"),
-        ("cednet_swin_tiny", "swin"),
-        ("cednet_resnet50", "resnet50"),
-    ],
-)
-def test_variants(preset, variant):
-    assert recipe.variant_of(preset) == variant
-
-
 def test_frozen_backbone_does_not_move(flags, tmp_path):
     settings = recipe.complete(
         training.parse_settings(recipe.Settings, [*flags, "--freeze-backbone"], ""), Split(12)
