@@ -199,6 +199,11 @@ def check_arguments(
         raise ValueError(f"`batch_size` must be at least 1, and is {batch_size}.")
     if workers < 0:
         raise ValueError(f"`workers` must not be negative, and is {workers}.")
+    check_on_bad_image(on_bad_image)
+
+
+def check_on_bad_image(on_bad_image: OnBadImage) -> None:
+    """Refuses another word than the two."""
     if on_bad_image not in ("raise", "skip"):
         raise ValueError(f'`on_bad_image` must be "raise" or "skip", and is {on_bad_image!r}.')
 

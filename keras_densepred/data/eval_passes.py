@@ -29,7 +29,8 @@ from keras_densepred.data.batches import (
 class EvalBatches:
     """The batches of one pass over a split, which can be iterated many times.
 
-    Made by `eval_batches` and `eval_class_batches`. Worker processes, if any, stay for the next pass; `close` ends them.
+    Made by `eval_batches` and `eval_class_batches`. Worker processes, if any, stay for the next
+    pass; `close` ends them.
 
     Attributes:
         skipped_images: what was wrong with which file -> in how many passes.

@@ -45,8 +45,8 @@ from keras_densepred.data.records import Record
 class BatchStream(Iterator[Batch]):
     """An endless stream of training batches whose position can be saved and set.
 
-    Made by `train_batches` and `train_class_batches`. Batches are prepared in the background; `close` (or leaving a `with`
-    block) stops that and ends worker processes.
+    Made by `train_batches` and `train_class_batches`. Batches are prepared in the background;
+    `close` (or leaving a `with` block) stops that and ends worker processes.
 
     Attributes:
         skipped_images: what was wrong with which file -> how often another image took its place.
