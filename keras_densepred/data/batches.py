@@ -202,6 +202,12 @@ def check_arguments(
     check_on_bad_image(on_bad_image)
 
 
+def check_seed(seed: int) -> None:
+    """Refuses what Grain does not take."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
+
+
 def check_on_bad_image(on_bad_image: OnBadImage) -> None:
     """Refuses another word than the two."""
     if on_bad_image not in ("raise", "skip"):

@@ -26,8 +26,8 @@ from keras_densepred.data.summary import Finding
 
 # Files of other names are opened to see whether they are images.
 _SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff")
-    + (".webp",)
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"}
+    | {".webp"}
 )
 _LEFT_BY_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
 # The beginning of so many files is read when a folder is opened, which takes about a second from

@@ -33,6 +33,7 @@ from keras_densepred.data.batches import (
     RowMaker,
     as_tuple,
     check_arguments,
+    check_seed,
     first_readable,
     iterate,
     most_boxes,
@@ -181,8 +182,7 @@ def train_batches(
     grain = require("grain", "data")
     check_arguments(dataset, batch_size, workers, on_bad_image)
     rows_here = rows_of_process(batch_size, shard)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
+    check_seed(seed)
     transforms = (ResizeToFit(image_size),) if augment is None else tuple(augment)
     if max_boxes is None:
         most = most_boxes(dataset)
