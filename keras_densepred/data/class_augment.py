@@ -127,7 +127,7 @@ class RandomErasing:
             if 0 < h < height and 0 < w < width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
                 noise = rng.standard_normal((h, w, 3), np.float32)
-                noise = noise * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN)
+                noise = noise * np.array(IMAGENET_STD, np.float32) + IMAGENET_MEAN
                 image = image.copy()
                 image[top : top + h, left : left + w] = np.clip(np.rint(noise), 0, 255)
                 return image

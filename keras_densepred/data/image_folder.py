@@ -79,7 +79,7 @@ class ImageFolder:
         skipped: list[str] = []
         root = os.path.realpath(self.directory)
         names: list[str] = []
-        counts = []
+        counts: list[int] = []
         for name in self.class_names:
             folder = os.path.join(self.directory, name)
             names += sorted(_image_names(folder, root, on_bad_image, skipped))
