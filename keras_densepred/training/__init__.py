@@ -1,7 +1,8 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
 from keras_densepred.training.checkpoint import ResumableCheckpoint
-from keras_densepred.training.distribution import DevicesError, data_parallel
+from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
+from keras_densepred.training.distribution import distribute
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.memory import keep_freed_memory
 from keras_densepred.training.optim import (
@@ -32,6 +33,7 @@ from keras_densepred.training.snapshots import CheckpointError, Position
 __all__ = [
     "AdamW",
     "CheckpointError",
+    "Cluster",
     "DevicesError",
     "MetricsLog",
     "NanGuard",
@@ -46,7 +48,8 @@ __all__ = [
     "cednet_layer_id",
     "cednet_rules",
     "claim_output",
-    "data_parallel",
+    "current_cluster",
+    "distribute",
     "draw_predictions",
     "fit",
     "keep_freed_memory",
