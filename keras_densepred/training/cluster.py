@@ -139,7 +139,8 @@ class Cluster:
     ) -> list[np.ndarray]:
         """`_exchange` by a function that stacks int32 vectors (n,) of equal length to (P, n)."""
         lengths = exchange(np.array([content.size], np.int32))[:, 0]
-        padded = np.zeros(-(-int(lengths.max()) // 4) * 4, np.uint8)
+        # To a power of two, because the engines compile an exchange for each length.
+        padded = np.zeros(max(4, 1 << (int(lengths.max()) - 1).bit_length()), np.uint8)
         padded[: content.size] = content
         stacked = np.ascontiguousarray(exchange(padded.view(np.int32)), np.int32).view(np.uint8)
         return [row[:length] for row, length in zip(stacked, lengths, strict=True)]

@@ -6,6 +6,7 @@ One process: `MirroredStrategy`. Several, by `TF_CONFIG`: `MultiWorkerMirroredSt
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -58,6 +59,31 @@ class TensorFlowCluster(Cluster):
 
         return self.strategy.distribute_datasets_from_function(make_dataset)
 
+    @contextlib.contextmanager
+    def training(self, model: keras.Model) -> Iterator[None]:
+        """See `Cluster.training`.
+
+        What Keras 3.15.1 gets wrong under a `MultiWorkerMirroredStrategy`, so that `fit` fails:
+
+        * it builds a model from a batch although it is built (`_maybe_symbolic_build`), and reduces
+          a whole tuple of values for that. Without a strategy of its own the model is left as it
+          is, and trained with the strategy of the scope that we are in;
+        * it averages the logs of a step, scalars, over their axis 0 (`reduce_per_replica`). They
+          get that axis.
+        """
+        own, model._distribute_strategy = model._distribute_strategy, None
+        if self.process_count > 1:
+            train_step = model.train_step
+            model.train_step = lambda data: keras.tree.map_structure(
+                lambda value: value[None], train_step(data)
+            )
+        try:
+            yield
+        finally:
+            model._distribute_strategy = own
+            if self.process_count > 1:
+                del model.train_step
+
     def _split(self, batch: Any) -> list[Any]:
         def part(array: Any, number: int) -> Any:
             rows = len(array) // self.local_devices
@@ -68,24 +94,25 @@ class TensorFlowCluster(Cluster):
             for number in range(self.local_devices)
         ]
 
-    def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
+    @functools.cached_property
+    def _gather(self) -> Any:
+        """A function that stacks one row of each device, the same on all devices."""
         tf = require("tensorflow", "tensorflow")
 
         def gather(row: Any) -> Any:
-            return tf.distribute.get_replica_context().all_gather(row, axis=0)
+            # A copy, because an argument has no device, by which TensorFlow 2.21 finds the others.
+            return tf.distribute.get_replica_context().all_gather(tf.identity(row), axis=0)
 
+        return tf.function(lambda rows: self.strategy.run(gather, args=(rows,)))
+
+    def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
         def exchange(vector: np.ndarray) -> np.ndarray:
-            # In front of each replica's row its number: what is gathered is in no promised order.
-            rows = self._values(
-                [
-                    np.concatenate([[self.process_index * self.local_devices + k], vector])[None]
-                    for k in range(self.local_devices)
-                ]
-            )
-            stacked = self.strategy.run(tf.function(gather), args=(rows,))
-            stacked = self.strategy.experimental_local_results(stacked)[0].numpy()
-            ordered = stacked[np.argsort(stacked[:, 0])]
-            return ordered[:: self.local_devices, 1:]
+            # In front of each device's row its number: what is gathered is in no promised order.
+            first = self.process_index * self.local_devices
+            rows = [np.append(first + k, vector)[None] for k in range(self.local_devices)]
+            gathered = self._gather(self._values([row.astype(np.int32) for row in rows]))
+            stacked = self.strategy.experimental_local_results(gathered)[0].numpy()
+            return stacked[np.argsort(stacked[:, 0])][:: self.local_devices, 1:]
 
         return self._exchange_padded(content, exchange)
 
@@ -94,8 +121,7 @@ class TensorFlowCluster(Cluster):
         tf = require("tensorflow", "tensorflow")
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: keras.tree.map_structure(
-                lambda array: tf.constant(array, array.dtype if array.dtype != np.int64 else None),
-                parts[context.replica_id_in_sync_group % self.local_devices],
+                tf.constant, parts[context.replica_id_in_sync_group % self.local_devices]
             )
         )
 

@@ -55,6 +55,39 @@ def make_batch(step):
     return x, x[:, :2, 0, 0] * x[:, :2, 1, 1]
 
 
+def count_collectives(model, cluster, batch):
+    """Counts what one training step sums over the devices: operations, and bytes of their results.
+
+    Returns:
+        `{"sums": bytes of each}`.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from tools.step_collectives import compiled_step, collectives
+
+        return {"sums": [size for _, size in collectives(compiled_step(model, batch))]}
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        step = tf.function(lambda rows: cluster.strategy.run(model.train_step, args=(rows,)))
+        rows = next(iter(cluster.fit_input(lambda: iter_once(batch))))
+        model._symbolic_build(data_batch=batch)
+        with cluster.training(model):
+            graph = step.get_concrete_function(rows).graph
+        found = [op for op in graph.get_operations() if op.type == "CollectiveReduceV2"]
+        return {"sums": [4 * op.outputs[0].shape.num_elements() for op in found]}
+    import torch
+
+    with cluster.training(model), torch.profiler.profile(record_shapes=True) as profile:
+        model.train_on_batch(*batch)
+    found = [event for event in profile.events() if event.name == "gloo:all_reduce"]
+    return {"sums": [4 * int(np.prod(event.input_shapes[0])) for event in found]}
+
+
+def iter_once(batch):
+    yield batch
+
+
 def run(arguments, cluster):
     rows = cluster.rows(BATCH)
     mine = slice(cluster.process_index * rows, (cluster.process_index + 1) * rows)
@@ -65,13 +98,15 @@ def run(arguments, cluster):
             step += 1
 
     directory = pathlib.Path(arguments.directory)
+    counted = {}
+    if arguments.count:
+        counted = count_collectives(make_model(None), cluster, next(batches_from(0)))
     model = make_model(arguments.accumulate)
     rows_log = training.MetricsLog(directory / "metrics.csv")
     callbacks = [rows_log]
     kill_after, victim = arguments.kill
     if cluster.process_index == victim:
         callbacks.append(KillAfter(kill_after))
-    counted = count_collectives(model, cluster, next(batches_from(0))) if arguments.count else {}
     start = training.fit(
         model,
         batches_from,
