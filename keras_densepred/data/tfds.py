@@ -1,19 +1,20 @@
-"""Detection data sets of TensorFlow Datasets, at random access and without TensorFlow."""
+"""Data sets of TensorFlow Datasets, at random access and without TensorFlow."""
 
 from __future__ import annotations
 
 import functools
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.images import decode_image, stored_size
+from keras_densepred.data.classes import ClassSummary
+from keras_densepred.data.images import decode_image, open_image, stored_size
 from keras_densepred.data.objects import DatasetError, ObjectTable
-from keras_densepred.data.records import Record
+from keras_densepred.data.records import LabelledImage, Record
 from keras_densepred.data.summary import DatasetSummary
 
 
@@ -43,35 +44,8 @@ class TfdsDetection:
     def __init__(
         self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
     ) -> None:
-        tfds = require("tensorflow_datasets", "data")
         self.name, self.split = name, split
-        try:
-            # The bytes are decoded here, so that all readers treat odd images alike.
-            self._source = tfds.data_source(
-                name,
-                split=split,
-                data_dir=None if data_dir is None else os.fspath(data_dir),
-                decoders={"image": tfds.decode.SkipDecoding()},
-            )
-        except NotImplementedError as error:
-            raise DatasetError(
-                f"TFDS {name} is prepared in a file format without random access: prepare it "
-                "again, in another folder, with `file_format='array_record'`."
-            ) from error
-        except ModuleNotFoundError as error:
-            # TFDS 4.9.10 reads without these, but prepares a registered set only with them
-            # (tensorflow; importlib_resources, which it does not declare).
-            raise DatasetError(
-                f"TFDS {name} is not prepared yet, and preparing it needs the package "
-                f"`{error.name}`: install that, or prepare the data set elsewhere."
-            ) from error
-        # TFDS' own refusals (unknown name, version or split), and the download failing.
-        except (ValueError, AssertionError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise DatasetError(
-                f"TFDS {name}, split {split!r}, cannot be opened ({reason}): check the name, the "
-                "split, the folder and the network."
-            ) from error
+        self._source = _open_source(name, split, data_dir)
         features = self._source.dataset_info.features
         self._has_image_ids = "image/id" in features and np.issubdtype(
             features["image/id"].np_dtype, np.integer
@@ -180,6 +154,124 @@ class TfdsDetection:
             areas=np.array(areas, np.float64),
             object_name=names.__getitem__,
         )
+
+
+class TfdsClassification:
+    """One split of a TFDS data set with `image` and `label`.
+
+    A random-access sequence of `LabelledImage`s over `tfds.data_source`, for `imagenet2012`,
+    `i_naturalist2018` and any set of the same features. Reading needs no TensorFlow; preparing a
+    data set the first time may. Requires tensorflow-datasets, Pillow and OpenCV, extra `data`.
+
+    Args:
+        name: registered name, with config and version where wanted, such as `"imagenet2012"`.
+        split: split in TFDS' notation, such as `"train"` or `"validation[:1000]"`.
+        data_dir: TFDS' folder; None for its default, `~/tensorflow_datasets`.
+
+    Raises:
+        DatasetError: if the data set or split does not exist, cannot be downloaded, is prepared
+            in a format without random access, or is not a classification set.
+    """
+
+    def __init__(
+        self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.name, self.split = name, split
+        self._source = _open_source(name, split, data_dir)
+        features = self._source.dataset_info.features
+        names = getattr(features["label"], "names", None) if "label" in features else None
+        if "image" not in features or not names:
+            raise DatasetError(
+                f"TFDS {name} is not a classification data set of the kind read here, with `image` "
+                f"and named `label`: it has {', '.join(sorted(features))}."
+            )
+        self._class_names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Reads example number `index`.
+
+        Raises:
+            ImageError: if the image cannot be decoded.
+            DatasetError: if the example has no label, as in many test splits.
+        """
+        return self._read(index, decode_image)
+
+    def encoded(self, index: int) -> LabelledImage:
+        """As `[index]`, with an `EncodedImage` if the image is a JPEG."""
+        return self._read(index, open_image)
+
+    def _read(self, index: int, decode: Callable[[bytes, str], Any]) -> LabelledImage:
+        index = range(len(self))[operator.index(index)]
+        example = self._source[index]
+        file_name = f"TFDS {self.name}, {self.split}, image {index}"
+        label = int(example["label"])
+        if not 0 <= label < len(self._class_names):
+            raise DatasetError(
+                f"{file_name} has the label {label}, and labels go from 0 to "
+                f"{len(self._class_names) - 1}: take a split that is labelled."
+            )
+        return LabelledImage(decode(example["image"], file_name), label, index, file_name)
+
+    def __repr__(self) -> str:
+        # Grain compares this when a position is restored.
+        return f"TfdsClassification({self.name!r}, {self.split!r}, images={len(self)})"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label."""
+        return self._class_names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The labels themselves."""
+        return tuple(range(len(self._class_names)))
+
+    def summary(self) -> ClassSummary:
+        """Counts the images of each class; reads every example once and decodes none."""
+        counts = [0] * len(self._class_names)
+        for index in range(len(self)):
+            counts[int(self._source[index]["label"])] += 1
+        per_class = dict(zip(self._class_names, counts, strict=True))
+        return ClassSummary(f"TFDS {self.name}, {self.split}", per_class)
+
+
+def _open_source(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    """A split at random access, its images not decoded.
+
+    Raises:
+        DatasetError: if it cannot be opened.
+    """
+    tfds = require("tensorflow_datasets", "data")
+    try:
+        # The bytes are decoded here, so that all readers treat odd images alike.
+        return tfds.data_source(
+            name,
+            split=split,
+            data_dir=None if data_dir is None else os.fspath(data_dir),
+            decoders={"image": tfds.decode.SkipDecoding()},
+        )
+    except NotImplementedError as error:
+        raise DatasetError(
+            f"TFDS {name} is prepared in a file format without random access: prepare it "
+            "again, in another folder, with `file_format='array_record'`."
+        ) from error
+    except ModuleNotFoundError as error:
+        # TFDS 4.9.10 reads without these, but prepares a registered set only with them
+        # (tensorflow; importlib_resources, which it does not declare).
+        raise DatasetError(
+            f"TFDS {name} is not prepared yet, and preparing it needs the package "
+            f"`{error.name}`: install that, or prepare the data set elsewhere."
+        ) from error
+    # TFDS' own refusals (unknown name, version or split), and the download failing.
+    except (ValueError, AssertionError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DatasetError(
+            f"TFDS {name}, split {split!r}, cannot be opened ({reason}): check the name, the "
+            "split, the folder and the network."
+        ) from error
 
 
 def _class_names(features: Mapping, name: str) -> tuple[str, ...]:
