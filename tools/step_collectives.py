@@ -91,9 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = keras.distribution.list_devices()
     with training.distribute(len(names)) as cluster:
-        model = CEDNetImageClassifier.from_preset(
-            arguments.preset, num_classes=arguments.classes
-        )
+        model = CEDNetImageClassifier.from_preset(arguments.preset, num_classes=arguments.classes)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(training.AdamW(1e-3, use_ema=True), loss)
         size = arguments.image_size

@@ -24,6 +24,14 @@ class EvaluationDataset(Protocol):
     def ground_truth(self) -> dict: ...
 
 
+class EvaluationCluster(Protocol):
+    """What evaluation in several processes needs; `training.Cluster` provides it."""
+
+    def predictor(self, model: Any) -> Any: ...
+
+    def gather(self, arrays: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]: ...
+
+
 class EvaluationBatches(Protocol):
     """What evaluation needs of `data.eval_batches`."""
 
@@ -139,15 +147,20 @@ def evaluate_detector(
     batches: EvaluationBatches,
     dataset: EvaluationDataset,
     on_batch: Callable[[int], None] | None = None,
+    cluster: EvaluationCluster | None = None,
 ) -> dict[str, float]:
     """Average precision of a model on a split.
+
+    With several processes each predicts its share of the batches; all get the same result.
 
     Args:
         model: whatever has `predict_on_batch(images) -> {"boxes", "labels", "confidence"}` as
             `detections_to_coco` takes them.
-        batches: `data.eval_batches` of the split.
+        batches: `data.eval_batches` of the split; this process' with a cluster.
         dataset: the split.
         on_batch: called with the number of batches done, for progress.
+        cluster: that of `training.distribute`, by which the model predicts on all its devices and
+            the processes put their detections together; None for one device.
 
     Returns:
         What `coco_average_precision` returns.
@@ -155,12 +168,33 @@ def evaluate_detector(
     ground_truth = dataset.ground_truth()
     image_sizes = {item["id"]: (item["height"], item["width"]) for item in ground_truth["images"]}
     detections: list[dict[str, Any]] = []
+    predictor = model if cluster is None else cluster.predictor(model)
     for done, batch in enumerate(batches, start=1):
-        predictions = model.predict_on_batch(batch["images"])
+        predictions = predictor.predict_on_batch(batch["images"])
         detections += detections_to_coco(predictions, batch, dataset.category_ids, image_sizes)
         if on_batch is not None:
             on_batch(done)
+    if cluster is not None:
+        detections = _from_arrays(cluster.gather(_as_arrays(detections)))
     return coco_average_precision(ground_truth, detections)
+
+
+def _as_arrays(detections: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    ids = [(item["image_id"], item["category_id"]) for item in detections]
+    numbers = [(*item["bbox"], item["score"]) for item in detections]
+    return {
+        "ids": np.array(ids, np.int64).reshape(-1, 2),
+        "numbers": np.array(numbers, np.float64).reshape(-1, 5),
+    }
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for (image_id, category_id), (*box, score) in zip(
+            arrays["ids"].tolist(), arrays["numbers"].tolist(), strict=True
+        )
+    ]
 
 
 class CocoEvaluation(keras.callbacks.Callback):
@@ -176,6 +210,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         every: epochs between evaluations; the last epoch is always evaluated.
         weights: gives a context in which the model has the weights to evaluate, for instance its
             moving averages; by default the weights as they are.
+        cluster: as in `evaluate_detector`.
         verbose: whether to show progress and print the result.
 
     Attributes:
@@ -189,6 +224,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         *,
         every: int = 1,
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        cluster: EvaluationCluster | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -198,6 +234,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.dataset = dataset
         self.every = every
         self.weights = weights
+        self.cluster = cluster
         self.verbose = verbose
         self.results: dict[str, float] = {}
 
@@ -210,7 +247,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         )
         with self.weights():
             self.results = evaluate_detector(
-                self.model, self.batches, self.dataset, progress.update if progress else None
+                self.model,
+                self.batches,
+                self.dataset,
+                progress.update if progress else None,
+                self.cluster,
             )
         if logs is not None:
             logs.update({f"val_{key}": self.results[key] for key in SUMMARY_KEYS})
