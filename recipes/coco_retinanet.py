@@ -17,6 +17,7 @@ built-in shapes and small folders train from random weights in minutes on two CP
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -268,11 +269,13 @@ def open_evaluation(
     )
 
 
-def predict_samples(predictor: Any, batches: Any, val: Any) -> tuple[list, list, list]:
+def predict_samples(
+    predictor: Any, batches: Any, val: Any, batch_count: int
+) -> tuple[list, list, list]:
     """Takes up to eight of this process' validation images: images, objects, what is found."""
     index_of = {image_id: index for index, image_id in enumerate(val.image_ids)}
     images, truth, found = [], [], []
-    for batch in batches:
+    for batch in itertools.islice(batches, batch_count):
         predictions = predictor.predict_on_batch(batch["images"])
         for row in np.flatnonzero(batch["valid"])[: 8 - len(images)]:
             record = val[index_of[int(batch["image_ids"][row])]]
@@ -287,9 +290,6 @@ def predict_samples(predictor: Any, batches: Any, val: Any) -> tuple[list, list,
                     "confidence": predictions["confidence"][row][used],
                 }
             )
-        # A process may have fewer rows, but all predict the same number of batches.
-        if len(images) == 8 or len(batch["valid"]) >= 8:
-            break
     return images, truth, found
 
 
@@ -336,12 +336,14 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
     output = pathlib.Path(settings.output)
     cluster.run_on_main(lambda: training.claim_output(output, decisive))
     eval_batches = open_evaluation(settings, val, len(train) >= PAPER_IMAGES, cluster.shard)
+    predictor = cluster.predictor(model)
     evaluation = metrics.CocoEvaluation(
         eval_batches,
         val,
         every=settings.evaluate_every,
         weights=lambda: training.averaged_weights(model),
-        cluster=cluster,
+        predictor=predictor,
+        gather=cluster.gather,
         verbose=False,
     )
     progress = training.Progress(settings.batch_size)
@@ -366,9 +368,13 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
     if not evaluation.results:  # the run had been finished before
         cluster.say("Evaluating ...")
-        evaluation.results = metrics.evaluate_detector(model, eval_batches, val, cluster=cluster)
+        evaluation.results = metrics.evaluate_detector(
+            predictor, eval_batches, val, gather=cluster.gather
+        )
     cluster.say("Drawing predictions and saving the preset ...")
-    samples = predict_samples(cluster.predictor(model), eval_batches, val)
+    # The same number of batches in all processes, some of which may have fewer images in them.
+    enough = -(-8 // cluster.rows(settings.batch_size))
+    samples = predict_samples(predictor, eval_batches, val, enough)
 
     def write() -> None:
         training.draw_predictions(*samples, val.class_names, output / "predictions.png")

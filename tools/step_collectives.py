@@ -23,8 +23,8 @@ if __name__ == "__main__":  # run from a clone without installing
 from keras_densepred import CEDNetImageClassifier, training
 
 _COLLECTIVE = re.compile(
-    r"= (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(-start)?\("
+    r"= (?P<shapes>.*?) "
+    r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
 )
 _SHAPE = re.compile(r"(?P<type>pred|[a-z]+[0-9]+)\[(?P<sizes>[0-9,]*)\]")
 

@@ -15,6 +15,8 @@ from keras_densepred._optional import require
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 """The numbers that `coco_average_precision` gives for all classes together."""
 
+Gather = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
 
 class EvaluationDataset(Protocol):
     """What evaluation needs of a data set; all of `keras_densepred.data` provide it."""
@@ -22,14 +24,6 @@ class EvaluationDataset(Protocol):
     category_ids: tuple[int, ...]
 
     def ground_truth(self) -> dict: ...
-
-
-class EvaluationCluster(Protocol):
-    """What evaluation in several processes needs; `training.Cluster` provides it."""
-
-    def predictor(self, model: Any) -> Any: ...
-
-    def gather(self, arrays: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]: ...
 
 
 class EvaluationBatches(Protocol):
@@ -147,20 +141,18 @@ def evaluate_detector(
     batches: EvaluationBatches,
     dataset: EvaluationDataset,
     on_batch: Callable[[int], None] | None = None,
-    cluster: EvaluationCluster | None = None,
+    gather: Gather | None = None,
 ) -> dict[str, float]:
     """Average precision of a model on a split.
-
-    With several processes each predicts its share of the batches; all get the same result.
 
     Args:
         model: whatever has `predict_on_batch(images) -> {"boxes", "labels", "confidence"}` as
             `detections_to_coco` takes them.
-        batches: `data.eval_batches` of the split; this process' with a cluster.
+        batches: `data.eval_batches` of the split; with `gather` this process' share of them.
         dataset: the split.
         on_batch: called with the number of batches done, for progress.
-        cluster: that of `training.distribute`, by which the model predicts on all its devices and
-            the processes put their detections together; None for one device.
+        gather: puts arrays of several processes together, as `training.Cluster.gather` does; all
+            processes call this function then and get the same result.
 
     Returns:
         What `coco_average_precision` returns.
@@ -168,14 +160,13 @@ def evaluate_detector(
     ground_truth = dataset.ground_truth()
     image_sizes = {item["id"]: (item["height"], item["width"]) for item in ground_truth["images"]}
     detections: list[dict[str, Any]] = []
-    predictor = model if cluster is None else cluster.predictor(model)
     for done, batch in enumerate(batches, start=1):
-        predictions = predictor.predict_on_batch(batch["images"])
+        predictions = model.predict_on_batch(batch["images"])
         detections += detections_to_coco(predictions, batch, dataset.category_ids, image_sizes)
         if on_batch is not None:
             on_batch(done)
-    if cluster is not None:
-        detections = _from_arrays(cluster.gather(_as_arrays(detections)))
+    if gather is not None:
+        detections = _from_arrays(gather(_as_arrays(detections)))
     return coco_average_precision(ground_truth, detections)
 
 
@@ -210,7 +201,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         every: epochs between evaluations; the last epoch is always evaluated.
         weights: gives a context in which the model has the weights to evaluate, for instance its
             moving averages; by default the weights as they are.
-        cluster: as in `evaluate_detector`.
+        predictor: what predicts in the model's place, such as `training.Cluster.predictor(model)`.
+        gather: as in `evaluate_detector`.
         verbose: whether to show progress and print the result.
 
     Attributes:
@@ -224,7 +216,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         *,
         every: int = 1,
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-        cluster: EvaluationCluster | None = None,
+        predictor: Any = None,
+        gather: Gather | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -234,7 +227,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.dataset = dataset
         self.every = every
         self.weights = weights
-        self.cluster = cluster
+        self.predictor = predictor
+        self.gather = gather
         self.verbose = verbose
         self.results: dict[str, float] = {}
 
@@ -247,11 +241,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         )
         with self.weights():
             self.results = evaluate_detector(
-                self.model,
+                self.predictor or self.model,
                 self.batches,
                 self.dataset,
                 progress.update if progress else None,
-                self.cluster,
+                self.gather,
             )
         if logs is not None:
             logs.update({f"val_{key}": self.results[key] for key in SUMMARY_KEYS})

@@ -63,7 +63,7 @@ def count_collectives(model, cluster, batch):
     """
     backend = keras.backend.backend()
     if backend == "jax":
-        from tools.step_collectives import compiled_step, collectives
+        from tools.step_collectives import collectives, compiled_step
 
         return {"sums": [size for _, size in collectives(compiled_step(model, batch))]}
     if backend == "tensorflow":
