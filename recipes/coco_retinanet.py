@@ -6,6 +6,7 @@ large-scale jitter 0.1-2.0 at 1024 px with rectangle copy-paste, tested at 800/1
     python recipes/coco_retinanet.py                                      # built-in shapes
     python recipes/coco_retinanet.py --data-dir MY_IMAGES --image-size 512 --output runs/mine
     python recipes/coco_retinanet.py --data-dir COCO --output runs/coco   # the paper's settings
+    torchrun --nproc-per-node=8 recipes/coco_retinanet.py ...             # 8 GPUs with PyTorch
 
 Settings left open are the data's choice: the paper's from 20,000 training images on, else those of
 a short run from random weights. Killed at any moment, the same command continues exactly.
@@ -16,6 +17,7 @@ built-in shapes and small folders train from random weights in minutes on two CP
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -70,13 +72,23 @@ class Settings:
     seed: int = setting(0, "of weights, order, augmentation and drop path")
     # evaluation and output
     evaluate_every: int | None = setting(None, "epochs between evaluations (large data: 1)")
-    devices: int | None = setting(None, "GPUs or TPUs; none: all")
+    devices: int | None = setting(None, "GPUs or TPUs in all processes together; none: all")
+    processes: int | None = setting(
+        None, "processes, each with this command; none: the environment's"
+    )
+    process_id: int | None = setting(None, "number of this process, from 0")
+    coordinator: str | None = setting(
+        None, "host:port of process 0 (TensorFlow: of all, by commas)"
+    )
     checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch")
     output: str = setting("runs/coco_retinanet", "directory for everything written")
 
 
 # What changes where a run continues or how fast it goes, but not its result.
-_NOT_OF_THE_RESULT = ("workers", "checkpoint_minutes", "output", "devices")
+_NOT_OF_THE_RESULT = (
+    *("workers", "checkpoint_minutes", "output"),
+    *("devices", "processes", "process_id", "coordinator"),
+)
 _DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
 _FINE_LAYERS = {"small": 9, "base": 9, "cswin": 7}  # variants with the finer layer ids
 
@@ -134,17 +146,12 @@ def open_data(settings: Settings) -> tuple[Any, Any]:
     )
 
 
-def check(settings: Settings, train: Any, devices: int) -> None:
+def check(settings: Settings, train: Any) -> None:
     """Refuses what cannot be trained before anything slow happens."""
     if len(train) < settings.batch_size:
         raise training.SettingsError(
             f"There are {len(train)} training images and a batch takes {settings.batch_size}: "
             f"use --batch-size {len(train)} or less."
-        )
-    if settings.batch_size % devices:
-        raise training.SettingsError(
-            f"--batch-size {settings.batch_size} does not split over {devices} devices: use a "
-            f"multiple of {devices}."
         )
     if settings.image_size % 32:
         raise training.SettingsError(
@@ -204,7 +211,9 @@ def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRate
     return training.WarmupCosine(rate, warmup, max(total, warmup + 1), floor=0.01 * rate)
 
 
-def batch_opener(settings: Settings, train: Any, streams: list) -> Callable[[int], Iterator]:
+def batch_opener(
+    settings: Settings, train: Any, streams: list, shard: tuple[int, int] = (0, 1)
+) -> Callable[[int], Iterator]:
     """Returns a function that opens the training batches at a step, for `training.fit`."""
     augment = data.coco_augmentation(
         settings.image_size,
@@ -223,6 +232,7 @@ def batch_opener(settings: Settings, train: Any, streams: list) -> Callable[[int
             augment=augment,
             workers=settings.workers,
             on_bad_image=settings.on_bad_image,
+            shard=shard,
         ) as stream:
             streams.append(stream)
             stream.set_state({**stream.get_state(), "next_batch": step})
@@ -232,7 +242,9 @@ def batch_opener(settings: Settings, train: Any, streams: list) -> Callable[[int
     return batches_from
 
 
-def open_evaluation(settings: Settings, val: Any, paper: bool) -> data.EvalBatches:
+def open_evaluation(
+    settings: Settings, val: Any, paper: bool, shard: tuple[int, int]
+) -> data.EvalBatches:
     """The paper tests at 800/1333 what it trained at 1024; few images fit into the square."""
     size = settings.image_size
     frame: dict[str, Any] = {"image_size": size}
@@ -245,16 +257,19 @@ def open_evaluation(settings: Settings, val: Any, paper: bool) -> data.EvalBatch
         std=STD,
         workers=settings.workers,
         on_bad_image=settings.on_bad_image,
+        shard=shard,
         **frame,
     )
 
 
-def draw_samples(model: keras.Model, batches: Any, val: Any, path: pathlib.Path) -> None:
-    """Draws up to eight validation images with their objects and with what the model finds."""
+def predict_samples(
+    predictor: Any, batches: Any, val: Any, batch_count: int
+) -> tuple[list, list, list]:
+    """Takes up to eight of this process' validation images: images, objects, what is found."""
     index_of = {image_id: index for index, image_id in enumerate(val.image_ids)}
     images, truth, found = [], [], []
-    for batch in batches:
-        predictions = model.predict_on_batch(batch["images"])
+    for batch in itertools.islice(batches, batch_count):
+        predictions = predictor.predict_on_batch(batch["images"])
         for row in np.flatnonzero(batch["valid"])[: 8 - len(images)]:
             record = val[index_of[int(batch["image_ids"][row])]]
             used = predictions["labels"][row] >= 0
@@ -268,9 +283,7 @@ def draw_samples(model: keras.Model, batches: Any, val: Any, path: pathlib.Path)
                     "confidence": predictions["confidence"][row][used],
                 }
             )
-        if len(images) == 8:
-            break
-    training.draw_predictions(images, truth, found, val.class_names, path)
+    return images, truth, found
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -288,64 +301,87 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """
     settings = training.parse_settings(Settings, argv, __doc__)
     training.keep_freed_memory()
-    print("Reading the annotations ...", flush=True)
-    train, val = open_data(settings)
-    settings = complete(settings, train)
-    with training.data_parallel(settings.devices) as devices:
-        check(settings, train, devices)
-        decisive = {
-            name: value
-            for name, value in dataclasses.asdict(settings).items()
-            if name not in _NOT_OF_THE_RESULT
-        }
-        decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
-        for split in (train, val):
-            print(split.summary())
-        print(f"Building {settings.preset} with a {settings.head} RetinaNet ...", flush=True)
-        keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings, len(train.class_names))
-        print(f"{model.count_params():,} parameters; devices: {devices}", flush=True)
-        output = training.claim_output(settings.output, decisive)
-        eval_batches = open_evaluation(settings, val, len(train) >= PAPER_IMAGES)
-        evaluation = metrics.CocoEvaluation(
-            eval_batches,
-            val,
-            every=settings.evaluate_every,
-            weights=lambda: training.averaged_weights(model),
-            verbose=False,
+    with training.distribute(
+        settings.devices, settings.processes, settings.process_id, settings.coordinator
+    ) as cluster:
+        cluster.say("Reading the annotations ...")
+        train, val = open_data(settings)
+        settings = complete(settings, train)
+        check(settings, train)
+        cluster.say(cluster.describe(settings.batch_size))
+        return run(settings, cluster, train, val)
+
+
+def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
+    """Does what `main` promises, with every setting filled in; in all processes alike."""
+    decisive = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in _NOT_OF_THE_RESULT
+    }
+    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    for split in (train, val):
+        cluster.say(split.summary())
+    cluster.say(f"Building {settings.preset} with a {settings.head} RetinaNet ...")
+    keras.utils.set_random_seed(settings.seed)
+    model = build_model(settings, len(train.class_names))
+    cluster.say(f"{model.count_params():,} parameters; learning rate {settings.learning_rate:g}")
+    output = pathlib.Path(settings.output)
+    cluster.run_on_main(lambda: training.claim_output(output, decisive))
+    eval_batches = open_evaluation(settings, val, len(train) >= PAPER_IMAGES, cluster.shard)
+    predictor = cluster.predictor(model)
+    evaluation = metrics.CocoEvaluation(
+        eval_batches,
+        val,
+        every=settings.evaluate_every,
+        weights=lambda: training.averaged_weights(model),
+        predictor=predictor,
+        gather=cluster.gather,
+        verbose=False,
+    )
+    progress = training.Progress(settings.batch_size)
+    streams: list[data.BatchStream] = []
+    with contextlib.closing(progress):
+        training.fit(
+            model,
+            batch_opener(settings, train, streams, cluster.shard),
+            epochs=settings.epochs,
+            steps_per_epoch=settings.steps_per_epoch,
+            checkpoint=training.ResumableCheckpoint(
+                output / "checkpoints", decisive, every_minutes=settings.checkpoint_minutes
+            ),
+            callbacks=[
+                evaluation,
+                training.MetricsLog(output / "metrics.csv", output / "curves.png"),
+                progress,
+            ],
         )
-        progress = training.Progress(settings.batch_size)
-        streams: list[data.BatchStream] = []
-        with contextlib.closing(progress):
-            training.fit(
-                model,
-                batch_opener(settings, train, streams),
-                epochs=settings.epochs,
-                steps_per_epoch=settings.steps_per_epoch,
-                checkpoint=training.ResumableCheckpoint(
-                    output / "checkpoints", decisive, every_minutes=settings.checkpoint_minutes
-                ),
-                callbacks=[
-                    evaluation,
-                    training.MetricsLog(output / "metrics.csv", output / "curves.png"),
-                    progress,
-                ],
-            )
-        skipped = {name for stream in streams for name in stream.skipped_images}
-        if skipped:
-            print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
-        if not evaluation.results:  # the run had been finished before
-            print("Evaluating ...", flush=True)
-            evaluation.results = metrics.evaluate_detector(model, eval_batches, val)
-        print("Drawing predictions and saving the preset ...", flush=True)
-        draw_samples(model, eval_batches, val, output / "predictions.png")
+    skipped = {name for stream in streams for name in stream.skipped_images}
+    if skipped:
+        print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
+    if not evaluation.results:  # the run had been finished before
+        cluster.say("Evaluating ...")
+        evaluation.results = metrics.evaluate_detector(
+            predictor, eval_batches, val, gather=cluster.gather
+        )
+    cluster.say("Drawing predictions and saving the preset ...")
+    # The same number of batches in all processes, some of which may have fewer images in them.
+    enough = -(-8 // cluster.rows(settings.batch_size))
+    samples = predict_samples(predictor, eval_batches, val, enough)
+
+    def write() -> None:
+        training.draw_predictions(*samples, val.class_names, output / "predictions.png")
         model.backbone.backbone.save_to_preset(str(output / "preset" / "backbone"))
         model.save(output / "preset" / "detector.keras")
         training.write_classes(output / "preset" / "classes.json", train)
+
+    cluster.run_on_main(write)
     results = evaluation.results
     files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
-    print(f"Wrote {', '.join(str(output / name) for name in files)}")
-    print(f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f} on {len(val)} validation images")
+    cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
+    cluster.say(
+        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f} on {len(val)} validation images"
+    )
     return results
 
 

@@ -1,5 +1,6 @@
 """What the networks are built from."""
 
+from keras_densepred.layers.batch_norm import BatchNorm
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
@@ -24,6 +25,7 @@ __all__ = [
     "GELU",
     "TOKEN_MIXERS",
     "Add",
+    "BatchNorm",
     "CSwinMixer",
     "Conv",
     "CrossShapedWindowAttention",

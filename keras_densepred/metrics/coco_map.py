@@ -15,6 +15,8 @@ from keras_densepred._optional import require
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 """The numbers that `coco_average_precision` gives for all classes together."""
 
+Gather = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
 
 class EvaluationDataset(Protocol):
     """What evaluation needs of a data set; all of `keras_densepred.data` provide it."""
@@ -139,15 +141,18 @@ def evaluate_detector(
     batches: EvaluationBatches,
     dataset: EvaluationDataset,
     on_batch: Callable[[int], None] | None = None,
+    gather: Gather | None = None,
 ) -> dict[str, float]:
     """Average precision of a model on a split.
 
     Args:
         model: whatever has `predict_on_batch(images) -> {"boxes", "labels", "confidence"}` as
             `detections_to_coco` takes them.
-        batches: `data.eval_batches` of the split.
+        batches: `data.eval_batches` of the split; with `gather` this process' share of them.
         dataset: the split.
         on_batch: called with the number of batches done, for progress.
+        gather: puts arrays of several processes together, as `training.Cluster.gather` does; all
+            processes call this function then and get the same result.
 
     Returns:
         What `coco_average_precision` returns.
@@ -160,7 +165,27 @@ def evaluate_detector(
         detections += detections_to_coco(predictions, batch, dataset.category_ids, image_sizes)
         if on_batch is not None:
             on_batch(done)
+    if gather is not None:
+        detections = _from_arrays(gather(_as_arrays(detections)))
     return coco_average_precision(ground_truth, detections)
+
+
+def _as_arrays(detections: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    ids = [(item["image_id"], item["category_id"]) for item in detections]
+    numbers = [(*item["bbox"], item["score"]) for item in detections]
+    return {
+        "ids": np.array(ids, np.int64).reshape(-1, 2),
+        "numbers": np.array(numbers, np.float64).reshape(-1, 5),
+    }
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for (image_id, category_id), (*box, score) in zip(
+            arrays["ids"].tolist(), arrays["numbers"].tolist(), strict=True
+        )
+    ]
 
 
 class CocoEvaluation(keras.callbacks.Callback):
@@ -176,6 +201,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         every: epochs between evaluations; the last epoch is always evaluated.
         weights: gives a context in which the model has the weights to evaluate, for instance its
             moving averages; by default the weights as they are.
+        predictor: what predicts in the model's place, such as `training.Cluster.predictor(model)`.
+        gather: as in `evaluate_detector`.
         verbose: whether to show progress and print the result.
 
     Attributes:
@@ -189,6 +216,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         *,
         every: int = 1,
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        predictor: Any = None,
+        gather: Gather | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -198,6 +227,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.dataset = dataset
         self.every = every
         self.weights = weights
+        self.predictor = predictor
+        self.gather = gather
         self.verbose = verbose
         self.results: dict[str, float] = {}
 
@@ -210,7 +241,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         )
         with self.weights():
             self.results = evaluate_detector(
-                self.model, self.batches, self.dataset, progress.update if progress else None
+                self.predictor or self.model,
+                self.batches,
+                self.dataset,
+                progress.update if progress else None,
+                self.gather,
             )
         if logs is not None:
             logs.update({f"val_{key}": self.results[key] for key in SUMMARY_KEYS})

@@ -10,6 +10,7 @@ from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.ops.replicas import loss_normalizer
 
 Tensor = Any
 
@@ -232,6 +233,8 @@ class RetinaNetCore:
     ) -> Tensor:
         """Box and classification loss of a batch, each divided by max(1, positive anchors).
 
+        The anchors of the whole batch, also where several devices share it.
+
         Args:
             x: (B, H, W, 3) images.
             y: `"boxes"` (B, M, 4) in `bounding_box_format` and `"labels"` (B, M), padded with -1.
@@ -264,7 +267,7 @@ class RetinaNetCore:
         counted = ops.cast(labels != anchor_ops.IGNORED, "float32")
         # At least 1: a batch of background alone still teaches what background is (keras-hub
         # 0.32.0 and keras-cv 0.9.0 give such a batch weight 0).
-        normalizer = ops.maximum(ops.sum(positive), 1.0)
+        normalizer = loss_normalizer(ops.sum(positive))
         return keras.Model.compute_loss(
             self,
             x=x,

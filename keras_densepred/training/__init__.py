@@ -1,8 +1,9 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
 from keras_densepred.training.checkpoint import ResumableCheckpoint
+from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.confusion import draw_classified, draw_confusion
-from keras_densepred.training.distribution import DevicesError, data_parallel
+from keras_densepred.training.distribution import distribute
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.layer_decay import (
     cednet_layer_id,
@@ -11,6 +12,7 @@ from keras_densepred.training.layer_decay import (
     matrix_decay_rules,
 )
 from keras_densepred.training.memory import keep_freed_memory
+from keras_densepred.training.model_card import write_model_card
 from keras_densepred.training.optim import (
     AdamW,
     WarmupCosine,
@@ -37,6 +39,7 @@ from keras_densepred.training.snapshots import CheckpointError, Position
 __all__ = [
     "AdamW",
     "CheckpointError",
+    "Cluster",
     "DevicesError",
     "MetricsLog",
     "NanGuard",
@@ -52,7 +55,8 @@ __all__ = [
     "cednet_rules",
     "cednet_variant",
     "claim_output",
-    "data_parallel",
+    "current_cluster",
+    "distribute",
     "draw_classified",
     "draw_confusion",
     "draw_predictions",
@@ -64,4 +68,5 @@ __all__ = [
     "setting",
     "write_atomically",
     "write_classes",
+    "write_model_card",
 ]

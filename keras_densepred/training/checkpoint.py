@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_densepred.training.cluster import current_cluster
 from keras_densepred.training.divergence import TrainingDiverged, check_finite_logs
 from keras_densepred.training.snapshots import (
     CheckpointError,
@@ -24,6 +25,9 @@ from keras_densepred.training.snapshots import (
 )
 
 _NAME = re.compile(r"^step-(\d{8})$")
+# Processes save together, and their clocks differ: they ask the main process so often, not at each
+# step, because asking waits for the accelerator.
+_STEPS_BETWEEN_QUESTIONS = 20
 
 
 class ResumableCheckpoint(keras.callbacks.Callback):
@@ -32,11 +36,14 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     A checkpoint is a directory `step-<batches trained>`, there entirely or not at all. Callbacks
     with `get_state() -> JSON-able` and `set_state(state)` are saved along.
 
+    With several processes the main one writes while the others wait, and all read.
+
     Args:
-        directory: where the checkpoints lie.
+        directory: where the checkpoints lie; all processes must see it.
         settings: JSON-able description of the run; a directory of another run is refused.
         every_steps: also save after every so many batches, counted from the start of the run.
-        every_minutes: also save when so many minutes passed since the last checkpoint.
+        every_minutes: also save when so many minutes passed since the last checkpoint; with several
+            processes looked at every 20 steps.
         keep: how many of the newest checkpoints stay.
 
     Raises:
@@ -93,7 +100,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         total = self._epoch * self.steps_per_epoch + done
         due = self.every_steps is not None and total % self.every_steps == 0
         if self.every_minutes is not None:
-            due = due or time.monotonic() - self._saved_at >= 60 * self.every_minutes
+            late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
+            cluster = current_cluster()
+            if cluster.process_count == 1:
+                due = due or late
+            elif not due and total % _STEPS_BETWEEN_QUESTIONS == 0:
+                due = cluster.agree(late)
         if due:
             self.save(Position(self._epoch, done), logs)
 
@@ -143,11 +155,15 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         state["random"] = generators.values
         done = position.epoch * self.steps_per_epoch + position.step
         path = self.directory / f"step-{done:08d}"
-        write_snapshot(path, arrays, state)
-        # A later checkpoint can only be a damaged one that this run was not continued from.
-        later = [old for old in self.checkpoints() if old.name > path.name]
-        for old in [*later, *self.checkpoints()[len(later) + self.keep :]]:
-            shutil.rmtree(old)
+
+        def write() -> None:
+            write_snapshot(path, arrays, state)
+            # A later checkpoint can only be a damaged one that this run was not continued from.
+            later = [old for old in self.checkpoints() if old.name > path.name]
+            for old in [*later, *self.checkpoints()[len(later) + self.keep :]]:
+                shutil.rmtree(old)
+
+        current_cluster().run_on_main(write)
         self._saved_at = time.monotonic()
         return path
 
@@ -167,23 +183,36 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             The snapshot, or None if there is no checkpoint.
 
         Raises:
-            CheckpointError: if it belongs to a run with other settings, or all are damaged.
+            CheckpointError: if it belongs to a run with other settings, all are damaged, or the
+                processes see different ones.
         """
         paths = self.checkpoints()
         for path in paths:
             try:
                 snapshot = read_snapshot(path)
             except CheckpointError as error:
-                print(f"{error} Using the one before it.")
+                current_cluster().say(f"{error} Using the one before it.")
                 continue
             self._check_settings(path, snapshot.state)
+            self._check_others(snapshot.position)
             return snapshot
+        self._check_others(None)
         if paths:
             raise CheckpointError(
                 f"Every checkpoint in {self.directory} is damaged: delete that directory to start "
                 "again from the beginning."
             )
         return None
+
+    def _check_others(self, position: Position | None) -> None:
+        step = -1 if position is None else position.epoch * self.steps_per_epoch + position.step
+        seen = current_cluster().gather({"step": np.array([step])})["step"].tolist()
+        if len(set(seen)) > 1:
+            raise CheckpointError(
+                f"The processes see different checkpoints in {self.directory} (after "
+                f"{', '.join(str(done) for done in seen)} steps, -1 for none): put the output on a "
+                "file system that all of them share."
+            )
 
     def _check_settings(self, path: pathlib.Path, state: Mapping[str, Any]) -> None:
         theirs = {**state["settings"], "steps_per_epoch": state["steps_per_epoch"]}

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.draw import draw_objects
+from keras_densepred.training.cluster import current_cluster
 
 _SECONDS_BETWEEN_REFRESHES = 0.5
 
@@ -56,14 +57,21 @@ def write_classes(path: str | os.PathLike[str], dataset: ClassList) -> None:
 
 def current_learning_rate(model: keras.Model) -> float:
     """Returns the rate that the optimizer of `model` uses for its next step."""
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    optimizer = model.optimizer
+    # `optimizer.learning_rate` computes with variables that lie on all processes' devices, which a
+    # process must not do alone; there is no public name for the schedule (keras 3.15.1).
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(keras.ops.convert_to_numpy(optimizer._iterations))
+    return float(keras.ops.convert_to_numpy(rate))
 
 
 class MetricsLog(keras.callbacks.Callback):
     """Writes one row per epoch to a CSV file and draws the curves, both whole at every moment.
 
     The rows are kept in memory and saved with `ResumableCheckpoint`, so that a resumed run writes
-    the same file as one that was never interrupted. They hold no times, for the same reason.
+    the same file as one that was never interrupted. They hold no times, for the same reason. With
+    several processes the main one writes.
 
     Args:
         csv_path: the columns are `epoch` (from 1), `learning_rate` (of the epoch's last step) and
@@ -100,6 +108,8 @@ class MetricsLog(keras.callbacks.Callback):
         self._write()
 
     def _write(self) -> None:
+        if not current_cluster().is_main:
+            return
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -115,6 +125,7 @@ class Progress(keras.callbacks.Callback):
 
     In a terminal it is a bar that `rich` redraws; elsewhere (a file, a notebook's log) a line is
     printed ten times an epoch. Losses are fetched from the accelerator only when they are shown.
+    With several processes the main one shows; on PyTorch the losses of its own rows.
 
     Args:
         batch_size: images per step, over all devices.
@@ -143,7 +154,7 @@ class Progress(keras.callbacks.Callback):
         self._counted_from = None
         self._steps_counted = 0
         self._step_seconds = 0.0
-        if self.stream.isatty():
+        if current_cluster().is_main and self.stream.isatty():
             require("rich", "data")
             progress = require("rich.progress", "data")
             console = require("rich.console", "data").Console(file=self.stream)
@@ -182,7 +193,7 @@ class Progress(keras.callbacks.Callback):
             if now - self._shown_at >= _SECONDS_BETWEEN_REFRESHES or done == steps:
                 self._bar.update(self._task, completed=done, shown=self._describe(done, logs, now))
                 self._shown_at = now
-        elif done == steps or done % max(1, steps // 10) == 0:
+        elif current_cluster().is_main and (done == steps or done % max(1, steps // 10) == 0):
             label = f"epoch {self._epoch + 1}/{self.params['epochs']}, step {done}/{steps}: "
             self._print(label + self._describe(done, logs, now))
 
@@ -216,7 +227,7 @@ class Progress(keras.callbacks.Callback):
     def _print(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
-        else:
+        elif current_cluster().is_main:
             print(line, file=self.stream, flush=True)
 
 

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 
 from keras_densepred.training.checkpoint import ResumableCheckpoint
-from keras_densepred.training.distribution import fit_input
+from keras_densepred.training.cluster import current_cluster
 from keras_densepred.training.divergence import NanGuard
 from keras_densepred.training.optim import assign_trainable, copy_trainable, take_averages
 from keras_densepred.training.snapshots import Position, RandomState, Snapshot
@@ -75,6 +75,13 @@ class _SpanningCallbacks(keras.callbacks.CallbackList):
             self.generators = None
         super().on_train_batch_begin(self.first_batch + batch, logs)
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        cluster = current_cluster()
+        if cluster.metrics_are_local and logs:
+            own = {name: np.array([value], np.float64) for name, value in logs.items()}
+            logs.update({name: float(all_.mean()) for name, all_ in cluster.gather(own).items()})
+        super().on_epoch_end(epoch, logs)
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         floats: dict[str, float] | None = None
         base = keras.callbacks.Callback.on_train_batch_end
@@ -120,11 +127,14 @@ def fit(
     one thread and two. Everything that draws random numbers while the model is built must be seeded
     before (`keras.utils.set_random_seed`).
 
+    Within `training.distribute` with several processes, all of them call it alike, and killing any
+    of them ends the run, to be started again as a whole.
+
     Args:
         model: a compiled and built model.
         batches_from: called with the number of batches trained so far, returns an iterator over the
             batches from there on, `(x, y)` or `(x, y, sample_weight)`; batch k must depend on k
-            alone.
+            alone. With several processes: this process' rows of batch k (`Cluster.shard`).
         epochs: of the whole run.
         steps_per_epoch: batches in an epoch.
         checkpoint: where and when to save.
@@ -139,6 +149,7 @@ def fit(
         CheckpointError: if the checkpoints belong to another run or model, or are all damaged.
         TrainingDiverged: if a loss or a weight becomes NaN or infinite.
     """
+    cluster = current_cluster()
     checkpoint.attach(steps_per_epoch, callbacks)
     snapshot = checkpoint.latest()
     start = Position()
@@ -147,7 +158,7 @@ def fit(
     model._symbolic_build(data_batch=next(batches_from(0)))
     if snapshot is not None:
         start = snapshot.position
-        print(
+        cluster.say(
             f"Continuing from {snapshot.path}: {start.epoch} of {epochs} epochs and {start.step} "
             f"of {steps_per_epoch} steps are done."
         )
@@ -162,7 +173,7 @@ def fit(
         done = position.epoch * steps_per_epoch + position.step
         spanning.first_batch = position.step
         model.fit(
-            fit_input(lambda: batches_from(done)),
+            cluster.fit_input(lambda: batches_from(done)),
             initial_epoch=position.epoch,
             epochs=until,
             steps_per_epoch=steps_per_epoch - position.step,
@@ -172,18 +183,19 @@ def fit(
         )
 
     epoch = start.epoch
-    if start.step and epoch < epochs:
-        spanning.epoch_snapshot = snapshot
-        keeper = _RawWeights()
-        spanning.callbacks.append(keeper)
-        keeper.set_model(model)
-        run(start, epoch + 1)
-        spanning.callbacks.remove(keeper)
-        keeper.put_back()
-        spanning.generators = RandomState.capture()
-        epoch += 1
-    if epoch < epochs and not model.stop_training:
-        run(Position(epoch, 0), epochs)
+    with cluster.training(model):
+        if start.step and epoch < epochs:
+            spanning.epoch_snapshot = snapshot
+            keeper = _RawWeights()
+            spanning.callbacks.append(keeper)
+            keeper.set_model(model)
+            run(start, epoch + 1)
+            spanning.callbacks.remove(keeper)
+            keeper.put_back()
+            spanning.generators = RandomState.capture()
+            epoch += 1
+        if epoch < epochs and not model.stop_training:
+            run(Position(epoch, 0), epochs)
     take_averages(model)
     spanning.end()
     return start

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from keras_densepred.ops import random_state
+from keras_densepred.training.cluster import current_cluster
 
 _ARRAYS = "state.npz"
 _CHECKSUM = "SHA256SUM"
@@ -111,12 +112,24 @@ class Snapshot:
             )
         for index, variable in enumerate(variables):
             value = self.arrays[f"{role}_{index}"]
+            if role == "metrics":
+                value = _of_this_process(value, tuple(variable.shape))
             if value.shape != tuple(variable.shape):
                 raise CheckpointError(
                     f"{self.path} has shape {value.shape} for {variable.path}, which has shape "
                     f"{tuple(variable.shape)}: it belongs to another model."
                 )
             variable.assign(value)
+
+
+def _of_this_process(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Takes this process' part of a metric's variable, which may be saved for each process."""
+    if value.shape[1:] != shape or value.ndim == len(shape):
+        return value
+    cluster = current_cluster()
+    if cluster.metrics_are_local and len(value) == cluster.process_count:
+        return value[cluster.process_index]
+    return value.mean(axis=0, dtype=value.dtype)  # continued on another number of processes
 
 
 def _variables(model: keras.Model) -> dict[str, list[Any]]:
@@ -129,7 +142,11 @@ def _variables(model: keras.Model) -> dict[str, list[Any]]:
 
 
 def state_arrays(model: keras.Model) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the state's arrays by name, and the dtypes that `.npz` cannot name (bfloat16)."""
+    """Returns the state's arrays by name, and the dtypes that `.npz` cannot name (bfloat16).
+
+    Exchanges data, so all processes call it: some variables are of a process, or on TensorFlow of a
+    device.
+    """
     arrays, dtypes = {}, {}
     for role, variables in _variables(model).items():
         for index, variable in enumerate(variables):
@@ -139,6 +156,10 @@ def state_arrays(model: keras.Model) -> tuple[dict[str, np.ndarray], dict[str, s
                 dtypes[name] = value.dtype.name
                 value = value.view(np.dtype(f"V{value.dtype.itemsize}"))
             arrays[name] = value
+    cluster = current_cluster()
+    if cluster.metrics_are_local:
+        own = {name: arrays[name][None] for name in arrays if name.startswith("metrics_")}
+        arrays |= cluster.gather(own)
     return arrays, dtypes
 
 

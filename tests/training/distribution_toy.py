@@ -1,53 +1,162 @@
-"""Trains a tiny network on one and on two simulated CPU devices; prints the losses as JSON.
+"""A tiny run on several devices or processes, started as a program by the tests of distribution.
 
-Started as a program by `test_distribution.py`: devices are simulated before an engine wakes up.
+`python distribution_toy.py DIRECTORY [flags of training.distribute] [--kill N P]`: process P sends
+itself SIGKILL after N batches. The main process writes DIRECTORY/result.npz: the weights, raw and
+averaged, the history, predictions gathered from all processes and what was counted of the step.
 """
 
-import json
+import argparse
 import os
-import sys
-import tempfile
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-if os.environ["KERAS_BACKEND"] == "tensorflow":
-    import tensorflow
-
-    config = tensorflow.config
-    config.set_logical_device_configuration(
-        config.list_physical_devices("CPU")[0], [config.LogicalDeviceConfiguration()] * 2
-    )
+import pathlib
+import signal
 
 import keras
 import numpy as np
 
-from keras_densepred import training
+from keras_densepred import layers, training
+
+EPOCHS, STEPS, BATCH = 2, 10, 16
 
 
-def batches_from(step):
-    while True:
-        x = np.random.default_rng(step).normal(size=(8, 4)).astype("float32")
-        yield x, {"a": x[:, :2] * 2}
-        step += 1
+class KillAfter(keras.callbacks.Callback):
+    """SIGKILLs the process after so many batches."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(devices):
-    keras.utils.set_random_seed(0)
-    with training.data_parallel(devices) as count, tempfile.TemporaryDirectory() as directory:
-        inputs = keras.Input((4,))
-        model = keras.Model(inputs, {"a": keras.layers.Dense(2)(inputs)})
-        model.compile(training.AdamW(1e-2, use_ema=True), "mse")
-        rows = training.MetricsLog(os.path.join(directory, "metrics.csv"))
-        training.fit(
-            model,
-            batches_from,
-            epochs=2,
-            steps_per_epoch=3,
-            checkpoint=training.ResumableCheckpoint(os.path.join(directory, "c"), {}),
-            callbacks=[rows],
+def make_model(accumulate):
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(8, 3, use_bias=False)(inputs)
+    x = keras.layers.ReLU()(layers.BatchNorm(momentum=0.9)(x))
+    x = keras.layers.Conv2D(8, 3)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    optimizer = training.AdamW(
+        training.WarmupCosine(1e-2, 4, EPOCHS * STEPS),
+        use_ema=True,
+        ema_momentum=0.9,
+        epsilon=1e-3,  # Adam divides rounding errors of tiny gradients by themselves
+        gradient_accumulation_steps=accumulate,
+    )
+    model.compile(optimizer, "mse", metrics=["mae"])
+    return model
+
+
+def make_batch(step):
+    x = np.random.default_rng([3, step]).normal(1.0, 2.0, size=(BATCH, 6, 6, 3)).astype("float32")
+    return x, x[:, :2, 0, 0] * x[:, :2, 1, 1]
+
+
+def count_collectives(model, cluster, batch):
+    """Counts what one training step sums over the devices: operations, and bytes of their results.
+
+    Returns:
+        `{"sums": bytes of each}`.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from tools.step_collectives import collectives, compiled_step
+
+        return {"sums": [size for _, size in collectives(compiled_step(model, batch))]}
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        step = tf.function(lambda rows: cluster.strategy.run(model.train_step, args=(rows,)))
+        rows = next(iter(cluster.fit_input(lambda: iter_once(batch))))
+        model._symbolic_build(data_batch=batch)
+        with cluster.training(model):
+            graph = step.get_concrete_function(rows).graph
+        found = [op for op in graph.get_operations() if op.type == "CollectiveReduceV2"]
+        return {"sums": [4 * op.outputs[0].shape.num_elements() for op in found]}
+    import torch
+
+    with cluster.training(model), torch.profiler.profile(record_shapes=True) as profile:
+        model.train_on_batch(*batch)
+    found = [event for event in profile.events() if event.name == "gloo:all_reduce"]
+    return {"sums": [4 * int(np.prod(event.input_shapes[0])) for event in found]}
+
+
+def iter_once(batch):
+    yield batch
+
+
+def run(arguments, cluster):
+    rows = cluster.rows(BATCH)
+    mine = slice(cluster.process_index * rows, (cluster.process_index + 1) * rows)
+
+    def batches_from(step):
+        while True:
+            yield tuple(array[mine] for array in make_batch(step))
+            step += 1
+
+    directory = pathlib.Path(arguments.directory)
+    counted = {}
+    if arguments.count:
+        counted = count_collectives(make_model(None), cluster, next(batches_from(0)))
+    model = make_model(arguments.accumulate)
+    rows_log = training.MetricsLog(directory / "metrics.csv")
+    callbacks = [rows_log]
+    kill_after, victim = arguments.kill
+    if cluster.process_index == victim:
+        callbacks.append(KillAfter(kill_after))
+    start = training.fit(
+        model,
+        batches_from,
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        checkpoint=training.ResumableCheckpoint(directory / "checkpoints", {}, every_steps=4),
+        callbacks=callbacks,
+    )
+    x = make_batch(99)[0][mine]
+    predictions = cluster.predictor(model).predict_on_batch(x)
+    found = np.arange(2 * cluster.process_index + 1, dtype=np.int64) + 2**40  # of unequal length
+    gathered = cluster.gather({"predictions": predictions, "found": found})
+    weights = {f"weight_{i}": np.asarray(w) for i, w in enumerate(model.get_weights())}
+    history = {f"history_{n}": [row[n] for row in rows_log.rows] for n in ("loss", "mae")}
+    if cluster.is_main:
+        np.savez(
+            directory / "result.npz",
+            start=[start.epoch, start.step],
+            cluster=[cluster.devices, cluster.process_count],
+            gradient_bytes=sum(4 * int(np.prod(w.shape)) for w in model.trainable_variables),
+            **{name: np.array(value) for name, value in counted.items()},
+            **weights,
+            **history,
+            **gathered,
         )
-        weight = float(np.sum(model.get_weights()[0]))
-        return [count, weight, *(row["loss"] for row in rows.rows)]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory")
+    for name in ("--devices", "--processes", "--process-id", "--simulate", "--accumulate"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--kill", type=int, nargs=2, default=(0, -1))
+    parser.add_argument("--count", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.simulate and keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        config = tensorflow.config
+        config.set_logical_device_configuration(
+            config.list_physical_devices("CPU")[0],
+            [config.LogicalDeviceConfiguration()] * arguments.simulate,
+        )
+    with training.distribute(
+        arguments.devices, arguments.processes, arguments.process_id, arguments.coordinator
+    ) as cluster:
+        cluster.say(cluster.describe(BATCH))
+        run(arguments, cluster)
 
 
 if __name__ == "__main__":
-    json.dump([run(1), run(2)], sys.stdout)
+    main()

@@ -1,0 +1,126 @@
+"""Sums over the replicas of a data-parallel training step.
+
+A replica is one copy of the model at work on its rows of the batch: a device on TensorFlow, a
+process on PyTorch. On JAX there is only one, because a step is written, and its gradient taken, for
+the whole batch, and the compiler adds the sums over devices.
+"""
+
+import functools
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def replica_count() -> int:
+    """Returns how many replicas the step that is being computed runs on."""
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()  # None while a model is built
+        return 1 if context is None else context.num_replicas_in_sync
+    if backend == "torch":
+        import torch.distributed as dist
+
+        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return 1
+
+
+def sum_over_replicas(x: Tensor) -> Tensor:
+    """Sums a tensor of the same shape over all replicas; the gradient is summed likewise.
+
+    All replicas must call it the same number of times, and get the same result.
+
+    Args:
+        x: float tensor.
+
+    Returns:
+        The sum, shaped like `x`; `x` itself where there is one replica.
+    """
+    if replica_count() == 1:
+        return x
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x)
+    if x.device.type == "meta":  # shapes are being inferred
+        return x
+    return _torch_sum().apply(x)
+
+
+@functools.cache
+def _torch_sum() -> Any:
+    """An autograd function; `torch.distributed.nn.functional`'s warns that it will be removed."""
+    import torch
+    import torch.distributed as dist
+
+    class SumOverProcesses(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            total = x.clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(total)
+            return total
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return SumOverProcesses.forward(ctx, gradient)
+
+    return SumOverProcesses
+
+
+def batch_moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the rows of all replicas, which have the same number of rows.
+
+    One sum of 2C numbers for each replica in the forward pass, one in the backward pass. Each
+    replica's own moments are combined, not sums of x and of x squared, whose difference loses the
+    digits of a variance that is small beside the mean.
+
+    Args:
+        x: (B, ..., C) float32 rows of this replica.
+        axes: all axes but that of the channels.
+
+    Returns:
+        Mean (C,) and variance (C,), as of one batch with the rows of all replicas.
+    """
+    mean, variance = ops.moments(x, axes=axes)
+    count = replica_count()
+    if count == 1:
+        return mean, variance
+    # A sum in which every replica fills its own slot is a gather that has a gradient everywhere.
+    slot = ops.cast(ops.arange(count) == _replica_index(), x.dtype)
+    means, variances = ops.unstack(
+        sum_over_replicas(slot[None, :, None] * ops.stack([mean, variance])[:, None, :]), 2
+    )
+    mean = ops.mean(means, axis=0)
+    return mean, ops.mean(variances + ops.square(means - mean), axis=0)
+
+
+def _replica_index() -> Any:
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().replica_id_in_sync_group
+    import torch.distributed as dist
+
+    return dist.get_rank()
+
+
+def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
+    """What a replica divides the sum of its losses by, for the gradient of the whole batch's loss.
+
+    That loss is the sum over all rows of the batch, divided by `max(count of all rows, least)`: a
+    RetinaNet's, divided by the batch's positive anchors. TensorFlow's replicas add their gradients
+    and PyTorch's average them, so that the share of a replica differs between the two.
+
+    Args:
+        count: float32 scalar, of this replica's rows.
+        least: smallest divisor of the whole batch.
+
+    Returns:
+        float32 scalar, the same on all replicas.
+    """
+    total = ops.maximum(sum_over_replicas(count), least)
+    return total / replica_count() if keras.config.backend() == "torch" else total

@@ -1,0 +1,195 @@
+"""What a training run knows of the devices and processes it runs on, whichever engine joins them.
+
+A process trains on its own rows of each batch: process p of P takes rows [p * b, (p + 1) * b) of
+the batch's P * b. `distribute` opens a cluster of the active backend; the classes for more than one
+device are in `distribution_jax`, `distribution_tensorflow` and `distribution_torch`.
+"""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+Batches = Callable[[], Iterator[tuple[Any, ...]]]
+
+
+class DevicesError(ValueError):
+    """Devices or processes that are not there or not usable; one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The devices and processes of a run; this class itself is one process with one device.
+
+    Methods that exchange something between the processes say so: all processes must call them, in
+    the same order.
+
+    Attributes:
+        devices: devices in all processes together; each holds a copy of the model.
+        process_count: P.
+        process_index: of this process, from 0.
+    """
+
+    devices: int = 1
+    process_count: int = 1
+    process_index: int = 0
+
+    # Whether the running means of losses and metrics are of this process' rows only.
+    metrics_are_local = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.process_index == 0
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """`(process_index, process_count)`, the `shard` of `keras_densepred.data`'s batches."""
+        return self.process_index, self.process_count
+
+    def rows(self, batch_size: int) -> int:
+        """Returns the rows of this process in a batch.
+
+        Args:
+            batch_size: rows of a batch over all devices.
+
+        Raises:
+            DevicesError: if it does not split over the devices.
+        """
+        if batch_size % self.devices:
+            raise DevicesError(
+                f"A batch of {batch_size} does not split over {self.devices} devices: use a "
+                f"multiple of {self.devices}."
+            )
+        return batch_size // self.process_count
+
+    def describe(self, batch_size: int) -> str:
+        """Returns one line about who computes what of a batch, for printing at the start."""
+        processes = f" in {self.process_count} processes" if self.process_count > 1 else ""
+        devices = f"{self.devices} device{'s' if self.devices > 1 else ''}{processes}"
+        self.rows(batch_size)
+        share = f" ({batch_size // self.devices} a device)" if self.devices > 1 else ""
+        return f"{keras.backend.backend()} on {devices}, global batch {batch_size}{share}"
+
+    def say(self, text: str) -> None:
+        """Prints a line, in the main process only."""
+        if self.is_main:
+            print(text, flush=True)
+
+    # --- exchange between processes ----------------------------------------------------------
+
+    def gather(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Concatenates arrays of all processes along axis 0, in the order of the processes.
+
+        Exchanges data: all processes call it with the same names, dtypes and trailing dimensions.
+
+        Args:
+            arrays: (N, ...) each; N may differ from process to process.
+
+        Returns:
+            The same on every process.
+        """
+        if self.process_count == 1:
+            return dict(arrays)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        received = []
+        for content in self._exchange(np.frombuffer(buffer.getvalue(), np.uint8)):
+            with np.load(io.BytesIO(content.tobytes()), allow_pickle=False) as file:
+                received.append(dict(file))
+        return {name: np.concatenate([part[name] for part in received]) for name in arrays}
+
+    def agree(self, value: bool) -> bool:
+        """Returns the main process' value; exchanges data."""
+        return bool(self.gather({"value": np.array([value])})["value"][0])
+
+    def run_on_main(self, action: Callable[[], Any]) -> None:
+        """Runs something in the main process while the others wait; exchanges data.
+
+        Raises:
+            DevicesError: in the others, if it raised ValueError, RuntimeError or OSError, so that
+                no process waits for one that has ended.
+        """
+        if self.process_count == 1:
+            action()
+            return
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                action()
+            except (ValueError, RuntimeError, OSError) as error:
+                failure = error
+        text = "" if failure is None else f"{type(failure).__name__}: {failure}"
+        told = self.gather({"text": np.frombuffer(text.encode(), np.uint8)})["text"]
+        if failure is not None:
+            raise failure
+        if told.size and not self.is_main:
+            raise DevicesError(f"The main process stopped with {told.tobytes().decode()}")
+
+    def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
+        """Hands (n,) uint8 to all processes and returns those of all, in order."""
+        raise NotImplementedError
+
+    def _exchange_padded(
+        self, content: np.ndarray, exchange: Callable[[np.ndarray], np.ndarray]
+    ) -> list[np.ndarray]:
+        """`_exchange` by a function that stacks int32 vectors (n,) of equal length to (P, n)."""
+        lengths = exchange(np.array([content.size], np.int32))[:, 0]
+        # To a power of two, because the engines compile an exchange for each length.
+        padded = np.zeros(max(4, 1 << (int(lengths.max()) - 1).bit_length()), np.uint8)
+        padded[: content.size] = content
+        stacked = np.ascontiguousarray(exchange(padded.view(np.int32)), np.int32).view(np.uint8)
+        return [row[:length] for row, length in zip(stacked, lengths, strict=True)]
+
+    # --- training and prediction -------------------------------------------------------------
+
+    def fit_input(self, open_batches: Batches) -> Any:
+        """Turns batches into what `Model.fit` takes without losing any.
+
+        Args:
+            open_batches: returns a new generator of batches of NumPy arrays, this process' rows, at
+                each call.
+        """
+        return open_batches()
+
+    @contextlib.contextmanager
+    def training(self, model: keras.Model) -> Iterator[None]:
+        """Lets `model.fit` sum gradients over the processes within the `with` block."""
+        del model
+        yield
+
+    def predictor(self, model: keras.Model) -> Any:
+        """Returns what predicts this process' rows on this process' devices.
+
+        On JAX with several processes all of them must predict the same number of batches.
+
+        Args:
+            model: a built model.
+
+        Returns:
+            An object with `predict_on_batch(x)`; x has as many rows as in training, its result
+            those of x.
+        """
+        return model
+
+
+_open: list[Cluster] = [Cluster()]
+
+
+def current_cluster() -> Cluster:
+    """Returns the cluster of the innermost `distribute` block; outside of any, one device."""
+    return _open[-1]
+
+
+@contextlib.contextmanager
+def entered(cluster: Cluster) -> Iterator[Cluster]:
+    """Makes `cluster` the current one for the `with` block."""
+    _open.append(cluster)
+    try:
+        yield cluster
+    finally:
+        _open.remove(cluster)
