@@ -13,7 +13,7 @@ import numpy as np
 from keras_densepred.metrics.coco_map import EvaluationBatches
 
 _TOP = 5
-SumOverProcesses = Callable[[np.ndarray], np.ndarray]
+Gather = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,16 +71,21 @@ class ClassificationCounts:
         highest = logits.max(axis=1, initial=-np.inf)[:, None]
         self.loss += float((np.log(np.exp(logits - highest).sum(1)) + (highest - own)[:, 0]).sum())
 
-    def summed(self, over_processes: SumOverProcesses) -> ClassificationCounts:
-        """The counts of all processes.
+    def gathered(self, gather: Gather) -> ClassificationCounts:
+        """The counts of all processes together.
 
         Args:
-            over_processes: returns the elementwise sum of an array `(N,)` float64 over them.
+            gather: concatenates arrays of the processes along axis 0, as `training.Cluster.gather`.
         """
-        flat = np.concatenate([self.confusion.ravel(), [self.top5, self.loss]]).astype(np.float64)
-        flat = np.asarray(over_processes(flat))
-        confusion = np.rint(flat[:-2]).astype(np.int64).reshape(self.confusion.shape)
-        return ClassificationCounts(confusion, round(float(flat[-2])), float(flat[-1]))
+        parts = gather(
+            {
+                "confusion": self.confusion[None],
+                "top5": np.array([self.top5], np.int64),
+                "loss": np.array([self.loss], np.float64),
+            }
+        )
+        sums = {name: values.sum(axis=0) for name, values in parts.items()}
+        return ClassificationCounts(sums["confusion"], int(sums["top5"]), float(sums["loss"]))
 
     def results(self) -> dict[str, float]:
         """The numbers of what was counted.
@@ -127,10 +132,6 @@ def count_predictions(
     return counts
 
 
-def _alone(values: np.ndarray) -> np.ndarray:
-    return values
-
-
 class ClassificationEvaluation(keras.callbacks.Callback):
     """Evaluates a classifier during `fit`, on any backend, with averaged weights beside the raw.
 
@@ -144,8 +145,9 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         every: epochs between evaluations; the last epoch is always evaluated.
         averaged: gives a context in which the model has its moving averages, such as
             `training.averaged_weights`; None evaluates the weights as they are only.
-        sum_over_processes: elementwise sum of an array `(N,)` float64 over the processes that
-            share the batches; by default this process is the only one.
+        predictor: what predicts in the model's place, such as `training.Cluster.predictor(model)`.
+        gather: puts the counts of several processes together, as `training.Cluster.gather`; all
+            processes then evaluate alike, each its share of the batches.
         verbose: whether to show progress and print the result.
 
     Attributes:
@@ -162,7 +164,8 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         *,
         every: int = 1,
         averaged: Callable[[], contextlib.AbstractContextManager] | None = None,
-        sum_over_processes: SumOverProcesses = _alone,
+        predictor: Any = None,
+        gather: Gather | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -172,7 +175,8 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         self.num_classes = num_classes
         self.every = every
         self.averaged = averaged
-        self.sum_over_processes = sum_over_processes
+        self.predictor = predictor
+        self.gather = gather
         self.verbose = verbose
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
@@ -215,9 +219,13 @@ class ClassificationEvaluation(keras.callbacks.Callback):
             )
             with context():
                 counts = count_predictions(
-                    model, self.batches, self.num_classes, progress.update if progress else None
+                    self.predictor or model,
+                    self.batches,
+                    self.num_classes,
+                    progress.update if progress else None,
                 )
-            counts = counts.summed(self.sum_over_processes)
+            if self.gather is not None:
+                counts = counts.gathered(self.gather)
             named = {f"{prefix}_{name}": value for name, value in counts.results().items()}
             self.results.update(named)
             self.confusion = counts.confusion

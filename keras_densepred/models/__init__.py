@@ -6,7 +6,7 @@
 import importlib
 from typing import Any
 
-from keras_densepred.models.classifier import CEDNetImageClassifier
+from keras_densepred.models.classifier import CEDNetImageClassifier, image_classifier
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.losses import BoxL1Loss, SigmoidFocalLoss
@@ -20,6 +20,7 @@ __all__ = [
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
     "SigmoidFocalLoss",
+    "image_classifier",
 ]
 
 

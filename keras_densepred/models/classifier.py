@@ -122,6 +122,31 @@ class CEDNetImageClassifier(keras_hub.models.ImageClassifier):
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
 
 
+def image_classifier(
+    preset: str, num_classes: int, **backbone_options
+) -> keras_hub.models.ImageClassifier:
+    """Builds the classifier of whichever family a built-in preset is of, with random weights.
+
+    Args:
+        preset: name of a built-in preset, such as `"cednet_next_tiny"`.
+        num_classes: number of classes.
+        **backbone_options: arguments of the backbone that differ from the preset's.
+
+    Raises:
+        ValueError: if no family has such a preset.
+    """
+    known: list[str] = []
+    for classifier in _CLASSIFIERS:
+        backbone = classifier.backbone_cls
+        if backbone.architecture_preset_name(preset) is not None:
+            return classifier(backbone.from_preset(preset, **backbone_options), num_classes)
+        known += backbone.architecture_presets()
+    raise ValueError(f"There is no built-in preset {preset!r}; there are {', '.join(known)}.")
+
+
+_CLASSIFIERS = (CEDNetImageClassifier,)
+
+
 def _stage_head(c5, backbone: CEDNetBackbone, num_classes: int, name: str, dtype):
     """`(batch, height, width, channels)` of one stage -> logits `(batch, num_classes)`."""
     mixer = backbone.mixer

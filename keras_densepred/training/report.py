@@ -237,6 +237,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+_VAL_PANELS = {
+    "average precision on val": ("val_AP", "val_AP50", "val_AP75"),
+    "accuracy on val": ("val_top1", "val_top5", "ema_val_top1", "ema_val_top5"),
+}
+
+
 def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
     """Draws the losses (left) and what was measured on the validation split (right) by epoch.
 
@@ -253,8 +259,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     names = list(dict.fromkeys(name for row in rows for name in row))
     panels: dict[str, list[str]] = {
         "loss": [name for name in names if "loss" in name],
-        "average precision on val": [n for n in ("val_AP", "val_AP50", "val_AP75") if n in names],
-        "accuracy on val": [n for n in names if n.endswith(("val_top1", "val_top5"))],
+        **{title: [n for n in columns if n in names] for title, columns in _VAL_PANELS.items()},
     }
     panels = {title: columns for title, columns in panels.items() if columns}
     figure = figure_module.Figure(figsize=(5.2 * max(1, len(panels)), 3.6), layout="constrained")
@@ -262,7 +267,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
         axes = figure.add_subplot(1, len(panels), index + 1)
         for name in columns:
             points = [(row["epoch"], row[name]) for row in rows if name in row]
-            label = name.removeprefix("val_").replace("_", " ")
+            label = name.replace("val_", "" if title != "loss" else "val ").replace("_", " ")
             axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=2.5)
         axes.set_title(title)
         axes.set_xlabel("epoch")

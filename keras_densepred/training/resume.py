@@ -172,7 +172,10 @@ def fit(
     def run(position: Position, until: int) -> None:
         done = position.epoch * steps_per_epoch + position.step
         spanning.first_batch = position.step
-        model.fit(
+        # KerasHub's tasks (0.32) wrap `fit` to run their preprocessor, which ours do not have, and
+        # take no generator there.
+        keras.Model.fit(
+            model,
             cluster.fit_input(lambda: batches_from(done)),
             initial_epoch=position.epoch,
             epochs=until,

@@ -1,0 +1,407 @@
+"""Pretraining on ImageNet-1K or any class folders, with each family's published settings by name.
+
+CEDNet (authors' code, ConvNeXt's commands): 300 epochs at 224 px, batch 4096, AdamW 4e-3 with 20
+warm-up epochs and a cosine, decay 0.05 on matrices, mixup / cutmix, RandAugment, random erasing,
+label smoothing, drop path, layer scale, averaged weights, one head at every stage.
+
+    python recipes/imagenet_pretrain.py                                     # built-in shapes
+    python recipes/imagenet_pretrain.py --data-dir MY_FOLDERS --image-size 128 --output runs/mine
+    python recipes/imagenet_pretrain.py --data-dir IMAGENET --preset cednet_next_tiny
+    torchrun --nproc-per-node 8 recipes/imagenet_pretrain.py --data-dir IMAGENET  # PyTorch, 8 GPUs
+
+Settings left open come from `--experiment`, by default the family's on 100,000 images and more, and
+those of a short run from random weights on fewer. Killed at any moment, the same command continues
+exactly. guides/scale.md says what a full run takes and how to start it on several machines.
+
+Status: ImageNet not yet run. Class folders of some hundred images train from random weights in
+minutes on two CPU cores.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+if __name__ == "__main__":  # run from a clone without installing
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from keras_densepred import data, metrics, models, training
+from keras_densepred.training import setting
+
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
+STD = (58.395, 57.12, 57.375)
+PAPER_IMAGES = 100_000  # training images from which on the paper's settings are the default
+SMALL_STEPS = 1500  # steps of a run from random weights on few images
+WARPED_FROM = 384  # pixels from which on evaluation warps the whole image (CEDNet's code)
+
+# Named settings. A family adds its paper's here; the flags go before them.
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "cednet": {  # CEDNet, authors' code, main.py's defaults and TRAINING.md's commands
+        "preset": "cednet_next_tiny",
+        "image_size": 224,
+        "batch_size": 4096,
+        "epochs": 300,
+        "warmup_epochs": 20.0,
+        "learning_rate": 4e-3,
+        "floor": 1e-6,
+        "weight_decay": 0.05,
+        "ema": 0.9999,
+        "min_area": 0.08,
+        "rand_augment": True,
+        "erasing": 0.25,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "smoothing": 0.1,
+        "layer_scale": 1e-6,
+        "evaluate_every": 10,
+    },
+    "small": {  # some hundred to some thousand images, from random weights
+        "preset": "cednet_next_pico",
+        "image_size": 128,
+        "batch_size": 32,
+        "warmup_epochs": 2.0,
+        "learning_rate": 2e-3,
+        "floor": 1e-5,
+        "weight_decay": 0.05,
+        "ema": 0.99,
+        "min_area": 0.3,
+        "rand_augment": False,
+        "erasing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "smoothing": 0.1,
+        "layer_scale": 0.2,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What can be set; None means that the experiment decides, see `complete`."""
+
+    # data
+    data_dir: str | None = setting(None, "folder with train/CLASS and val/CLASS; none: shapes")
+    tfds: str | None = setting(None, "TensorFlow Datasets name instead, such as imagenet2012")
+    experiment: str | None = setting(None, "named settings (by the data)", tuple(EXPERIMENTS))
+    image_size: int | None = setting(None, "side of training images (paper: 224)")
+    batch_size: int | None = setting(None, "images of one update over all devices (CEDNet: 4096)")
+    accumulate: int = setting(1, "steps whose gradients make one update")
+    min_area: float | None = setting(None, "smallest crop, as a share of the area (CEDNet: 0.08)")
+    rand_augment: bool | None = setting(None, "RandAugment m9 mstd0.5 inc1 (CEDNet: yes)")
+    erasing: float | None = setting(None, "probability of random erasing (CEDNet: 0.25)")
+    mixup: float | None = setting(None, "alpha of mixup, 0: none (CEDNet: 0.8)")
+    cutmix: float | None = setting(None, "alpha of cutmix, 0: none (CEDNet: 1.0)")
+    smoothing: float | None = setting(None, "label smoothing (CEDNet: 0.1)")
+    on_bad_image: str = setting("raise", "unreadable training images", ("raise", "skip"))
+    workers: int = setting(0, "processes that read images; 0: a background thread")
+    # model
+    preset: str | None = setting(None, "backbone (CEDNet: cednet_next_tiny)")
+    drop_path: float | None = setting(
+        None, "drop path rate (CEDNet: 0.1 tiny, 0.4 small, 0.5 base)"
+    )
+    layer_scale: float | None = setting(None, "start of the layer scale (CEDNet: 1e-6)")
+    precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    # optimizer
+    epochs: int | None = setting(None, "passes over the training images (CEDNet: 300)")
+    steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
+    learning_rate: float | None = setting(None, "peak rate of AdamW (CEDNet: 4e-3 for batch 4096)")
+    floor: float | None = setting(None, "rate that the cosine ends at (CEDNet: 1e-6)")
+    warmup_epochs: float | None = setting(None, "epochs of the warm-up (CEDNet: 20)")
+    weight_decay: float | None = setting(None, "of matrices and kernels (CEDNet: 0.05)")
+    ema: float | None = setting(None, "momentum of averaged weights, 0: none (CEDNet: 0.9999)")
+    seed: int = setting(0, "of weights, order, augmentation and drop path")
+    # evaluation and output
+    evaluate_every: int | None = setting(None, "epochs between evaluations (CEDNet: 10)")
+    devices: int | None = setting(None, "GPUs or TPUs of all processes; none: all")
+    processes: int | None = setting(None, "processes of the run, if the environment does not say")
+    process_id: int | None = setting(None, "number of this process, from 0")
+    coordinator: str | None = setting(None, "HOST:PORT of process 0")
+    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch")
+    output: str = setting("runs/imagenet_pretrain", "directory for everything written")
+
+
+# What changes where a run continues or how fast it goes, but not its result.
+_NOT_OF_THE_RESULT = (
+    *("workers", "checkpoint_minutes", "output"),
+    *("devices", "processes", "process_id", "coordinator"),
+)
+_DROP_PATH = {"tiny": 0.1, "small": 0.4, "base": 0.5, "swin": 0.1, "cswin": 0.2}
+
+
+def complete(settings: Settings, train: Any) -> Settings:
+    """Fills in what the flags left open from the experiment."""
+    name = settings.experiment or ("cednet" if len(train) >= PAPER_IMAGES else "small")
+    defaults = {"experiment": name, **EXPERIMENTS[name]}
+    batch_size = settings.batch_size or defaults["batch_size"]
+    # The rate follows the batch linearly, as in the papers.
+    defaults["learning_rate"] *= batch_size / defaults["batch_size"]
+    preset = settings.preset or defaults["preset"]
+    steps = settings.steps_per_epoch or max(1, settings.accumulate * len(train) // batch_size)
+    epochs = settings.epochs or defaults.get("epochs") or max(10, -(-SMALL_STEPS // steps))
+    defaults |= {
+        "drop_path": _DROP_PATH.get(training.cednet_variant(preset), 0.0),
+        "steps_per_epoch": steps,
+        "epochs": epochs,
+        "evaluate_every": defaults.get("evaluate_every", max(1, epochs // 5)),
+    }
+    given = dataclasses.asdict(settings)
+    return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
+
+
+def open_data(settings: Settings) -> tuple[Any, Any]:
+    """Opens the training and the validation split."""
+    if settings.data_dir and settings.tfds:
+        raise training.SettingsError("Give --data-dir or --tfds, not both.")
+    if settings.tfds:
+        return tuple(
+            data.TfdsClassification(settings.tfds, split=split) for split in ("train", "validation")
+        )
+    if settings.data_dir:
+        splits = data.find_class_folders(settings.data_dir)
+        train, val = (data.ImageFolder(splits[name]) for name in ("train", "val"))
+        data.require_same_class_names({"train": train, "val": val})
+        return train, val
+    size = settings.image_size or 64
+    return tuple(
+        data.ShapesClassification(count, size, settings.seed, split)
+        for count, split in ((1600, "train"), (400, "val"))
+    )
+
+
+def check(settings: Settings, train: Any) -> None:
+    """Refuses what cannot be trained before anything slow happens."""
+    if len(train) < settings.batch_size:
+        raise training.SettingsError(
+            f"There are {len(train)} training images and a batch takes {settings.batch_size}: "
+            f"use --batch-size {len(train)} or less."
+        )
+    if settings.batch_size % settings.accumulate:
+        raise training.SettingsError(
+            f"--batch-size {settings.batch_size} does not split into --accumulate "
+            f"{settings.accumulate} steps: use a multiple of {settings.accumulate}."
+        )
+    if settings.image_size % 32:
+        raise training.SettingsError(
+            f"--image-size {settings.image_size} is no multiple of 32, which the backbone needs."
+        )
+
+
+def build_model(settings: Settings, num_classes: int) -> keras.Model:
+    """The classifier, compiled; everything random is drawn from the seed."""
+    options = {"drop_path_rate": settings.drop_path, "dtype": settings.precision}
+    if training.cednet_variant(settings.preset) in ("tiny", "small", "base", "pico", "nano"):
+        options["layer_scale_init"] = settings.layer_scale  # the other mixers have none
+    model = models.image_classifier(settings.preset, num_classes, **options)
+    total = settings.epochs * settings.steps_per_epoch
+    warmup = min(round(settings.warmup_epochs * settings.steps_per_epoch), total - 1)
+    optimizer = training.AdamW(
+        training.WarmupCosine(
+            settings.learning_rate, warmup, total, floor=settings.floor, warmup_factor=0.0
+        ),
+        rules=training.matrix_decay_rules(model, settings.weight_decay),
+        use_ema=settings.ema > 0,
+        # Keras averages after every step, also those that only add to the gradients, and counts
+        # all of them for the schedule.
+        ema_momentum=settings.ema ** (1 / settings.accumulate),
+        gradient_accumulation_steps=settings.accumulate if settings.accumulate > 1 else None,
+    )
+    # The targets are smoothed and mixed already. With a head at every stage the model takes the
+    # mean of their losses. KerasHub's own choice of a metric is for targets of integers.
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=[])
+    return model
+
+
+def batch_opener(
+    settings: Settings, train: Any, streams: list, shard: tuple[int, int]
+) -> Callable[[int], Iterator]:
+    """Returns a function that opens the training batches at a step, for `training.fit`."""
+    augment = data.imagenet_augmentation(
+        settings.image_size,
+        scale=(settings.min_area, 1.0),
+        rand_augment=settings.rand_augment,
+        erasing=settings.erasing,
+    )
+    mixing = None
+    if settings.mixup or settings.cutmix:
+        mixing = data.Mixing(settings.mixup, settings.cutmix)
+
+    def batches_from(step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with data.train_class_batches(
+            train,
+            batch_size=settings.batch_size // settings.accumulate,
+            image_size=settings.image_size,
+            seed=settings.seed,
+            mean=MEAN,
+            std=STD,
+            augment=augment,
+            mixing=mixing,
+            label_smoothing=settings.smoothing,
+            workers=settings.workers,
+            on_bad_image=settings.on_bad_image,
+            shard=shard,
+        ) as stream:
+            streams.append(stream)
+            stream.set_state({**stream.get_state(), "next_batch": step})
+            for batch in stream:
+                yield batch["images"], batch["targets"]
+
+    return batches_from
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Trains, evaluates and writes everything to `--output`.
+
+    Args:
+        argv: flags; None for those of the process.
+
+    Returns:
+        The last evaluation: `val_loss`, `val_top1`, `val_top5`, and with averaged weights the same
+        of those, `ema_val_top1` and so on.
+
+    Raises:
+        ValueError: for settings or data that cannot be trained; one sentence.
+        training.TrainingDiverged: if the loss becomes NaN.
+    """
+    settings = training.parse_settings(Settings, argv, __doc__)
+    training.keep_freed_memory()
+    with training.distribute(
+        settings.devices, settings.processes, settings.process_id, settings.coordinator
+    ) as cluster:
+        cluster.say("Listing the images ...")
+        train, val = open_data(settings)
+        settings = complete(settings, train)
+        check(settings, train)
+        cluster.say(cluster.describe(settings.batch_size // settings.accumulate))
+        return run(settings, cluster, train, val)
+
+
+def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
+    """Does what `main` promises, with every setting filled in; in all processes alike."""
+    decisive = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in _NOT_OF_THE_RESULT
+    }
+    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    for split in (train, val):
+        cluster.say(split.summary())
+    num_classes = len(train.class_names)
+    cluster.say(f"Building {settings.preset} with {num_classes} classes ...")
+    keras.utils.set_random_seed(settings.seed)
+    model = build_model(settings, num_classes)
+    cluster.say(
+        f"{model.count_params():,} parameters; an update is {settings.batch_size} images in "
+        f"{settings.accumulate} steps, learning rate {settings.learning_rate:g}"
+    )
+    output = pathlib.Path(settings.output)
+    cluster.run_on_main(lambda: training.claim_output(output, decisive))
+    step_size = settings.batch_size // settings.accumulate
+    eval_batches = data.eval_class_batches(
+        val,
+        batch_size=step_size,
+        image_size=settings.image_size,
+        mean=MEAN,
+        std=STD,
+        crop_ratio=0.875 if settings.image_size < WARPED_FROM else None,
+        workers=settings.workers,
+        on_bad_image=settings.on_bad_image,
+        shard=cluster.shard,
+    )
+    evaluation = metrics.ClassificationEvaluation(
+        eval_batches,
+        num_classes,
+        every=settings.evaluate_every,
+        averaged=(lambda: training.averaged_weights(model)) if settings.ema else None,
+        predictor=cluster.predictor(model),
+        gather=cluster.gather,
+        verbose=False,
+    )
+    progress = training.Progress(step_size)
+    streams: list[data.BatchStream] = []
+    with contextlib.closing(progress):
+        training.fit(
+            model,
+            batch_opener(settings, train, streams, cluster.shard),
+            epochs=settings.epochs,
+            steps_per_epoch=settings.steps_per_epoch,
+            checkpoint=training.ResumableCheckpoint(
+                output / "checkpoints", decisive, every_minutes=settings.checkpoint_minutes
+            ),
+            callbacks=[
+                evaluation,
+                training.MetricsLog(output / "metrics.csv", output / "curves.png"),
+                progress,
+            ],
+        )
+    skipped = {name for stream in streams for name in stream.skipped_images}
+    if skipped:
+        print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
+    if evaluation.confusion is None:  # the run had been finished before
+        cluster.say("Evaluating ...")
+        evaluation.evaluate(model)
+    cluster.say("Drawing the confusion of classes and saving the preset ...")
+    samples = predict_samples(evaluation.predictor, eval_batches, val)
+    cluster.run_on_main(
+        lambda: write(settings, output, model, evaluation, samples, train, len(val))
+    )
+    files = ("settings.json", "metrics.csv", "curves.png", "confusion.png", "samples.png")
+    cluster.say(f"Wrote {', '.join(str(output / name) for name in (*files, 'preset/'))}")
+    results = evaluation.results
+    shown = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in results.items()]
+    cluster.say(f"{', '.join(shown)} on {len(val)} validation images")
+    return results
+
+
+def predict_samples(predictor: Any, batches: Any, val: Any) -> tuple[list, list, np.ndarray]:
+    """Takes the first of this process' validation images: images, labels, logits."""
+    batch = next(iter(batches))
+    logits = np.asarray(predictor.predict_on_batch(batch["images"]))
+    rows = np.flatnonzero(batch["valid"])[:24]
+    items = [val[int(batch["indices"][row])] for row in rows]
+    return [item.image for item in items], [item.label for item in items], logits[rows]
+
+
+def write(
+    settings: Settings,
+    output: pathlib.Path,
+    model: keras.Model,
+    evaluation: metrics.ClassificationEvaluation,
+    samples: tuple[list, list, np.ndarray],
+    train: Any,
+    val_images: int,
+) -> None:
+    """Writes the pictures and the preset with its model card."""
+    preset = output / "preset"
+    training.draw_confusion(evaluation.confusion, train.class_names, output / "confusion.png")
+    training.draw_classified(*samples, train.class_names, output / "samples.png")
+    model.save_to_preset(str(preset / "classifier"))
+    model.backbone.save_to_preset(str(preset / "backbone"))
+    training.write_classes(preset / "classes.json", train)
+    # With averaged weights the model holds those now.
+    averaged = {n[4:]: v for n, v in evaluation.results.items() if n.startswith("ema_")}
+    source = settings.tfds or settings.data_dir or "the built-in shapes"
+    training.write_model_card(
+        preset / "classifier",
+        title=f"{settings.preset} on {pathlib.PurePath(source).name}",
+        task="image-classification",
+        data=f"{source}: {len(train):,} training and {val_images:,} validation images of "
+        f"{len(train.class_names)} classes, {settings.image_size} x {settings.image_size} pixels, "
+        f"normalised with mean {MEAN} and standard deviation {STD} (RGB, 0..255).",
+        results=averaged or evaluation.results,
+        settings=dataclasses.asdict(settings),
+        usage=f"import keras_densepred\n\nclassifier = keras_densepred.{type(model).__name__}"
+        '.from_preset("DIRECTORY")',
+        parameters=model.count_params(),
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, ImportError, training.TrainingDiverged) as error:
+        raise SystemExit(f"error: {error}") from error
