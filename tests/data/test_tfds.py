@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_densepred.data import DatasetError, TfdsDetection
+from keras_densepred.data import DatasetError, TfdsClassification, TfdsDetection
 
 pytestmark = pytest.mark.backend_free
 
@@ -69,6 +69,12 @@ def prepare(name, folder, file_format="array_record", **options):
     Builder(data_dir=folder, file_format=file_format).download_and_prepare()
 
 
+def labelled():
+    """Four gray pictures of classes 2, 1, 0, 2, as bright as their number says."""
+    for index, label in enumerate((2, 1, 0, 2)):
+        yield index, {"image": np.full((20, 40, 3), 50 * index, np.uint8), "label": label}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
@@ -77,6 +83,13 @@ def folder(tmp_path_factory):
     number = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}
     blank = {"image": np.zeros((4, 4, 3), np.uint8), "label": 1}
     prepare("classes", folder, features=number, generate=lambda: iter([(0, blank)]))
+    pets = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=NAMES),
+    }
+    prepare("pets", folder, features=pets, generate=labelled)
+    unlabelled = ({**example, "label": -1} for _, example in labelled())
+    prepare("hidden", folder, features=pets, generate=lambda: enumerate(unlabelled))
     return folder
 
 
@@ -179,3 +192,38 @@ def test_a_format_without_random_access_says_what_to_do(tmp_path):
     prepare("plain", tmp_path, file_format="tfrecord")
     with pytest.raises(DatasetError, match="file_format='array_record'"):
         TfdsDetection("plain", "train", data_dir=tmp_path)
+
+
+def test_classification(folder):
+    dataset = TfdsClassification("pets", "train", data_dir=folder)
+    assert len(dataset) == 4
+    assert dataset.class_names == ("cat", "dog", "eel")
+    assert dataset.category_ids == (0, 1, 2)
+    found = [dataset[index] for index in range(4)]
+    labels = {round(float(item.image.mean()) / 50): item.label for item in found}
+    assert labels == {0: 2, 1: 1, 2: 0, 3: 2}
+    assert [item.image_id for item in found] == [0, 1, 2, 3]
+    assert "pets, train, image 0" in found[0].file_name
+    encoded = dataset.encoded(-1)
+    np.testing.assert_array_equal(encoded.image.decode(), found[3].image)
+    assert dict(dataset.summary().images_per_class) == {"cat": 1, "dog": 1, "eel": 2}
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert repr(copy) == repr(dataset)
+    np.testing.assert_array_equal(copy[1].image, dataset[1].image)
+
+
+def test_classes_without_names_are_numbers(folder):
+    dataset = TfdsClassification("classes", "train", data_dir=folder)
+    assert dataset.class_names == ("0", "1")
+    assert dataset[0].label == 1
+
+
+def test_a_split_without_labels_says_so(folder):
+    dataset = TfdsClassification("hidden", "train", data_dir=folder)
+    with pytest.raises(DatasetError, match=r"has the label -1.*take a split that is labelled"):
+        dataset[0]
+
+
+def test_a_detection_set_is_not_for_classification(folder):
+    with pytest.raises(DatasetError, match=r"not a classification.*it has image, objects"):
+        TfdsClassification("plain", "train", data_dir=folder)
