@@ -100,7 +100,9 @@ class Settings:
     on_bad_image: str = setting("raise", "unreadable training images", ("raise", "skip"))
     workers: int = setting(0, "processes that read images; 0: a background thread")
     # model
-    preset: str | None = setting(None, "backbone (CEDNet: cednet_next_tiny)")
+    preset: str | None = setting(
+        None, "backbone, or directory of one to start from (CEDNet: cednet_next_tiny)"
+    )
     drop_path: float | None = setting(
         None, "drop path rate (CEDNet: 0.1 tiny, 0.4 small, 0.5 base)"
     )

@@ -1,5 +1,6 @@
 """Image classification with CEDNet, as the authors pretrain: one head at every stage."""
 
+import pathlib
 from collections.abc import Callable
 
 import keras
@@ -125,23 +126,36 @@ class CEDNetImageClassifier(keras_hub.models.ImageClassifier):
 def image_classifier(
     preset: str, num_classes: int, **backbone_options
 ) -> keras_hub.models.ImageClassifier:
-    """Builds the classifier of whichever family a built-in preset is of, with random weights.
+    """Builds the classifier of whichever of our families a backbone is of, with new heads.
 
     Args:
-        preset: name of a built-in preset, such as `"cednet_next_tiny"`.
+        preset: name of a built-in preset, such as `"cednet_next_tiny"`, with random weights, or the
+            directory of a saved backbone, with its weights.
         num_classes: number of classes.
         **backbone_options: arguments of the backbone that differ from the preset's.
 
     Raises:
-        ValueError: if no family has such a preset.
+        ValueError: if no family has such a preset, or the directory's backbone is of none.
     """
     known: list[str] = []
     for classifier in _CLASSIFIERS:
-        backbone = classifier.backbone_cls
-        if backbone.architecture_preset_name(preset) is not None:
-            return classifier(backbone.from_preset(preset, **backbone_options), num_classes)
-        known += backbone.architecture_presets()
-    raise ValueError(f"There is no built-in preset {preset!r}; there are {', '.join(known)}.")
+        backbone_class = classifier.backbone_cls
+        if backbone_class.architecture_preset_name(preset) is not None:
+            backbone = backbone_class.from_preset(preset, **backbone_options)
+            return classifier(backbone, num_classes)
+        known += backbone_class.architecture_presets()
+    if not pathlib.Path(preset).is_dir():
+        raise ValueError(
+            f"There is no directory and no built-in preset {preset!r}; there are "
+            f"{', '.join(known)}."
+        )
+    backbone = keras_hub.models.Backbone.from_preset(preset, **backbone_options)
+    for classifier in _CLASSIFIERS:
+        if isinstance(backbone, classifier.backbone_cls):
+            return classifier(backbone, num_classes)
+    raise ValueError(
+        f"{preset} holds a {type(backbone).__name__}, for which there is no classifier."
+    )
 
 
 _CLASSIFIERS = (CEDNetImageClassifier,)

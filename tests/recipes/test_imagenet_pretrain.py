@@ -1,0 +1,139 @@
+"""The ImageNet recipe from flags to files, at toy size."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import keras_hub
+import numpy as np
+import pytest
+
+from keras_densepred import CEDNetImageClassifier
+from recipes import imagenet_pretrain as recipe
+from tests.recipes import pretrain_toy as toy
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class Split:
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return toy.make(tmp_path_factory.mktemp("toy"))
+
+
+def test_from_flags_to_files(flags, tmp_path, capsys):
+    output = tmp_path / "out"
+    results = recipe.main([*flags, "--output", str(output)])
+    assert set(results) == {
+        f"{weights}val_{name}" for weights in ("", "ema_") for name in ("loss", "top1", "top5")
+    }
+    assert results["val_top5"] == 1.0
+    pictures = {"curves.png", "confusion.png", "samples.png"}
+    names = {path.name for path in output.iterdir()}
+    assert names == pictures | {"settings.json", "metrics.csv", "preset", "checkpoints"}
+    assert len((output / "metrics.csv").read_text().splitlines()) == 3
+    printed = capsys.readouterr().out
+    assert "global batch 4" in printed and "learning rate" in printed
+    classifier = CEDNetImageClassifier.from_preset(str(output / "preset" / "classifier"))
+    assert classifier(np.zeros((1, 32, 32, 3), "float32")).shape == (1, 2)
+    assert isinstance(
+        keras_hub.models.Backbone.from_preset(str(output / "preset" / "backbone")),
+        CEDNetImageClassifier.backbone_cls,
+    )
+    card = (output / "preset" / "classifier" / "README.md").read_text()
+    assert f"| ema_val_top1 | {results['ema_val_top1']:.4f} |".replace("ema_", "") in card
+    classes = json.loads((output / "preset" / "classes.json").read_text())
+    assert [entry["name"] for entry in classes] == ["blue", "red"]
+
+
+def run(kill_after, flags):
+    return subprocess.run(
+        [sys.executable, "-m", "tests.recipes.pretrain_toy", str(kill_after), *flags],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+    ).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--accumulate", "2"]], ids=["each", "accumulated"])
+def test_killed_recipe_continues_exactly(flags, tmp_path, more):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    more = [*flags, *more, "--checkpoint-minutes", "1e-6"]  # after every step
+    assert run(0, [*more, "--output", str(whole)]) == 0
+    assert run(5, [*more, "--output", str(broken)]) == -signal.SIGKILL
+    assert not (broken / "preset").exists()
+    assert run(0, [*more, "--output", str(broken)]) == 0
+    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    states = []
+    for output in (whole, broken):
+        with np.load(output / "checkpoints" / "step-00000006" / "state.npz") as file:
+            states.append({name: file[name] for name in file if name != "state"})
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+
+
+@pytest.mark.backend_free
+def test_large_data_get_the_papers_settings():
+    settings = recipe.complete(recipe.Settings(), Split(1_281_167))
+    assert (settings.experiment, settings.preset) == ("cednet", "cednet_next_tiny")
+    assert (settings.batch_size, settings.learning_rate, settings.epochs) == (4096, 4e-3, 300)
+    assert (settings.warmup_epochs, settings.weight_decay, settings.ema) == (20, 0.05, 0.9999)
+    assert (settings.mixup, settings.cutmix, settings.smoothing) == (0.8, 1.0, 0.1)
+    assert (settings.drop_path, settings.layer_scale, settings.steps_per_epoch) == (0.1, 1e-6, 312)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("preset, rate", [("cednet_next_s", 0.4), ("cednet_next_base", 0.5)])
+def test_larger_backbones_drop_more(preset, rate):
+    assert recipe.complete(recipe.Settings(preset=preset), Split(1_281_167)).drop_path == rate
+
+
+@pytest.mark.backend_free
+def test_the_rate_follows_the_batch_and_flags_win():
+    given = recipe.Settings(batch_size=1024, accumulate=4, epochs=100, mixup=0.0)
+    settings = recipe.complete(given, Split(1_281_167))
+    assert settings.learning_rate == pytest.approx(1e-3)
+    assert (settings.epochs, settings.mixup, settings.steps_per_epoch) == (100, 0.0, 5004)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "12"], "There are 10 training images and a batch takes 12"),
+        (["--image-size", "70"], "no multiple of 32"),
+        (["--accumulate", "3"], "does not split into --accumulate 3 steps"),
+        (["--tfds", "imagenet2012"], "--data-dir or --tfds, not both"),
+        (["--preset", "nowhere/at/all"], "no directory and no built-in preset 'nowhere/at/all'"),
+        (["--data-dir", "nowhere/at/all"], "nowhere/at/all"),
+        (["--devices", "99"], "99 devices"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        recipe.main([*flags, *more, "--output", str(tmp_path / "out")])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+@pytest.mark.backend_free
+def test_bad_class_folders_are_named_before_training(flags, tmp_path):
+    data_dir = pathlib.Path(flags[flags.index("--data-dir") + 1])
+    changed = tmp_path / "data"
+    shutil.copytree(data_dir, changed)
+    (changed / "val" / "red").rename(changed / "val" / "green")
+    with pytest.raises(ValueError, match="green") as raised:
+        recipe.main([*flags, "--data-dir", str(changed), "--output", str(tmp_path / "out")])
+    assert "red" in str(raised.value) and not (tmp_path / "out").exists()
