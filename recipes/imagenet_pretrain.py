@@ -36,7 +36,8 @@ from keras_densepred.training import setting
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
 STD = (58.395, 57.12, 57.375)
 PAPER_IMAGES = 100_000  # training images from which on the paper's settings are the default
-SMALL_STEPS = 1500  # steps of a run from random weights on few images
+SMALL_STEPS = 700  # steps of a run from random weights on few images
+CROP_RATIO = 0.875  # share of the resized image that evaluation looks at
 WARPED_FROM = 384  # pixels from which on evaluation warps the whole image (CEDNet's code)
 
 # Named settings. A family adds its paper's here; the flags go before them.
@@ -309,7 +310,7 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         image_size=settings.image_size,
         mean=MEAN,
         std=STD,
-        crop_ratio=0.875 if settings.image_size < WARPED_FROM else None,
+        crop_ratio=CROP_RATIO if settings.image_size < WARPED_FROM else None,
         workers=settings.workers,
         on_bad_image=settings.on_bad_image,
         shard=cluster.shard,
@@ -347,7 +348,7 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         cluster.say("Evaluating ...")
         evaluation.evaluate(model)
     cluster.say("Drawing the confusion of classes and saving the preset ...")
-    samples = predict_samples(evaluation.predictor, eval_batches, val)
+    samples = predict_samples(settings, evaluation.predictor, val, cluster.rows(step_size))
     cluster.run_on_main(
         lambda: write(settings, output, model, evaluation, samples, train, len(val))
     )
@@ -359,13 +360,21 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
     return results
 
 
-def predict_samples(predictor: Any, batches: Any, val: Any) -> tuple[list, list, np.ndarray]:
-    """Takes the first of this process' validation images: images, labels, logits."""
-    batch = next(iter(batches))
-    logits = np.asarray(predictor.predict_on_batch(batch["images"]))
-    rows = np.flatnonzero(batch["valid"])[:24]
-    items = [val[int(batch["indices"][row])] for row in rows]
-    return [item.image for item in items], [item.label for item in items], logits[rows]
+def predict_samples(
+    settings: Settings, predictor: Any, val: Any, rows: int
+) -> tuple[list, list, np.ndarray]:
+    """Takes up to 24 images from all over the validation split: images, labels, logits.
+
+    `rows` of them are predicted, the number that the model is compiled for already.
+    """
+    chosen = np.linspace(0, len(val) - 1, min(24, rows, len(val))).round().astype(int)
+    items = [val[int(index)] for index in chosen]
+    crop_ratio = CROP_RATIO if settings.image_size < WARPED_FROM else None
+    crops = [data.evaluation_crop(item.image, settings.image_size, crop_ratio) for item in items]
+    images = (np.stack(crops).astype("float32") - MEAN) / STD
+    filled = images[np.arange(rows) % len(images)].astype("float32")
+    logits = np.asarray(predictor.predict_on_batch(filled))[: len(items)]
+    return [item.image for item in items], [item.label for item in items], logits
 
 
 def write(

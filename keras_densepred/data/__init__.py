@@ -16,6 +16,7 @@ from keras_densepred.data.class_augment import (
     ImageFlip,
     RandomErasing,
     RandomResizedCrop,
+    evaluation_crop,
     imagenet_augmentation,
 )
 from keras_densepred.data.class_stream import eval_class_batches, train_class_batches
@@ -67,6 +68,7 @@ __all__ = [
     "coco_augmentation",
     "eval_batches",
     "eval_class_batches",
+    "evaluation_crop",
     "find_class_folders",
     "find_coco_splits",
     "imagenet_augmentation",
