@@ -271,7 +271,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         training.TrainingDiverged: if the loss becomes NaN.
     """
     settings = training.parse_settings(Settings, argv, __doc__)
-    training.keep_freed_memory()
     with training.distribute(
         settings.devices, settings.processes, settings.process_id, settings.coordinator
     ) as cluster:
@@ -279,6 +278,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         train, val = open_data(settings)
         settings = complete(settings, train)
         check(settings, train)
+        if settings.experiment == "small":
+            # A quarter faster with a small network on CPU. With CEDNet-T, 8 images of 224 px on
+            # JAX, it is 5 %, and 6.7 GiB instead of 4.8.
+            training.keep_freed_memory()
         cluster.say(cluster.describe(settings.batch_size // settings.accumulate))
         return run(settings, cluster, train, val)
 
