@@ -8,6 +8,7 @@ device are in `distribution_jax`, `distribution_tensorflow` and `distribution_to
 import contextlib
 import dataclasses
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -110,24 +111,23 @@ class Cluster:
     def run_on_main(self, action: Callable[[], Any]) -> None:
         """Runs something in the main process while the others wait; exchanges data.
 
+        It must not exchange data itself.
+
         Raises:
-            DevicesError: in the others, if it raised ValueError, RuntimeError or OSError, so that
-                no process waits for one that has ended.
+            DevicesError: in the other processes, if it raised an error in the main one, so that
+                none waits for a process that has ended.
         """
         if self.process_count == 1:
             action()
             return
-        failure: Exception | None = None
-        if self.is_main:
-            try:
+        try:
+            if self.is_main:
                 action()
-            except (ValueError, RuntimeError, OSError) as error:
-                failure = error
-        text = "" if failure is None else f"{type(failure).__name__}: {failure}"
-        told = self.gather({"text": np.frombuffer(text.encode(), np.uint8)})["text"]
-        if failure is not None:
-            raise failure
-        if told.size and not self.is_main:
+        finally:
+            error = sys.exception()
+            text = "" if error is None else f"{type(error).__name__}: {error}"
+            told = self.gather({"text": np.frombuffer(text.encode(), np.uint8)})["text"]
+        if told.size:
             raise DevicesError(f"The main process stopped with {told.tobytes().decode()}")
 
     def _exchange(self, content: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ adds the sums over devices.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -31,6 +31,21 @@ class JaxCluster(Cluster):
     def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
         gather = require("jax.experimental.multihost_utils", "jax").process_allgather
         return self._exchange_padded(content, lambda vector: np.asarray(gather(vector)))
+
+    def run_on_main(self, action: Callable[[], Any]) -> None:
+        """See `Cluster.run_on_main`.
+
+        Saving makes variables, for which all processes would have to come together otherwise.
+        """
+
+        def alone() -> None:
+            keras.distribution.set_distribution(None)
+            try:
+                action()
+            finally:
+                keras.distribution.set_distribution(self.distribution)
+
+        super().run_on_main(alone)
 
     def predictor(self, model: keras.Model) -> Any:
         """See `Cluster.predictor`."""

@@ -4,12 +4,13 @@ One process: `MirroredStrategy`. Several, by `TF_CONFIG`: `MultiWorkerMirroredSt
 `TPU_NAME`: `TPUStrategy`, which is written to its documentation and has not been run.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -124,6 +125,19 @@ class TensorFlowCluster(Cluster):
                 tf.constant, parts[context.replica_id_in_sync_group % self.local_devices]
             )
         )
+
+    def run_on_main(self, action: Callable[[], Any]) -> None:
+        """See `Cluster.run_on_main`.
+
+        Saving makes variables, and a strategy of several workers sends each one's first value to
+        all of them. A strategy's scope is of its thread: in another one there is none.
+        """
+
+        def alone() -> None:
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                thread.submit(action).result()
+
+        super().run_on_main(alone)
 
     def predictor(self, model: keras.Model) -> Any:
         """See `Cluster.predictor`."""

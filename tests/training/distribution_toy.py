@@ -31,13 +31,14 @@ class KillAfter(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_model(accumulate):
+def make_model(accumulate=None, dropout=0.0):
     keras.utils.set_random_seed(7)
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(8, 3, use_bias=False)(inputs)
     x = keras.layers.ReLU()(layers.BatchNorm(momentum=0.9)(x))
     x = keras.layers.Conv2D(8, 3)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(dropout)(x)
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     optimizer = training.AdamW(
         training.WarmupCosine(1e-2, 4, EPOCHS * STEPS),
@@ -100,8 +101,8 @@ def run(arguments, cluster):
     directory = pathlib.Path(arguments.directory)
     counted = {}
     if arguments.count:
-        counted = count_collectives(make_model(None), cluster, next(batches_from(0)))
-    model = make_model(arguments.accumulate)
+        counted = count_collectives(make_model(), cluster, next(batches_from(0)))
+    model = make_model(arguments.accumulate, arguments.dropout)
     rows_log = training.MetricsLog(directory / "metrics.csv")
     callbacks = [rows_log]
     kill_after, victim = arguments.kill
@@ -134,15 +135,16 @@ def run(arguments, cluster):
         )
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("directory")
     for name in ("--devices", "--processes", "--process-id", "--simulate", "--accumulate"):
         parser.add_argument(name, type=int)
     parser.add_argument("--coordinator")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--kill", type=int, nargs=2, default=(0, -1))
     parser.add_argument("--count", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.simulate and keras.backend.backend() == "tensorflow":
         import tensorflow
 

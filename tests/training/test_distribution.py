@@ -1,8 +1,14 @@
-"""Several devices: the same losses as one; clear sentences where they are not there."""
+"""Several devices and processes: the same results as one, exact resume, one sum of the gradient.
 
+Float32 sums in another order: weights and history agree to 1e-5, relative or absolute.
+"""
+
+import contextlib
 import json
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 
@@ -10,50 +16,268 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.training import distribution
+from keras_densepred import training
+from tests.training import distribution_toy as toy
 
-TOY = pathlib.Path(__file__).with_name("distribution_toy.py")
-ON_TORCH = keras.backend.backend() == "torch"
+TOY = pathlib.Path(toy.__file__)
+BACKEND = keras.backend.backend()
+DEADLINE = 400  # seconds for a run that takes 15
 
 
-def test_two_devices_train_as_one():
-    if ON_TORCH:  # Keras has no data-parallel fit there: one device, and more are refused
+def environment(**more):
+    drop = ("TF_CONFIG", "XLA_FLAGS", "WORLD_SIZE", "RANK")
+    kept = {name: value for name, value in os.environ.items() if name not in drop}
+    return {**kept, "PYTHONPATH": str(TOY.parents[2]), **more}
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def start(command, **variables):
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=environment(**variables),
+        cwd=TOY.parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(directory, *flags):
+    """Starts two processes as a user of the backend does."""
+    ports = free_ports(2)
+    if BACKEND == "torch":
+        launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2")
+        where = ("--master-addr=localhost", f"--master-port={ports[0]}")
+        return [start([*launcher, *where, TOY, directory, *flags])]
+    if BACKEND == "jax":
+        joined = ("--processes", 2, "--coordinator", f"localhost:{ports[0]}", "--process-id")
+        return [start([TOY, directory, *flags, *joined, index]) for index in range(2)]
+    workers = [f"localhost:{port}" for port in ports]
+    return [
+        start(
+            [TOY, directory, *flags],
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index in range(2)
+    ]
+
+
+def finish(processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, errors[-3000:]
+
+
+def end_after_the_first(processes):
+    """Waits for one that was killed, and ends the others, as the launcher of a cluster does."""
+    try:
+        if BACKEND == "torch":
+            assert processes[0].wait(DEADLINE) != 0
+        else:
+            assert processes[1].wait(DEADLINE) == -signal.SIGKILL
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def result(directory):
+    with np.load(directory / "result.npz") as file:
+        return dict(file)
+
+
+def assert_close(found, expected):
+    names = [name for name in expected if name.startswith(("weight_", "history_"))]
+    assert len(names) > 9
+    for name in [*names, "predictions"]:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def one_device(directory, accumulate=None):
+    flags = ["--accumulate", str(accumulate)] if accumulate else []
+    toy.main([str(directory), *flags])
+    return result(directory)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return one_device(tmp_path_factory.mktemp("one"))
+
+
+def check_sums(found):
+    """One sum of each gradient in a step; beside it only the statistics of a batch norm."""
+    sums, gradient = found["sums"].tolist(), int(found["gradient_bytes"])
+    if BACKEND == "jax":  # XLA merges what it can: the bytes count
+        assert gradient <= sum(sums) <= gradient + 256
+    else:
+        assert sums.count(gradient) == 1
+        assert sum(sums) <= gradient + 256
+
+
+def test_devices_of_one_process_train_as_one(tmp_path, expected):
+    if BACKEND == "torch":  # one device in each process
         with (
-            pytest.raises(distribution.DevicesError, match="trains on one device with PyTorch"),
-            distribution.data_parallel(2),
+            pytest.raises(training.DevicesError, match=r"start with `torchrun --nproc-per-node=2"),
+            training.distribute(2),
         ):
             pass
         return
-    root = TOY.parents[2]
-    done = subprocess.run(
-        [sys.executable, str(TOY)],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    one, two = json.loads(done.stdout.splitlines()[-1])
-    assert (one[0], two[0]) == (1, 2)
-    np.testing.assert_allclose(two[1:], one[1:], rtol=1e-5)
+    count = 8 if BACKEND == "jax" else 2
+    flags = ["--devices", count, "--simulate", count, "--count"]
+    simulated = f"--xla_force_host_platform_device_count={count}"
+    finish([start([TOY, tmp_path, *flags], XLA_FLAGS=simulated)])
+    found = result(tmp_path)
+    assert found["cluster"].tolist() == [count, 1]
+    if BACKEND == "jax":  # TensorFlow adds on one CPU without a collective
+        check_sums(found)
+    assert_close(found, expected)
+
+
+def test_two_processes_one_killed(tmp_path, expected):
+    end_after_the_first(start_two(tmp_path, "--kill", 14, 1))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000010", "step-00000012"]
+    finish(start_two(tmp_path, "--count"))
+    found = result(tmp_path)
+    assert found["start"].tolist() == [1, 2]
+    assert found["cluster"].tolist() == [2, 2]
+    assert (found["found"] - 2**40).tolist() == [0, 0, 1, 2]
+    check_sums(found)
+    assert_close(found, expected)
+
+
+@pytest.mark.slow
+def test_killed_processes_continue_bit_for_bit(tmp_path):
+    """With dropout, whose draws are part of the state, and accumulated gradients."""
+    flags = ("--accumulate", 4, "--dropout", 0.5)
+    finish(start_two(tmp_path / "whole", *flags))
+    end_after_the_first(start_two(tmp_path / "killed", "--kill", 14, 0, *flags))
+    finish(start_two(tmp_path / "killed", *flags))
+    whole, killed = result(tmp_path / "whole"), result(tmp_path / "killed")
+    assert killed["start"].tolist() == [1, 2]
+    for name in whole:
+        if name != "start":
+            np.testing.assert_array_equal(killed[name], whole[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_accumulated_gradients(tmp_path):
+    """On several devices as on one."""
+    expected = one_device(tmp_path / "one", 4)
+    finish(start_two(tmp_path / "two", "--accumulate", 4))
+    assert_close(result(tmp_path / "two"), expected)
 
 
 def test_one_device_by_default():
-    with distribution.data_parallel() as count:
-        assert count == 1
+    with training.distribute() as cluster:
+        assert (cluster.devices, cluster.shard, cluster.is_main) == (1, (0, 1), True)
+        assert training.current_cluster() is cluster
+        assert cluster.describe(8) == f"{BACKEND} on 1 device, global batch 8"
     assert keras.distribution.distribution() is None
+
+
+def test_batches_go_to_fit_as_they_are_on_one_device():
+    def batches():
+        yield (np.zeros((2, 3), "float32"),)
+
+    assert next(training.Cluster().fit_input(batches))[0].shape == (2, 3)
+
+
+def test_batch_that_does_not_split():
+    cluster = training.Cluster(devices=8, process_count=2)
+    assert cluster.rows(16) == 8
+    with pytest.raises(training.DevicesError, match=r"A batch of 12 does not split over 8 devices"):
+        cluster.rows(12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"devices": 0}, "0 devices were asked for: use 1 or more"),
+        ({"processes": 0}, "0 processes were asked for: use 1 or more"),
+        ({"process_id": 1}, "without the number of processes"),
+        ({"processes": 1, "process_id": 3}, "The process id is 3, and there is only one"),
+        ({"processes": 2}, "give each its process id, 0 to 1"),
+        (
+            {"processes": 2, "process_id": 2, "coordinator": "localhost:1234"},
+            "The process id is 2, and 2 processes have the ids 0 to 1",
+        ),
+        (
+            {"processes": 2, "process_id": 0, "coordinator": "localhost"},
+            "'localhost', which is no host:port",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, message):
+    with (
+        pytest.raises(training.DevicesError, match=message) as raised,
+        training.distribute(**arguments),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
 
 
 def test_devices_that_are_not_there():
     with (
-        pytest.raises(distribution.DevicesError, match=r"^99 devices were asked for"),
-        distribution.data_parallel(99),
+        pytest.raises(training.DevicesError, match=r"^99 devices were asked for and "),
+        training.distribute(99),
     ):
         pass
 
 
-def test_fit_input_is_the_generator_on_one_device():
-    def batches():
-        yield (np.zeros((2, 3), "float32"),)
+def test_environment_that_cannot_be_used(monkeypatch):
+    variables = {
+        "jax": [("KERAS_DISTRIBUTION_NUM_PROCESSES", "two", "'two', which is no whole number")],
+        "torch": [
+            ("WORLD_SIZE", "two", "'two', which is no whole number"),
+            ("WORLD_SIZE", "2", "WORLD_SIZE and no RANK, MASTER_ADDR, MASTER_PORT"),
+        ],
+        "tensorflow": [
+            ("TF_CONFIG", "{'cluster'", "TF_CONFIG is no JSON"),
+            ("TF_CONFIG", "[1]", "TF_CONFIG does not describe workers"),
+            ("TF_CONFIG", '{"cluster": {"worker": ["a:1"], "chief": ["b:1"]}}', "has a chief"),
+            (
+                "TF_CONFIG",
+                '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+                "the index 2, and its 2 workers have the indices 0 to 1",
+            ),
+        ],
+    }
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value, message in variables[BACKEND]:
+        monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(training.DevicesError, match=message) as raised,
+            training.distribute(),
+        ):
+            pass
+        assert "\n" not in str(raised.value)
 
-    assert next(distribution.fit_input(batches))[0].shape == (2, 3)
+
+class SecondProcess(training.Cluster):
+    """The second of two processes, with the first one's words in its ear."""
+
+    def __init__(self, told):
+        super().__init__(devices=2, process_count=2, process_index=1)
+        object.__setattr__(self, "told", told)
+
+    def gather(self, arrays):
+        return {"text": np.frombuffer(self.told.encode(), np.uint8)}
+
+
+def test_main_process_fails_for_all():
+    ran = []
+    SecondProcess("").run_on_main(lambda: ran.append(1))
+    assert not ran  # the main process does it
+    with pytest.raises(training.DevicesError, match=r"main process stopped with OSError: disk"):
+        SecondProcess("OSError: disk full").run_on_main(lambda: None)
