@@ -6,6 +6,7 @@ import keras
 from keras import layers
 
 from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.pointwise import Pointwise
@@ -84,6 +85,18 @@ class ConvNorm:
         x = self.conv(x, channels, kernel, f"{name}_conv", stride, use_bias=False)
         x = self.norm(x, f"{name}_norm")
         return self.act(x, f"{name}_act") if act else x
+
+    def depthwise_unit(self, x, name: str, stride: int = 1):
+        """3x3 depthwise convolution without bias, batch normalisation, activation."""
+        x = DepthwiseConv(
+            3,
+            use_bias=False,
+            strides=stride,
+            kernel_initializer=FanInNormal(fan_in=9),
+            name=f"{name}_dwconv",
+            dtype=self.dtype,
+        )(x)
+        return self.act(self.norm(x, f"{name}_norm"), f"{name}_act")
 
     def add(self, x, branch, name: str):
         return Add(name=name, dtype=self.dtype)(x, branch)
