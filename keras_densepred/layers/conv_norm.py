@@ -75,7 +75,11 @@ class ConvNorm:
 
     def norm(self, x, name: str):
         """Batch normalisation."""
-        return batch_norm(name, self.momentum, self.epsilon, self.sync_batch_norm, self.dtype)(x)
+        return self.norm_layer(name)(x)
+
+    def norm_layer(self, name: str) -> keras.layers.Layer:
+        """The layer that `norm` applies."""
+        return batch_norm(name, self.momentum, self.epsilon, self.sync_batch_norm, self.dtype)
 
     def act(self, x, name: str):
         return Activation(self.activation, name=name, dtype=self.dtype)(x)

@@ -92,19 +92,19 @@ class SpaceToDepth(Direct, keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class FastFusion(Direct, keras.layers.Layer):
-    """EfficientDet's fast normalised fusion (Tan et al., 2020, section 3.3).
+    """EfficientDet's fast normalised fusion of two maps (Tan et al., 2020, section 3.3).
 
-    `sum(relu(w_i) * x_i) / (sum(relu(w_i)) + 1e-4)` of maps of one shape, given as positional
-    arguments, with a scalar weight each that starts at 1.
+    `(relu(a) * x + relu(b) * y) / (relu(a) + relu(b) + 1e-4)` with scalar weights a and b, which
+    start at 1.
     """
 
-    def build(self, *input_shapes):
-        self.scales = self.add_weight(name="scales", shape=(len(input_shapes),), initializer="ones")
+    def build(self, x_shape, y_shape):
+        self.scales = self.add_weight(name="scales", shape=(2,), initializer="ones")
 
-    def call(self, *maps):
+    def call(self, x, y):
         scales = ops.relu(self.scales)
         scales = scales / (ops.sum(scales) + 1e-4)
-        return sum(scales[index] * x for index, x in enumerate(maps))
+        return scales[0] * x + scales[1] * y
 
-    def compute_output_shape(self, *input_shapes):
-        return input_shapes[0]
+    def compute_output_shape(self, x_shape, y_shape):
+        return x_shape

@@ -60,21 +60,21 @@ class NearestUpsample(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class PyramidMean(Direct, keras.layers.Layer):
+class PyramidMean(keras.layers.Layer):
     """The mean of all levels of a pyramid at the size of its finest, nearest up-sampled.
 
     Each level is doubled and added to the next finer one: up-sampling by 4 is up-sampling by 2
     twice, and the coarse levels are then never held at the finest size.
 
-    Input: maps `(batch, height, width, channels)` as positional arguments, finest first, each of
-    half the size of the one before, rounded up. Output: a map like the first.
+    Input: a list of maps `(batch, height, width, channels)`, finest first, each of half the size of
+    the one before, rounded up. Output: a map like the first.
     """
 
-    def call(self, *levels):
+    def call(self, levels):
         total = levels[-1]
         for fine in reversed(levels[:-1]):
             total = fine + upsample_nearest(total, 2, ops.shape(fine)[1:3])
         return total / len(levels)
 
-    def compute_output_shape(self, *level_shapes):
+    def compute_output_shape(self, level_shapes):
         return level_shapes[0]
