@@ -1,4 +1,4 @@
-"""Image classification with BiCSNet: all levels refined to the finest, averaged, one linear layer."""
+"""Image classification with BiCSNet: levels refined to the finest, averaged, one linear layer."""
 
 from collections.abc import Callable
 from typing import Any

@@ -96,7 +96,9 @@ class PredictionHead(keras.layers.Layer):
             for i in range(depth)
         ]
 
-    def _conv(self, filters: int, name: str, kernel_initializer: Any, **kwargs: Any) -> layers.Layer:
+    def _conv(
+        self, filters: int, name: str, kernel_initializer: Any, **kwargs: Any
+    ) -> layers.Layer:
         return layers.Conv2D(
             filters,
             1 if self.separable else 3,

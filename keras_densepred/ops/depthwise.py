@@ -113,9 +113,7 @@ def _depthwise_keras(inputs, kernel, strides, padding, dilation_rate, data_forma
     if isinstance(padding, int):
         around = ((padding, padding), (padding, padding))
         last = data_format == "channels_last"
-        inputs = ops.pad(
-            inputs, ((0, 0), *around, (0, 0)) if last else ((0, 0), (0, 0), *around)
-        )
+        inputs = ops.pad(inputs, ((0, 0), *around, (0, 0)) if last else ((0, 0), (0, 0), *around))
         padding = "valid"
     return ops.depthwise_conv(
         inputs,
