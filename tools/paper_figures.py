@@ -116,8 +116,8 @@ _TABLE_2 = (
     "and 8.9G at 224 px, where Table VI says 6.6G and 8.7G. The fit keeps Table VI."
 )
 _INAT = (
-    "The 8142-class layer adds 1.84M and 0.002G to the ImageNet model's 22.5M and 3.4G, which makes "
-    "neither 24.0M nor 3.5G."
+    "The 8142-class layer adds 1.84M and 0.002G to the ImageNet model's 22.5M and 3.4G, which "
+    "makes neither 24.0M nor 3.5G."
 )
 _LITE = (
     "The paper prints no multipliers for its Lite models: these are SpineNet-mobile's 49XS and 49S."
