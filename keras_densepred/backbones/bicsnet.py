@@ -36,7 +36,7 @@ class Block:
     """One block of the main path.
 
     Attributes:
-        name: its part (D down, U up, E end) and its level.
+        name: its part (D down, U up, M second down, E end) and its level.
         path: the block before it on the main path.
         pathway: the second block it takes its input from.
         kind: which pathway that is: `"stem"`, `"gap"` (eq. 4), `"skip"` (5), `"long_range"` (6).
@@ -72,15 +72,6 @@ UP_PART = (
     Block("U3", "U4", "D3", "skip"),
     Block("U2", "U3", "S1", "skip"),
 )
-# CSNet (Table IX) has a Down-Sampling Part in its place. Our reading: the same blocks, which keep
-# their names, the other way round.
-SECOND_DOWN_PART = (
-    Block("U2", "S1", "S0", "stem"),
-    Block("U3", "U2", "D3", "skip"),
-    Block("U4", "U3", "D4", "skip"),
-    Block("U5", "U4", "D5", "skip"),
-    Block("U6", "U5", "D6", "skip"),
-)
 END_PART = (
     Block("E3", "U2", "S1", "long_range"),
     Block("E4", "E3", "D3", "long_range"),
@@ -88,8 +79,28 @@ END_PART = (
     Block("E6", "E5", "D5", "long_range"),
     Block("E7", "E6", "D6", "long_range"),
 )
-RESIDUAL_BLOCKS = ("D3", "D5", "U6", "U4", "U2")
-MIDDLE_PARTS = {"up": UP_PART, "down": SECOND_DOWN_PART}
+# CSNet (Table IX) has a Down-Sampling Part M in place of the Up-Sampling Part. Our reading: parts
+# are tied at equal levels, so that no block is left without a reader.
+SECOND_DOWN_PART = (
+    Block("M3", "S1", "D3", "skip"),
+    Block("M4", "M3", "D4", "skip"),
+    Block("M5", "M4", "D5", "skip"),
+    Block("M6", "M5", "D6", "skip"),
+    Block("M7", "M6", "D7", "skip"),
+)
+SECOND_END_PART = (
+    Block("E3", "S1", "M3", "long_range"),
+    Block("E4", "E3", "M4", "long_range"),
+    Block("E5", "E4", "M5", "long_range"),
+    Block("E6", "E5", "M6", "long_range"),
+    Block("E7", "E6", "M7", "long_range"),
+)
+MAIN_PATHS = {
+    "up": (*DOWN_PART, *UP_PART, *END_PART),
+    "down": (*DOWN_PART, *SECOND_DOWN_PART, *SECOND_END_PART),
+}
+# Of any two equal-level blocks of the Down and the middle part, one is a residual block.
+RESIDUAL_BLOCKS = {"up": ("D3", "D5", "U6", "U4", "U2"), "down": ("D3", "D5", "M4", "M6", "M7")}
 LONG_RANGES = ("down", "up", None)
 
 
@@ -106,19 +117,26 @@ def main_path(
         middle: `"up"` for BiCSNet, `"down"` for CSNet.
         gap: whether there are Gap-Connections.
         skip: whether there are Skip-Connections.
-        long_range: where Long-Range Gap-Connections start, `"down"`, `"up"`, or None for none.
-        stem_pathway: whether S0 feeds the blocks that have no pathway of their own.
+        long_range: where Long-Range Gap-Connections start, `"down"`, `"up"`, or None for none; in
+            CSNet they start in its middle part in any case.
+        stem_pathway: whether S0 feeds D3 too.
 
     Returns:
         Pairs of a block and the names of its sources, in order of execution.
 
     Raises:
-        ValueError: if `middle` or `long_range` is none of these.
+        ValueError: if `middle` or `long_range` is none of these, or a part of CSNet would be tied
+            to nothing.
     """
-    if middle not in MIDDLE_PARTS:
-        raise ValueError(f"`middle` must be one of {tuple(MIDDLE_PARTS)}, got {middle!r}.")
+    if middle not in MAIN_PATHS:
+        raise ValueError(f"`middle` must be one of {tuple(MAIN_PATHS)}, got {middle!r}.")
     if long_range not in LONG_RANGES:
         raise ValueError(f"`long_range` must be one of {LONG_RANGES}, got {long_range!r}.")
+    if middle == "down" and (not skip or long_range is None):
+        raise ValueError(
+            'With `middle="down"` only `skip` and `long_range` tie the parts together: leave both '
+            "on."
+        )
     used = {
         "gap": gap,
         "skip": skip,
@@ -126,18 +144,18 @@ def main_path(
         "stem": stem_pathway,
     }
     path = []
-    for block in (*DOWN_PART, *MIDDLE_PARTS[middle], *END_PART):
+    for block in MAIN_PATHS[middle]:
         pathway = block.pathway
-        if block.kind == "long_range" and long_range == "up":
-            # U2 is already E3's path, so its long-range source stays.
-            pathway = pathway.replace("D", "U")
-        path.append((block, (block.path, pathway) if used[block.kind] else (block.path,)))
+        if block.kind == "long_range" and long_range == "up" and middle == "up":
+            pathway = f"U{block.level - 1}"
+        wanted = used[block.kind] and pathway != block.path  # E3's path comes from U2 already
+        path.append((block, (block.path, pathway) if wanted else (block.path,)))
     return path
 
 
-def drop_path_rates(last: float) -> dict[str, float]:
+def drop_path_rates(middle: str, last: float) -> dict[str, float]:
     """SpineNet's rule: rates rise linearly over the 15 blocks to `last`; none in the stem."""
-    names = [block.name for part in (DOWN_PART, UP_PART, END_PART) for block in part]
+    names = [block.name for block in MAIN_PATHS[middle]]
     return {name: last * (index + 1) / len(names) for index, name in enumerate(names)}
 
 
@@ -168,8 +186,9 @@ class BiCSNetBackbone(PyramidBackbone):
             convolution.
         width_multiplier: w in Table I; the stem's first convolution has 64 channels in any case.
         output_width: channels of every output.
-        residual_blocks: which blocks are residual blocks, in place of bottlenecks; the default is
-            our choice of the five that the paper speaks of. Stem blocks are bottlenecks.
+        residual_blocks: which blocks are residual blocks, in place of bottlenecks; None is our
+            choice, five blocks such that of two that a Skip-Connection ties one is a bottleneck.
+            Stem blocks are bottlenecks.
         context: the global context of Spatial Fusion Modules, `"mean"` or `"conv"`
             (`layers.SpatialFusion`); our choice of the paper's two references.
         long_range: where Long-Range Gap-Connections (eq. 6) start: `"down"` or `"up"`, between
@@ -180,7 +199,7 @@ class BiCSNetBackbone(PyramidBackbone):
         spatial_fusion: whether maps pass through Spatial Fusion Modules, or else through plain
             convolutions (Table X; `layers.PlainResampling`).
         middle: `"up"`, or `"down"` for CSNet (Table IX), which has a second Down-Sampling Part in
-            place of the Up-Sampling Part.
+            place of the Up-Sampling Part; `skip` and `long_range` must then be on.
         activation: `"relu"` or `"swish"`, everywhere.
         drop_path_rate: drop-path probability of the last block; rates rise linearly to it.
         sync_batch_norm: whether replicas share the statistics of a batch in training.
@@ -210,7 +229,7 @@ class BiCSNetBackbone(PyramidBackbone):
         gamma: float = 0.6,
         width_multiplier: float = 1.0,
         output_width: int = 256,
-        residual_blocks: Sequence[str] = RESIDUAL_BLOCKS,
+        residual_blocks: Sequence[str] | None = None,
         context: str = "mean",
         long_range: str | None = "down",
         gap: bool = True,
@@ -229,7 +248,9 @@ class BiCSNetBackbone(PyramidBackbone):
         check_sizes(depth_repeat, width_multiplier, output_width, drop_path_rate)
         if gamma <= 0:
             raise ValueError(f"`gamma` must be positive, got {gamma}.")
-        rates = drop_path_rates(drop_path_rate)
+        path = main_path(middle, gap, skip, long_range, stem_pathway)
+        rates = drop_path_rates(middle, drop_path_rate)
+        residual_blocks = RESIDUAL_BLOCKS[middle] if residual_blocks is None else residual_blocks
         unknown = sorted(set(residual_blocks) - set(rates))
         if unknown:
             raise ValueError(
@@ -241,7 +262,6 @@ class BiCSNetBackbone(PyramidBackbone):
         builder = _Builder(
             kit, resample, depth_repeat, gamma, width_multiplier, frozenset(residual_blocks)
         )
-        path = main_path(middle, gap, skip, long_range, stem_pathway)
 
         # === Functional model ===
         inputs = keras.Input(shape=tuple(image_shape), name="images")

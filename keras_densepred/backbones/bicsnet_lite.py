@@ -100,8 +100,8 @@ class BiCSNetLiteBackbone(PyramidBackbone):
         data_format = resolve_data_format(data_format)
         kit = ConvNorm(activation, sync_batch_norm=sync_batch_norm, dtype=dtype)
         builder = _LiteBuilder(kit, width_multiplier, se_ratio)
-        rates = drop_path_rates(drop_path_rate)
         path = main_path(middle, gap, skip, long_range, stem_pathway)
+        rates = drop_path_rates(middle, drop_path_rate)
 
         # === Functional model ===
         inputs = keras.Input(shape=tuple(image_shape), name="images")
