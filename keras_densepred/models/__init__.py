@@ -1,4 +1,4 @@
-"""What trains: a classifier, detectors on KerasHub and KerasCV, and the parts they are made of.
+"""What trains: classifiers, detectors on KerasHub and KerasCV, and the parts they are made of.
 
 `RetinaNetKerasCV` needs KerasCV (and so TensorFlow); it is imported when first asked for.
 """
@@ -6,13 +6,16 @@
 import importlib
 from typing import Any
 
-from keras_densepred.models.classifier import CEDNetImageClassifier, image_classifier
+from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
+from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.heads import PredictionHead
+from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet import RetinaNetKerasHub
 
 __all__ = [
+    "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
     "NonMaxSuppression",

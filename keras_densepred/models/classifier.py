@@ -1,6 +1,5 @@
 """Image classification with CEDNet, as the authors pretrain: one head at every stage."""
 
-import pathlib
 from collections.abc import Callable
 
 import keras
@@ -121,44 +120,6 @@ class CEDNetImageClassifier(keras_hub.models.ImageClassifier):
         if CEDNetBackbone.architecture_preset_name(preset) is not None:
             return cls(backbone=CEDNetBackbone.from_preset(preset), **kwargs)
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
-
-
-def image_classifier(
-    preset: str, num_classes: int, **backbone_options
-) -> keras_hub.models.ImageClassifier:
-    """Builds the classifier of whichever of our families a backbone is of, with new heads.
-
-    Args:
-        preset: name of a built-in preset, such as `"cednet_next_tiny"`, with random weights, or the
-            directory of a saved backbone, with its weights.
-        num_classes: number of classes.
-        **backbone_options: arguments of the backbone that differ from the preset's.
-
-    Raises:
-        ValueError: if no family has such a preset, or the directory's backbone is of none.
-    """
-    known: list[str] = []
-    for classifier in _CLASSIFIERS:
-        backbone_class = classifier.backbone_cls
-        if backbone_class.architecture_preset_name(preset) is not None:
-            backbone = backbone_class.from_preset(preset, **backbone_options)
-            return classifier(backbone, num_classes)
-        known += backbone_class.architecture_presets()
-    if not pathlib.Path(preset).is_dir():
-        raise ValueError(
-            f"There is no directory and no built-in preset {preset!r}; there are "
-            f"{', '.join(known)}."
-        )
-    backbone = keras_hub.models.Backbone.from_preset(preset, **backbone_options)
-    for classifier in _CLASSIFIERS:
-        if isinstance(backbone, classifier.backbone_cls):
-            return classifier(backbone, num_classes)
-    raise ValueError(
-        f"{preset} holds a {type(backbone).__name__}, for which there is no classifier."
-    )
-
-
-_CLASSIFIERS = (CEDNetImageClassifier,)
 
 
 def _stage_head(c5, backbone: CEDNetBackbone, num_classes: int, name: str, dtype):

@@ -5,7 +5,7 @@ import pytest
 
 from keras_densepred import CEDNetBackbone, CEDNetImageClassifier
 from keras_densepred.layers import ShiftedWindowAttention
-from keras_densepred.metrics.multiply_adds import count_multiply_adds
+from keras_densepred.metrics.multiply_adds import count_attention_products, count_multiply_adds
 
 pytestmark = pytest.mark.backend_free
 
@@ -58,3 +58,22 @@ def test_a_layer_of_unknown_arithmetic_is_refused():
     model = keras.Model(inputs, keras.layers.Conv2DTranspose(4, 3, name="grow")(inputs))
     with pytest.raises(ValueError, match="arithmetic of 'grow', a Conv2DTranspose, is unknown"):
         count_multiply_adds(model)
+
+
+def test_norms_count_on_request_and_shared_layers_at_every_call():
+    image = keras.Input((8, 6, 3))
+    conv, norm = keras.layers.Conv2D(4, 1), keras.layers.BatchNormalization()
+    inner = keras.Model(image, norm(conv(image)))
+    outer = keras.Input((8, 6, 3))
+    shared = keras.layers.Conv2D(4, 1)
+    x = inner(outer)
+    model = keras.Model(outer, shared(shared(x)))
+    assert count_multiply_adds(model) == 48 * (3 * 4 + 2 * 4 * 4)
+    assert count_multiply_adds(model, norms=True) == 48 * (3 * 4 + 2 * 4 * 4 + 4)
+
+
+@pytest.mark.parametrize("preset,billions", [("cednet_swin_tiny", 0.241), ("cednet_next_pico", 0)])
+def test_attention_products_stand_apart(preset, billions):
+    """CEDNET.md 1.15: 5.841 G and 0.241 G of attention."""
+    backbone = CEDNetBackbone.from_preset(preset, image_shape=(224, 224, 3))
+    assert round(count_attention_products(backbone) / 1e9, 3) == billions

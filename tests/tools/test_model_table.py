@@ -1,0 +1,110 @@
+"""The table of models: rows of the papers, their status, README's copy of it."""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+
+from tools import model_table
+from tools.paper_figures import FAMILIES, Row
+
+pytestmark = pytest.mark.backend_free
+
+ROOT = Path(__file__).parents[2]
+CSV = ROOT / "benchmarks" / "model_table.csv"
+
+
+def test_the_readme_has_the_table_of_the_csv():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- model_table:begin -->\n\n")[1].split("\n<!-- model_table:end -->")[0]
+    assert table == model_table.as_markdown(model_table.read_csv(CSV))
+
+
+def test_the_csv_has_every_row_and_no_unexplained_one():
+    counts = model_table.read_csv(CSV)
+    expected = [(family, row.preset, row.head) for family, row in model_table.table_rows(FAMILIES)]
+    assert [(c.family, c.preset.split(" / ")[0], c.head) for c in counts] == expected
+    statuses = {"agrees", "known difference", "not built", "ours"}
+    assert {c.status for c in counts} == statuses
+    assert all(c.reason for c in counts if c.status in ("known difference", "not built"))
+    presets = {
+        name
+        for family in FAMILIES.values()
+        for backbone in family.backbones
+        for name in backbone.architecture_presets()
+    }
+    assert {c.preset.split(" / ")[0] for c in counts} == presets
+
+
+@pytest.mark.parametrize(
+    "preset,head",
+    [("bicsnet_lite0", "RetinaNet"), ("bicsnet_48", "ImageNet"), ("cednet_next_pico", "backbone")],
+)
+def test_rows_of_the_csv_counted_anew(preset, head):
+    family, row = next(
+        (family, row)
+        for family, row in model_table.table_rows(FAMILIES)
+        if (row.preset, row.head) == (preset, head)
+    )
+    assert model_table.count(family, row) in model_table.read_csv(CSV)
+
+
+@pytest.mark.slow
+def test_all_rows_of_the_csv_counted_anew():
+    rows = model_table.table_rows(FAMILIES)
+    assert [model_table.count(*row) for row in rows] == model_table.read_csv(CSV)
+
+
+def test_bicsnet_is_as_near_to_the_paper_as_promised():
+    """ImageNet parameters within 0.3 %; ImageNet's and RetinaNet-48's FLOPs within 1 %."""
+    counts = [c for c in model_table.read_csv(CSV) if c.family == "bicsnet"]
+    imagenet = [c for c in counts if c.head == "ImageNet"]
+    retinanet = [c for c in counts if c.head == "RetinaNet" and "_48" in c.preset]
+    assert len(imagenet) == len(retinanet) == 3
+    assert all(abs(float(c.parameters_percent)) <= 0.3 for c in imagenet)
+    assert all(abs(float(c.multiply_adds_percent)) <= 1 for c in imagenet + retinanet)
+
+
+@pytest.mark.parametrize(
+    "paper,ours,agrees",
+    [
+        ("34", 33.55, True),  # rounds to 34
+        ("34", 32.9, False),
+        ("5.7", 5.655, True),
+        ("5.7", 5.64, False),  # 1.05 % off
+        ("293.8", 291.0, True),  # within 1 %
+    ],
+)
+def test_agreement_is_rounding_or_one_percent(paper, ours, agrees):
+    assert model_table._agrees(paper, ours) == agrees
+
+
+def test_a_difference_without_a_reason_is_called_one():
+    row = Row("cednet_next_pico", "backbone", (64, 64), "1.0", "5.7")
+    assert model_table.count("cednet", row).status == "differs"
+    assert model_table.count("cednet", dataclasses.replace(row, reason="x")).status == (
+        "known difference"
+    )
+
+
+def test_formats_and_families(capsys, tmp_path):
+    arguments = ["--from-csv", str(CSV), "--family", "bicsnet", "--format"]
+    assert model_table.main([*arguments, "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {row["family"] for row in rows} == {"bicsnet"}
+    assert model_table.main([*arguments, "text"]) == 0
+    text = capsys.readouterr().out
+    assert "bicsnet_140" in text and "(1) 22.5M" in text and "cednet" not in text
+    output = tmp_path / "table.md"
+    assert model_table.main([*arguments, "markdown", "--output", str(output)]) == 0
+    assert output.read_text().startswith("| preset | head, input |")
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_foreign_csv_is_refused_in_one_sentence(capsys, tmp_path):
+    foreign = tmp_path / "other.csv"
+    foreign.write_text("a,b\n1,2\n")
+    assert model_table.main(["--from-csv", str(foreign)]) == 1
+    assert "other.csv has other columns than this tool writes" in capsys.readouterr().err
