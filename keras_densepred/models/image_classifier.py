@@ -5,10 +5,11 @@ import pathlib
 import keras_hub
 
 from keras_densepred.backbones import BiCSNetBackbone, BiCSNetLiteBackbone, CEDNetBackbone
+from keras_densepred.backbones.pyramid_backbone import PyramidBackbone
 from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
 
-_CLASSIFIERS = {
+_CLASSIFIERS: dict[type[PyramidBackbone], type[keras_hub.models.ImageClassifier]] = {
     CEDNetBackbone: CEDNetImageClassifier,
     BiCSNetBackbone: BiCSNetImageClassifier,
     BiCSNetLiteBackbone: BiCSNetImageClassifier,
