@@ -74,9 +74,11 @@ def test_counts_of_processes_add_up():
     for half in (slice(0, 100), slice(100, 200)):
         parts.append(metrics.ClassificationCounts.empty(12))
         parts[-1].update(logits[half], labels[half], valid[half])
-    flat = []
-    parts[0].summed(lambda values: flat.append(values) or values)
-    total = parts[1].summed(lambda values: values + flat[0])
+    other = {}
+    parts[0].gathered(lambda arrays: other.update(arrays) or arrays)
+    total = parts[1].gathered(
+        lambda arrays: {name: np.concatenate([other[name], arrays[name]]) for name in arrays}
+    )
     np.testing.assert_array_equal(total.confusion, whole.confusion)
     assert total.results() == pytest.approx(whole.results())
 
@@ -144,17 +146,18 @@ def test_evaluation_of_a_split_over_processes(capsys):
     dataset = Labelled(10, bad={3})
     calls = []
 
-    def double(values):
-        calls.append(values)
-        return 2 * values
+    def double(arrays):
+        calls.append(arrays)
+        return {name: np.concatenate([values, values]) for name, values in arrays.items()}
 
     evaluation = metrics.ClassificationEvaluation(
         evaluate(dataset, 4, on_bad_image="skip"),
         3,
         averaged=contextlib.nullcontext,
-        sum_over_processes=double,
+        predictor=Colour(),
+        gather=double,
     )
-    results = evaluation.evaluate(Colour())
+    results = evaluation.evaluate(None)
     assert len(calls) == 2
     assert results["val_top1"] == results["ema_val_top1"] == results["val_top5"] == 1.0
     np.testing.assert_array_equal(evaluation.confusion, 2 * np.diag([3, 3, 3]))
