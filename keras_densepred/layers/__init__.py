@@ -7,7 +7,7 @@ from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanOutNormal
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.layers.residual import Add, LayerScale, drop_path
+from keras_densepred.layers.residual import Add, DropPath, LayerScale, drop_path
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
     CSwinMixer,
@@ -30,6 +30,7 @@ __all__ = [
     "Conv",
     "CrossShapedWindowAttention",
     "DepthwiseConv",
+    "DropPath",
     "FanOutNormal",
     "LayerNorm",
     "LayerScale",
