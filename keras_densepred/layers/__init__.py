@@ -11,7 +11,7 @@ from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_bloc
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
-from keras_densepred.layers.residual import Add, LayerScale, drop_path
+from keras_densepred.layers.residual import Add, DropPath, LayerScale, drop_path
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
@@ -39,6 +39,7 @@ __all__ = [
     "ConvNorm",
     "CrossShapedWindowAttention",
     "DepthwiseConv",
+    "DropPath",
     "FanInNormal",
     "FanOutNormal",
     "FastFusion",

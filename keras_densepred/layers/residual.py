@@ -3,6 +3,7 @@
 import keras
 
 from keras_densepred.layers.direct import Direct
+from keras_densepred.ops.replicas import own_seed
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -45,11 +46,50 @@ class Add(Direct, keras.layers.Layer):
         return x_shape
 
 
-def drop_path(inputs, rate: float, name: str, dtype=None):
-    """Drops the whole branch of a sample with probability `rate` in training (Huang et al., 2016).
+class ReplicaSeedGenerator(keras.random.SeedGenerator):
+    """Seeds that differ between the devices of a data-parallel step, with the same state on all."""
 
-    Kept samples are scaled by `1 / (1 - rate)`. Keras' Dropout with one draw a sample is exactly
-    this; at rate 0 no layer is added.
+    def next(self, ordered: bool = True):
+        return own_seed(super().next(ordered))
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class DropPath(keras.layers.Layer):
+    """Drops a sample's whole map with probability `rate` in training (Huang et al., 2016).
+
+    Kept samples are scaled by `1 / (1 - rate)`: Keras' Dropout with one draw a sample.
+
+    Args:
+        rate: probability in [0, 1).
+        seed: of the draws; None for one from Keras' global seed.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed = seed
+        self.seed_generator = ReplicaSeedGenerator(seed)
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        shape = (None, *(1 for _ in inputs.shape[1:]))
+        return keras.random.dropout(inputs, self.rate, noise_shape=shape, seed=self.seed_generator)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+def drop_path(inputs, rate: float, name: str, dtype=None):
+    """Drops the whole branch of a sample with probability `rate` in training: `DropPath`.
+
+    At rate 0 no layer is added.
 
     Args:
         inputs: `(batch, height, width, channels)`.
@@ -62,4 +102,4 @@ def drop_path(inputs, rate: float, name: str, dtype=None):
     """
     if rate == 0:
         return inputs
-    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name, dtype=dtype)(inputs)
+    return DropPath(rate, name=name, dtype=dtype)(inputs)

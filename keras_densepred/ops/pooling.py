@@ -36,8 +36,8 @@ def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int = 0):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        around = [padding, padding]
-        return tf.nn.max_pool2d(inputs, pool_size, strides, [[0, 0], around, around, [0, 0]])
+        pads = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+        return tf.nn.max_pool2d(inputs, pool_size, strides, pads)
     from jax import lax
 
     return lax.reduce_window(

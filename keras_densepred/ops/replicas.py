@@ -108,6 +108,23 @@ def _replica_index() -> Any:
     return dist.get_rank()
 
 
+def own_seed(seed: Tensor) -> Tensor:
+    """Makes another seed of a seed on every replica, which otherwise draw the same for their rows.
+
+    Args:
+        seed: (2,) integers, of a `keras.random.SeedGenerator`.
+
+    Returns:
+        The same on the first replica, and wherever there is only one.
+    """
+    if replica_count() == 1:
+        return seed
+    # The second number counts the draws: the first alone tells the replicas apart.
+    return seed + ops.cast(
+        ops.stack([_replica_index(), 0]), keras.backend.standardize_dtype(seed.dtype)
+    )
+
+
 def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
     """What a replica divides the sum of its losses by, for the gradient of the whole batch's loss.
 

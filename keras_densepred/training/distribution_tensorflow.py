@@ -43,7 +43,7 @@ class TensorFlowCluster(Cluster):
         first time, so each start calls `open_batches` again.
         """
         tf = require("tensorflow", "tensorflow")
-        first = open_batches()
+        first: Any = open_batches()
         signature = keras.tree.map_structure(
             lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), next(first)
         )

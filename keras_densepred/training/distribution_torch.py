@@ -45,7 +45,7 @@ class TorchCluster(Cluster):
     @contextlib.contextmanager
     def training(self, model: keras.Model) -> Iterator[None]:
         """See `Cluster.training`."""
-        torch = require("torch", "torch")
+        torch: Any = require("torch", "torch")
         parallel_module = require("torch.nn.parallel", "torch")
         call = model.call
 
@@ -106,6 +106,7 @@ def connect(
         method = "env://"
     else:
         method = f"tcp://{coordinator.split(',')[0]}"
+    assert process_id is not None  # of the environment, or checked by `distribute`
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         local = environment_number("LOCAL_RANK")

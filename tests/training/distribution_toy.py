@@ -99,6 +99,8 @@ def run(arguments, cluster):
             step += 1
 
     directory = pathlib.Path(arguments.directory)
+    if arguments.plain:
+        type(cluster).training = training.Cluster.training
     counted = {}
     if arguments.count:
         counted = count_collectives(make_model(), cluster, next(batches_from(0)))
@@ -144,6 +146,7 @@ def main(argv=None):
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--kill", type=int, nargs=2, default=(0, -1))
     parser.add_argument("--count", action="store_true")
+    parser.add_argument("--plain", action="store_true", help="Keras as it is")
     arguments = parser.parse_args(argv)
     if arguments.simulate and keras.backend.backend() == "tensorflow":
         import tensorflow

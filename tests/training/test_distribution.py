@@ -177,6 +177,23 @@ def test_accumulated_gradients(tmp_path):
     assert_close(result(tmp_path / "two"), expected)
 
 
+@pytest.mark.slow
+def test_keras_alone_does_not_train_in_several_processes(tmp_path, expected):
+    """What `Cluster.training` is for: remove it when Keras' own `fit` does it."""
+    if BACKEND == "jax":  # where it does
+        return
+    processes = start_two(tmp_path, "--plain")
+    if BACKEND == "tensorflow":
+        for process in processes:
+            _, errors = process.communicate(timeout=DEADLINE)
+            assert process.returncode != 0
+            assert "Error" in errors
+    else:
+        finish(processes)
+        with pytest.raises(AssertionError):
+            assert_close(result(tmp_path), expected)
+
+
 def test_one_device_by_default():
     with training.distribute() as cluster:
         assert (cluster.devices, cluster.shard, cluster.is_main) == (1, (0, 1), True)
