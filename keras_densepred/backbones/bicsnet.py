@@ -143,7 +143,7 @@ def main_path(
         "long_range": long_range is not None,
         "stem": stem_pathway,
     }
-    path = []
+    path: list[tuple[Block, tuple[str, ...]]] = []
     for block in MAIN_PATHS[middle]:
         pathway = block.pathway
         if block.kind == "long_range" and long_range == "up" and middle == "up":
@@ -387,7 +387,7 @@ class _Builder:
             )
             for source in sources
         ]
-        x = parts[0] if len(parts) == 1 else self.kit.add(*parts, f"{name}_fuse")
+        x = parts[0] if len(parts) == 1 else self.kit.add(parts[0], parts[1], f"{name}_fuse")
         return self.kit.act(x, f"{name}_fuse_act")
 
     def blocks(self, x, block: str, rate: float):

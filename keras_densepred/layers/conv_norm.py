@@ -3,7 +3,7 @@
 import dataclasses
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
@@ -11,6 +11,8 @@ from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.residual import Add, drop_path
+from keras_densepred.ops.eager import can_run_directly
+from keras_densepred.ops.scale_shift import scale_shift
 
 ACTIVATIONS = ("relu", "swish")
 
@@ -18,6 +20,34 @@ ACTIVATIONS = ("relu", "swish")
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class Activation(Direct, keras.layers.Activation):
     """`keras.layers.Activation`, which PyTorch runs without Keras' bookkeeping."""
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class ConvBatchNorm(layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
+
+    The same arguments, weights and results.
+    """
+
+    def __call__(self, *args, **kwargs):
+        # Told so by the caller; where nobody says, Keras has to look at its call context.
+        if (
+            kwargs.get("training") is False
+            and self.compute_dtype == "float32"
+            and can_run_directly(self, args, kwargs)
+        ):
+            return self._infer(args[0])
+        return super().__call__(*args, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        # Half precision is for Keras, which computes this in float32.
+        if (training and self.trainable) or mask is not None or self.compute_dtype != "float32":
+            return super().call(inputs, training=training, mask=mask)
+        return self._infer(inputs)
+
+    def _infer(self, inputs):
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        return scale_shift(inputs, scale, self.beta - self.moving_mean * scale)
 
 
 def batch_norm(
@@ -32,7 +62,7 @@ def batch_norm(
         synchronized: whether replicas share the statistics of a batch in training.
         dtype: dtype policy of the layer.
     """
-    return layers.BatchNormalization(
+    return ConvBatchNorm(
         momentum=momentum, epsilon=epsilon, synchronized=synchronized, name=name, dtype=dtype
     )
 

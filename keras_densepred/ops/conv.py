@@ -9,6 +9,10 @@ convolution if asked. Two more reasons to call them directly:
 * JAX and PyTorch on CPU: a 2x2 convolution of stride 2 is faster as a product of its patches, which
   do not overlap. On JAX the gradient from (4, 56, 56, 96) to 192 channels takes 14 ms instead of
   33, on PyTorch the forward pass from (1, 14, 14, 352) to 512 channels 1.1 ms instead of 3.5.
+* PyTorch on CPU lays a kernel out anew at each call. Where a map has fewer positions than the
+  kernel has filters, that is more work than gathering the map's patches for a product: from
+  (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with gradient
+  9.2 and 3.8 (one thread).
 """
 
 import keras
@@ -42,6 +46,8 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
         outputs = _conv_keras(inputs, kernel, strides, padding)
     elif padding == 0 and kernel.shape[:2] == (strides, strides) and _patches_are_faster(inputs):
         outputs = _conv_of_patches(inputs, kernel)
+    elif backend == "torch" and _has_fewer_positions_than_filters(inputs, kernel, strides, padding):
+        outputs = _conv_of_gathered_patches(inputs, kernel, strides, padding)
     elif backend == "torch":
         outputs = _conv_torch(inputs, kernel, strides, padding)
     elif backend == "tensorflow":
@@ -58,6 +64,19 @@ def _patches_are_faster(inputs) -> bool:
     return backend == "jax" and jax_runs_on_cpu()
 
 
+def _has_fewer_positions_than_filters(inputs, kernel, strides, padding) -> bool:
+    rows, columns = _output_size(inputs, kernel, strides, padding)
+    return inputs.device.type == "cpu" and inputs.shape[0] * rows * columns <= kernel.shape[-1]
+
+
+def _output_size(inputs, kernel, strides, padding) -> tuple[int, int]:
+    height, width = (
+        (size + 2 * padding - reach) // strides + 1
+        for size, reach in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    return height, width
+
+
 def _conv_keras(inputs, kernel, strides, padding):
     if padding:
         inputs = ops.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -72,6 +91,26 @@ def _conv_torch(inputs, kernel, strides, padding):
         inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), None, strides, padding
     )
     return outputs.permute(0, 2, 3, 1)
+
+
+def _conv_of_gathered_patches(inputs, kernel, strides, padding):
+    import torch
+
+    rows, columns = _output_size(inputs, kernel, strides, padding)
+    around = (0, 0, padding, padding, padding, padding)
+    padded = torch.nn.functional.pad(inputs, around) if padding else inputs
+    taps = [
+        padded[
+            :,
+            row : row + (rows - 1) * strides + 1 : strides,
+            column : column + (columns - 1) * strides + 1 : strides,
+        ]
+        for row in range(kernel.shape[0])
+        for column in range(kernel.shape[1])
+    ]
+    filters = kernel.shape[-1]
+    patches = torch.cat(taps, dim=-1).reshape(inputs.shape[0] * rows * columns, -1)
+    return (patches @ kernel.reshape(-1, filters)).reshape(-1, rows, columns, filters)
 
 
 def _conv_tensorflow(inputs, kernel, strides, padding):

@@ -25,8 +25,8 @@ def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int = 0):
     inputs = ops.convert_to_tensor(inputs)
     backend = keras.config.backend()
     if isinstance(inputs, KerasTensor):
-        around = (padding, padding)
-        inputs = ops.pad(inputs, ((0, 0), around, around, (0, 0)), constant_values=-float("inf"))
+        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        inputs = ops.pad(inputs, edges, constant_values=-float("inf"))
         return ops.max_pool(inputs, pool_size, strides, "valid", data_format="channels_last")
     if backend == "torch":
         import torch.nn.functional as functional

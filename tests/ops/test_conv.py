@@ -44,7 +44,7 @@ def assert_equal(ours, plain, shapes, images):
         np.testing.assert_allclose(result, reference, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(12, 16), (11, 9)], ids=str)
+@pytest.mark.parametrize("size", [(12, 16), (11, 9), (2, 3)], ids=str)
 @pytest.mark.parametrize("kernel,strides,padding", [(3, 1, 1), (3, 2, 1), (2, 2, 0), (1, 1, 0)])
 def test_convolution(kernel, strides, padding, size):
     images = np.random.default_rng(0).normal(size=(2, *size, 5)).astype("float32")
