@@ -81,7 +81,7 @@ def decode_image(content: bytes, name: str, *, upright: bool = True) -> np.ndarr
     """
     image_module = require("PIL.Image", "data")
     file = io.BytesIO(content)
-    with _explained(content, name), image_module.open(file) as image:
+    with explained(content, name), image_module.open(file) as image:
         pixels = _decode_jpeg(content, image, file.tell(), upright)
         return _to_rgb(image, name, upright) if pixels is None else pixels
 
@@ -135,12 +135,12 @@ def stored_size(content: bytes, name: str) -> tuple[int, int]:
         ImageError: if it is not an image file.
     """
     image_module = require("PIL.Image", "data")
-    with _explained(content, name), image_module.open(io.BytesIO(content)) as image:
+    with explained(content, name), image_module.open(io.BytesIO(content)) as image:
         return image.height, image.width
 
 
 @contextlib.contextmanager
-def _explained(content: bytes, name: str) -> Iterator[None]:
+def explained(content: bytes, name: str) -> Iterator[None]:
     """Turns what Pillow raises on bad content into one sentence."""
     image_module = require("PIL.Image", "data")
     _silence_metadata_warnings()

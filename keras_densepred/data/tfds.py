@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,35 +43,8 @@ class TfdsDetection:
     def __init__(
         self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
     ) -> None:
-        tfds = require("tensorflow_datasets", "data")
         self.name, self.split = name, split
-        try:
-            # The bytes are decoded here, so that all readers treat odd images alike.
-            self._source = tfds.data_source(
-                name,
-                split=split,
-                data_dir=None if data_dir is None else os.fspath(data_dir),
-                decoders={"image": tfds.decode.SkipDecoding()},
-            )
-        except NotImplementedError as error:
-            raise DatasetError(
-                f"TFDS {name} is prepared in a file format without random access: prepare it "
-                "again, in another folder, with `file_format='array_record'`."
-            ) from error
-        except ModuleNotFoundError as error:
-            # TFDS 4.9.10 reads without these, but prepares a registered set only with them
-            # (tensorflow; importlib_resources, which it does not declare).
-            raise DatasetError(
-                f"TFDS {name} is not prepared yet, and preparing it needs the package "
-                f"`{error.name}`: install that, or prepare the data set elsewhere."
-            ) from error
-        # TFDS' own refusals (unknown name, version or split), and the download failing.
-        except (ValueError, AssertionError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise DatasetError(
-                f"TFDS {name}, split {split!r}, cannot be opened ({reason}): check the name, the "
-                "split, the folder and the network."
-            ) from error
+        self._source = open_tfds(name, split, data_dir)
         features = self._source.dataset_info.features
         self._has_image_ids = "image/id" in features and np.issubdtype(
             features["image/id"].np_dtype, np.integer
@@ -180,6 +153,57 @@ class TfdsDetection:
             areas=np.array(areas, np.float64),
             object_name=names.__getitem__,
         )
+
+
+def open_tfds(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    images: Sequence[str] = ("image",),
+) -> Any:
+    """Opens a split at random access, its images as the bytes of their files.
+
+    Args:
+        name: registered name, with config and version where wanted.
+        split: in TFDS' notation.
+        data_dir: TFDS' folder; None for its default.
+        images: features that are images. The bytes are decoded here, so that all readers treat odd
+            images alike.
+
+    Returns:
+        A `tfds.data_source`.
+
+    Raises:
+        DatasetError: if the data set or split does not exist, cannot be downloaded, or is prepared
+            in a format without random access.
+    """
+    tfds = require("tensorflow_datasets", "data")
+    try:
+        return tfds.data_source(
+            name,
+            split=split,
+            data_dir=None if data_dir is None else os.fspath(data_dir),
+            decoders={image: tfds.decode.SkipDecoding() for image in images},
+        )
+    except NotImplementedError as error:
+        raise DatasetError(
+            f"TFDS {name} is prepared in a file format without random access: prepare it "
+            "again, in another folder, with `file_format='array_record'`."
+        ) from error
+    except ModuleNotFoundError as error:
+        # TFDS 4.9.10 reads without these, but prepares a registered set only with them
+        # (tensorflow; importlib_resources, which it does not declare).
+        raise DatasetError(
+            f"TFDS {name} is not prepared yet, and preparing it needs the package "
+            f"`{error.name}`: install that, or prepare the data set elsewhere."
+        ) from error
+    # TFDS' own refusals (unknown name, version or split), and the download failing.
+    except (ValueError, AssertionError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DatasetError(
+            f"TFDS {name}, split {split!r}, cannot be opened ({reason}): check the name, the "
+            "split, the folder and the network."
+        ) from error
 
 
 def _class_names(features: Mapping, name: str) -> tuple[str, ...]:
