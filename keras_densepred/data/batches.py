@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,10 @@ OnBadImage = Literal["raise", "skip"]
 # Undecodable, or of another size than its data set says.
 BAD_IMAGE = (ImageError, DatasetError)
 REPORT = "report"  # key under which workers send their counts along with a batch
+# With so many unreadable images in a row something is wrong with the data set, not with an image.
+_MOST_BAD_IN_A_ROW = 100
+
+Item = TypeVar("Item")
 
 
 class DetectionDataset(Protocol):
@@ -45,8 +50,7 @@ class RowMaker:
     max_boxes: int
 
     def __post_init__(self) -> None:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("Give both `mean` and `std`, or neither for images as bytes.")
+        byte_table(self.mean, self.std)
 
     def empty(self, batch_size: int, canvas: tuple[int, int]) -> Batch:
         """A batch of images `(height, width)` not yet written, all zero, without boxes."""
@@ -61,15 +65,13 @@ class RowMaker:
         """Returns how many boxes were dropped because the row is full."""
         height, width = record.size
         image, out = DeferredImage.of(record.image), batch["images"][row]
-        if self.mean is None or self.std is None:
+        table = byte_table(self.mean, self.std)
+        if table is None:
             if image.shape != out.shape:
                 image = image.pad(out.shape[0], out.shape[1], PAD_COLOR)
             image.draw_into(out)
         else:
-            # One look-up per byte, several times faster than arithmetic on the float image.
-            levels = np.arange(256, dtype=np.float32)[:, None]
-            mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-            image.draw_into(out[:height, :width], ((levels - mean) / std)[None])
+            image.draw_into(out[:height, :width], table)
         excess = len(record.labels) - self.max_boxes
         if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)
@@ -77,6 +79,89 @@ class RowMaker:
         batch["boxes"][row, : len(record.boxes)] = record.boxes
         batch["labels"][row, : len(record.labels)] = record.labels
         return max(excess, 0)
+
+
+def byte_table(mean: Sequence[float] | None, std: Sequence[float] | None) -> np.ndarray | None:
+    """The normalised value of each byte: a look-up is several times faster than arithmetic.
+
+    Returns:
+        `(1, 256, 3)` float32, by byte and channel, or None where images stay bytes.
+
+    Raises:
+        ValueError: if only one of the two is given.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError("Give both `mean` and `std`, or neither for images as bytes.")
+    if mean is None or std is None:
+        return None
+    levels = np.arange(256, dtype=np.float32)[:, None]
+    return ((levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32))[None]
+
+
+def as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    """`mean` or `std` as they are kept."""
+    return None if values is None else tuple(values)
+
+
+def rows_of_process(batch_size: int, shard: tuple[int, int]) -> slice:
+    """Which rows of each global batch a process makes.
+
+    Args:
+        batch_size: rows of a global batch.
+        shard: index of the process and number of processes.
+
+    Returns:
+        The rows, as many for each process.
+
+    Raises:
+        ValueError: if the rows do not divide among the processes, or there is no such process.
+    """
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(
+            "`shard` must be the index of a process, from 0, and the number of processes, and is "
+            f"{shard}."
+        )
+    if batch_size % count:
+        raise ValueError(
+            f"`batch_size` {batch_size} does not divide among {count} processes: use a multiple of "
+            f"{count}."
+        )
+    rows = batch_size // count
+    return slice(index * rows, (index + 1) * rows)
+
+
+def first_readable(
+    make: Callable[[int], Item],
+    index: int,
+    count: int,
+    on_bad_image: OnBadImage,
+    skipped: list[str],
+) -> Item:
+    """What `make` gives for an image, or for the next one that can be read.
+
+    Args:
+        make: index of an image -> what is made of it.
+        index: of the image.
+        count: images of the data set.
+        on_bad_image: `"raise"` does not look further.
+        skipped: takes what was wrong with those passed over.
+
+    Raises:
+        ImageError: if too many in a row cannot be read.
+    """
+    if on_bad_image == "raise":
+        return make(index)
+    first_error: Exception | None = None
+    for step in range(min(count, _MOST_BAD_IN_A_ROW)):
+        try:
+            return make((index + step) % count)
+        except BAD_IMAGE as error:
+            skipped.append(str(error))
+            first_error = first_error or error
+    raise ImageError(
+        f"{len(skipped)} images in a row could not be read, the first because: {first_error}"
+    )
 
 
 def iterate(batches: Any, workers: int) -> Any:
@@ -104,7 +189,7 @@ def _prepare_worker(number: int, count: int) -> None:
 
 
 def check_arguments(
-    dataset: DetectionDataset, batch_size: int, workers: int, on_bad_image: OnBadImage
+    dataset: Sized, batch_size: int, workers: int, on_bad_image: OnBadImage
 ) -> None:
     """Refuses what no batches can be made from or with."""
     require("cv2", "data")
@@ -114,6 +199,17 @@ def check_arguments(
         raise ValueError(f"`batch_size` must be at least 1, and is {batch_size}.")
     if workers < 0:
         raise ValueError(f"`workers` must not be negative, and is {workers}.")
+    check_on_bad_image(on_bad_image)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what Grain does not take."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
+
+
+def check_on_bad_image(on_bad_image: OnBadImage) -> None:
+    """Refuses another word than the two."""
     if on_bad_image not in ("raise", "skip"):
         raise ValueError(f'`on_bad_image` must be "raise" or "skip", and is {on_bad_image!r}.')
 

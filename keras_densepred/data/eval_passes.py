@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,36 +21,45 @@ from keras_densepred.data.batches import (
     check_arguments,
     iterate,
     most_boxes,
+    rows_of_process,
     without_crowd,
 )
 
 
 class EvalBatches:
-    """The batches of one pass over a split, made by `eval_batches`; can be iterated many times.
+    """The batches of one pass over a split, which can be iterated many times.
 
-    Worker processes, if any, stay for the next pass; `close` ends them.
+    Made by `eval_batches` and `eval_class_batches`. Worker processes, if any, stay for the next
+    pass; `close` ends them.
 
     Attributes:
         skipped_images: what was wrong with which file -> in how many passes.
-        max_boxes: boxes per image in a batch.
+        max_boxes: boxes per image in a batch; 0 where images have none.
     """
 
-    def __init__(self, maker: _EvalBatchMaker, workers: int) -> None:
-        self._maker = maker
+    def __init__(
+        self,
+        make_batch: Callable[[int], dict[str, Any]],
+        count: int,
+        workers: int,
+        max_boxes: int = 0,
+    ) -> None:
+        self._make_batch = make_batch
+        self._count = count
         self._workers = workers
         self._iterator: Any = None
-        self.max_boxes = maker.rows.max_boxes
+        self.max_boxes = max_boxes
         self.skipped_images: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._maker.plan)
+        return self._count
 
     def __iter__(self) -> Iterator[Batch]:
         if self._iterator is None:
             # Endless for workers, which take many seconds to start: the next pass finds them ready.
             numbers = require("grain", "data").MapDataset.range(len(self))
             numbers = numbers.repeat() if self._workers else numbers
-            self._iterator = iterate(numbers.map(self._maker), self._workers)
+            self._iterator = iterate(numbers.map(self._make_batch), self._workers)
         iterator, self._iterator = self._iterator, None  # another pass may begin before this ends
         is_complete = False
         try:
@@ -86,6 +95,7 @@ def eval_batches(
     max_boxes: int | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "raise",
+    shard: tuple[int, int] = (0, 1),
 ) -> EvalBatches:
     """Every image of a split once, resized with its aspect ratio and padded with zeros.
 
@@ -99,7 +109,7 @@ def eval_batches(
 
     Args:
         dataset: the split.
-        batch_size: images per batch.
+        batch_size: images per batch, over all processes.
         mean: of the three channels, RGB in 0..255.
         std: of the three channels.
         image_size: of the network input, `(height, width)` or one number for both.
@@ -110,18 +120,21 @@ def eval_batches(
         workers: processes that prepare batches; 0 prepares them in a background thread.
         on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` gives it a row
             with `valid` False and counts.
+        shard: index of this process and number of processes, which share each batch's rows: all
+            have the same number of batches, and every image is in one of them once.
 
     Returns:
         An iterable with a length, of batches as `train_batches` makes them, with `"image_ids"`
         `(B,)` int64, `"scales"` `(B, 2)` float32 (y, x: pixels of the input per original pixel)
         and `"valid"` `(B,)` bool. The last batch of a shape is filled up with rows of `valid`
-        False; all batches have `batch_size` rows.
+        False; all batches have as many rows.
 
     Raises:
         ValueError: if the data set is empty or an argument is out of range.
         ImportError: if Grain or OpenCV is not installed.
     """
     check_arguments(dataset, batch_size, workers, on_bad_image)
+    rows_here = rows_of_process(batch_size, shard)
     indices = np.arange(len(dataset))
     if image_size is not None and short_side is None and long_side is None:
         canvas = height_and_width(image_size)
@@ -140,13 +153,14 @@ def eval_batches(
     else:
         raise ValueError("Give either `image_size`, or both `short_side` and `long_side`.")
     plan = [
-        (canvas, members[start : start + batch_size])
+        (canvas, members[start : start + batch_size][rows_here])
         for canvas, members in groups
         for start in range(0, len(members), batch_size)
     ]
     rows = RowMaker(tuple(mean), tuple(std), max_boxes or most_boxes(dataset))
-    maker = _EvalBatchMaker(dataset, rows, batch_size, plan, limits, on_bad_image)
-    return EvalBatches(maker, workers)
+    rows_count = rows_here.stop - rows_here.start
+    maker = _EvalBatchMaker(dataset, rows, rows_count, plan, limits, on_bad_image)
+    return EvalBatches(maker, len(plan), workers, rows.max_boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +195,7 @@ class _EvalBatchMaker:
             batch["image_ids"][row] = record.image_id
             batch["scales"][row] = np.divide(resized.size, record.size)
             batch["valid"][row] = True
-        for row in range(len(indices), self.batch_size):
+        for row in range(len(indices), self.batch_size if len(indices) else 0):
             for name in ("images", "boxes", "labels", "image_ids", "scales"):
                 batch[name][row] = batch[name][len(indices) - 1]
         return {**batch, REPORT: (skipped, dropped)}

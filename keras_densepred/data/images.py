@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -19,7 +20,9 @@ from keras_densepred._optional import require
 if TYPE_CHECKING:
     from PIL import Image
 
-_END_OF_JPEG = b"\xff\xd9"
+_START_OF_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+_START_OF_PNG = b"\x89PNG\r\n\x1a\n"
+_START_BYTES = 16  # of a file, as far as the two are told by
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restart markers are part of the pixels
 _ORIENTATION = 0x0112  # the EXIF tag
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -51,9 +54,14 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
             Pillow's safety limit, or has pixels without a defined range (32-bit, float).
     """
     name = os.fspath(path)
+    return decode_image(read_content(name), name)
+
+
+def read_content(name: str) -> bytes:
+    """Reads a file that ought to be an image, with `load_image`'s sentences if it cannot be."""
     try:
         with open(name, "rb") as file:
-            content = file.read()
+            return file.read()
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist.") from error
     except IsADirectoryError as error:
@@ -62,19 +70,22 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise ImageError(f"{name} may not be read by this user: check its permissions.") from error
     except OSError as error:
         raise ImageError(f"{name} cannot be read: {error.strerror}.") from error
-    return decode_image(content, name)
 
 
-def decode_image(content: bytes, name: str, *, upright: bool = True) -> np.ndarray:
+def decode_image(
+    content: bytes, name: str, *, upright: bool = True, reduction: int = 1
+) -> np.ndarray:
     """Decodes the content of an image file, by the rules of `load_image`.
 
     Args:
         content: the file's bytes.
         name: what messages call it.
         upright: whether to apply an EXIF orientation; False gives the pixels as stored.
+        reduction: 1, 2, 4 or 8: a JPEG is decoded to a picture so many times smaller, which is
+            the faster for it; files of other formats keep their size.
 
     Returns:
-        `(H, W, 3)` uint8, RGB.
+        `(H, W, 3)` uint8, RGB; of a reduced JPEG `(ceil(H / reduction), ceil(W / reduction), 3)`.
 
     Raises:
         ImageError: if it cannot be decoded.
@@ -82,12 +93,81 @@ def decode_image(content: bytes, name: str, *, upright: bool = True) -> np.ndarr
     image_module = require("PIL.Image", "data")
     file = io.BytesIO(content)
     with explained(content, name), image_module.open(file) as image:
-        pixels = _decode_jpeg(content, image, file.tell(), upright)
-        return _to_rgb(image, name, upright) if pixels is None else pixels
+        pixels = _decode_jpeg(content, image, file.tell(), upright, reduction)
+        if pixels is not None:
+            return pixels
+        if reduction > 1:
+            image.draft(image.mode, (image.width // reduction, image.height // reduction))
+        return _to_rgb(image, name, upright)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A JPEG that is not decoded yet, so that it can be decoded to as much as a crop needs.
+
+    Made by `open_image`.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it.
+        shape: `(H, W, 3)` of the image when it is decoded in full.
+    """
+
+    content: bytes
+    name: str
+    shape: tuple[int, int, int]
+
+    dtype = np.dtype(np.uint8)
+
+    def decode(self, reduction: int = 1) -> np.ndarray:
+        """Decodes as `decode_image` does."""
+        return decode_image(self.content, self.name, reduction=reduction)
+
+
+def open_image(content: bytes, name: str) -> EncodedImage | np.ndarray:
+    """Reads a JPEG's header and leaves its pixels for later; decodes what is of other formats.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it.
+
+    Returns:
+        An `EncodedImage`, or `(H, W, 3)` uint8, RGB.
+
+    Raises:
+        ImageError: if it is not an image file.
+    """
+    if not content.startswith(_START_OF_JPEG):
+        return decode_image(content, name)
+    image_module = require("PIL.Image", "data")
+    with explained(content, name), image_module.open(io.BytesIO(content)) as image:
+        # The orientations from 5 on exchange height and width.
+        is_turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        height, width = image.size if is_turned else image.size[::-1]
+        return EncodedImage(content, name, (height, width, 3))
+
+
+def check_header(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that does not begin as an image file does; reads some bytes of most.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImageError: if it is missing, unreadable, empty or no image file.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError:
+        start = b""
+    if not start.startswith((_START_OF_JPEG, _START_OF_PNG)):
+        stored_size(read_content(name), name)
 
 
 def _decode_jpeg(
-    content: bytes, image: Image.Image, start: int, upright: bool
+    content: bytes, image: Image.Image, start: int, upright: bool, reduction: int
 ) -> np.ndarray | None:
     """The same pixels from OpenCV, for the plain JPEG files that most photos are.
 
@@ -100,6 +180,7 @@ def _decode_jpeg(
         image: the same file opened, not decoded, by Pillow.
         start: how far Pillow has read for that: as far as the pixels.
         upright: as in `decode_image`.
+        reduction: as in `decode_image`.
 
     Returns:
         `(H, W, 3)` uint8, RGB, or None where this is Pillow's work: other formats and colour
@@ -115,6 +196,9 @@ def _decode_jpeg(
         return None
     cv2 = require("cv2", "data")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if reduction > 1:
+        # The bits of the reduction alone; OpenCV's names for it come with gray or with BGR.
+        flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{reduction}")
     # What OpenCV cannot read, by error or by None, Pillow reads or explains.
     with contextlib.suppress(cv2.error):
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)

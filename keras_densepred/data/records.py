@@ -89,3 +89,32 @@ class Record:
             crowd=self.crowd[keep],
             masks=None if self.masks is None else self.masks[keep],
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """An image and its class.
+
+    Args:
+        image: `(H, W, 3)` uint8, RGB, upright; what a data set's `encoded` gives has an
+            `EncodedImage` here.
+        label: `0 .. num_classes - 1`.
+        image_id: the image's id in its data set.
+        file_name: what messages about this image call it.
+
+    Raises:
+        ValueError: if the image has another shape or dtype than promised here.
+    """
+
+    image: np.ndarray
+    label: int
+    image_id: int
+    file_name: str
+
+    def __post_init__(self) -> None:
+        shape = self.image.shape
+        if len(shape) != 3 or shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(
+                f"{self.file_name}: `image` must be uint8 of shape (H, W, 3), and is "
+                f"{self.image.dtype} of shape {shape}."
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from keras_densepred._optional import require
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
 SMALL_AREA, MEDIUM_AREA = 32.0**2, 96.0**2
 """COCO's limits in square pixels: small objects are below the first, large above the second."""
@@ -73,33 +74,19 @@ class DatasetSummary:
         return sum(self.boxes_per_class.values())
 
     def __str__(self) -> str:
-        console = require("rich.console", "data").Console(
-            file=io.StringIO(), width=88, color_system=None
-        )
-        console.print(self)
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+        return plain_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table_module = require("rich.table", "data")
         text = require("rich.text", "data").Text
-        head = f"{_count(self.images, 'image')}, {_count(self.boxes, 'box', 'boxes')}"
+        head = f"{counted(self.images, 'image')}, {counted(self.boxes, 'box', 'boxes')}"
         yield text(f"{self.name}: {head}", "bold")
         yield text(
-            f"  {_count(self.empty_images, 'image')} without objects, "
-            f"{_count(self.crowd, 'crowd region')}, "
-            f"{_count(len(self.boxes_per_class), 'class', 'classes')}"
+            f"  {counted(self.empty_images, 'image')} without objects, "
+            f"{counted(self.crowd, 'crowd region')}, "
+            f"{counted(len(self.boxes_per_class), 'class', 'classes')}"
         )
         if self.boxes:
-            table = table_module.Table(box=None, show_header=False, pad_edge=False)
-            table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
-            table.add_column(justify="right")
-            table.add_column(justify="right")
-            table.add_column(style="cyan")
-            for label, count in self._class_rows():
-                share = count / self.boxes
-                bar = "█" * max(round(share * 30), 1) if count else ""
-                table.add_row(f"  {label}", f"{count:,}", f"{100 * share:.1f} %", bar)
-            yield table
+            yield class_table(self.boxes_per_class, "boxes")
             parts = zip(
                 ("small (< 32²)", "medium", "large (> 96²)"),
                 (self.small, self.medium, self.large),
@@ -113,22 +100,56 @@ class DatasetSummary:
         for finding in self.findings:
             yield text(f"  ! {finding}", "yellow")
 
-    def _class_rows(self) -> list[tuple[str, int]]:
-        """The classes with most boxes, then one row for those never seen, one for the rest."""
-        ranked = sorted(self.boxes_per_class.items(), key=lambda item: -item[1])
-        seen = [(name, count) for name, count in ranked if count]
-        unseen = [name for name, count in ranked if not count]
-        rows = seen[:_SHOWN_CLASSES]
-        rest = seen[_SHOWN_CLASSES:]
-        if rest:
-            rows.append((f"{len(rest)} more classes", sum(count for _, count in rest)))
-        if unseen:
-            named = unseen[0] if len(unseen) == 1 else f"{len(unseen)} classes"
-            rows.append((f"{named}: no boxes", 0))
-        return rows
+
+def plain_text(summary: Any) -> str:
+    """What `rich` prints of a summary, without colours."""
+    console = require("rich.console", "data").Console(
+        file=io.StringIO(), width=88, color_system=None
+    )
+    console.print(summary)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def class_table(counts: Mapping[str, int], unit: str) -> Table:
+    """A table of the most frequent classes with their share, at least one of them counted.
+
+    Args:
+        counts: class name to count.
+        unit: what is counted, in the plural.
+
+    Returns:
+        A table of `rich`.
+    """
+    table = require("rich.table", "data").Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column(style="cyan")
+    total = sum(counts.values())
+    for label, count in _class_rows(counts, unit):
+        share = count / total
+        bar = "█" * max(round(share * 30), 1) if count else ""
+        table.add_row(f"  {label}", f"{count:,}", f"{100 * share:.1f} %", bar)
+    return table
+
+
+def _class_rows(counts: Mapping[str, int], unit: str) -> list[tuple[str, int]]:
+    """The most frequent classes, then one row for those never seen, one for the rest."""
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    seen = [(name, count) for name, count in ranked if count]
+    unseen = [name for name, count in ranked if not count]
+    rows = seen[:_SHOWN_CLASSES]
+    rest = seen[_SHOWN_CLASSES:]
+    if rest:
+        rows.append((f"{len(rest)} more classes", sum(count for _, count in rest)))
+    if unseen:
+        named = unseen[0] if len(unseen) == 1 else f"{len(unseen)} classes"
+        rows.append((f"{named}: no {unit}", 0))
+    return rows
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`"1 image"`, `"1,200 images"`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 

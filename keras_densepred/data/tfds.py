@@ -1,19 +1,20 @@
-"""Detection data sets of TensorFlow Datasets, at random access and without TensorFlow."""
+"""Data sets of TensorFlow Datasets, at random access and without TensorFlow."""
 
 from __future__ import annotations
 
 import functools
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.images import decode_image, stored_size
+from keras_densepred.data.classes import ClassSummary
+from keras_densepred.data.images import decode_image, open_image, stored_size
 from keras_densepred.data.objects import DatasetError, ObjectTable
-from keras_densepred.data.records import Record
+from keras_densepred.data.records import LabelledImage, Record
 from keras_densepred.data.summary import DatasetSummary
 
 
@@ -155,30 +156,108 @@ class TfdsDetection:
         )
 
 
+class TfdsClassification:
+    """One split of a TFDS data set with `image` and `label`.
+
+    A random-access sequence of `LabelledImage`s over `tfds.data_source`, for `imagenet2012`,
+    `i_naturalist2018` and any set of the same features. Reading needs no TensorFlow; preparing a
+    data set the first time may. Requires tensorflow-datasets, Pillow and OpenCV, extra `data`.
+
+    Args:
+        name: registered name, with config and version where wanted, such as `"imagenet2012"`.
+        split: split in TFDS' notation, such as `"train"` or `"validation[:1000]"`.
+        data_dir: TFDS' folder; None for its default, `~/tensorflow_datasets`.
+
+    Raises:
+        DatasetError: if the data set or split does not exist, cannot be downloaded, is prepared
+            in a format without random access, or is not a classification set.
+    """
+
+    def __init__(
+        self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.name, self.split = name, split
+        self._source = open_tfds(name, split, data_dir)
+        features = self._source.dataset_info.features
+        names = getattr(features["label"], "names", None) if "label" in features else None
+        if "image" not in features or not names:
+            raise DatasetError(
+                f"TFDS {name} is not a classification data set of the kind read here, with `image` "
+                f"and named `label`: it has {', '.join(sorted(features))}."
+            )
+        self._class_names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Reads example number `index`.
+
+        Raises:
+            ImageError: if the image cannot be decoded.
+            DatasetError: if the example has no label, as in many test splits.
+        """
+        return self._read(index, decode_image)
+
+    def encoded(self, index: int) -> LabelledImage:
+        """As `[index]`, with an `EncodedImage` if the image is a JPEG."""
+        return self._read(index, open_image)
+
+    def _read(self, index: int, decode: Callable[[bytes, str], Any]) -> LabelledImage:
+        index = range(len(self))[operator.index(index)]
+        example = self._source[index]
+        file_name = f"TFDS {self.name}, {self.split}, image {index}"
+        label = int(example["label"])
+        if not 0 <= label < len(self._class_names):
+            raise DatasetError(
+                f"{file_name} has the label {label}, and labels go from 0 to "
+                f"{len(self._class_names) - 1}: take a split that is labelled."
+            )
+        return LabelledImage(decode(example["image"], file_name), label, index, file_name)
+
+    def __repr__(self) -> str:
+        # Grain compares this when a position is restored.
+        return f"TfdsClassification({self.name!r}, {self.split!r}, images={len(self)})"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label."""
+        return self._class_names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The labels themselves."""
+        return tuple(range(len(self._class_names)))
+
+    def summary(self) -> ClassSummary:
+        """Counts the images of each class; reads every example once and decodes none."""
+        counts = [0] * len(self._class_names)
+        for index in range(len(self)):
+            counts[int(self._source[index]["label"])] += 1
+        per_class = dict(zip(self._class_names, counts, strict=True))
+        return ClassSummary(f"TFDS {self.name}, {self.split}", per_class)
+
+
 def open_tfds(
     name: str,
     split: str,
     data_dir: str | os.PathLike[str] | None,
     images: Sequence[str] = ("image",),
 ) -> Any:
-    """Opens a split at random access, its images as the bytes of their files.
+    """A split at random access, its images not decoded.
 
     Args:
         name: registered name, with config and version where wanted.
         split: in TFDS' notation.
         data_dir: TFDS' folder; None for its default.
-        images: features that are images. The bytes are decoded here, so that all readers treat odd
-            images alike.
-
-    Returns:
-        A `tfds.data_source`.
+        images: the features that are images.
 
     Raises:
-        DatasetError: if the data set or split does not exist, cannot be downloaded, or is prepared
-            in a format without random access.
+        DatasetError: if it cannot be opened.
     """
     tfds = require("tensorflow_datasets", "data")
     try:
+        # The bytes are decoded here, so that all readers treat odd images alike.
         return tfds.data_source(
             name,
             split=split,

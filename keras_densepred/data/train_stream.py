@@ -26,37 +26,38 @@ from keras_densepred.data.augment import (
     takes_deferred,
 )
 from keras_densepred.data.batches import (
-    BAD_IMAGE,
     REPORT,
     Batch,
     DetectionDataset,
     OnBadImage,
     RowMaker,
+    as_tuple,
     check_arguments,
+    check_seed,
+    first_readable,
     iterate,
     most_boxes,
+    rows_of_process,
     without_crowd,
 )
-from keras_densepred.data.images import ImageError
 from keras_densepred.data.records import Record
-
-# With so many unreadable images in a row something is wrong with the data set, not with an image.
-_MOST_BAD_IN_A_ROW = 100
 
 
 class BatchStream(Iterator[Batch]):
     """An endless stream of training batches whose position can be saved and set.
 
-    Made by `train_batches`. Batches are prepared in the background; `close` (or leaving a `with`
-    block) stops that and ends worker processes.
+    Made by `train_batches` and `train_class_batches`. Batches are prepared in the background;
+    `close` (or leaving a `with` block) stops that and ends worker processes.
 
     Attributes:
         skipped_images: what was wrong with which file -> how often another image took its place.
         dropped_boxes: how many boxes did not fit into `max_boxes`.
-        max_boxes: boxes per image in a batch.
+        max_boxes: boxes per image in a batch; 0 where images have none.
     """
 
-    def __init__(self, batches: Any, identity: Mapping[str, int], max_boxes: int, workers: int):
+    def __init__(
+        self, batches: Any, identity: Mapping[str, int], workers: int, max_boxes: int = 0
+    ) -> None:
         self._batches = batches
         self._identity = dict(identity)
         self._workers = workers
@@ -141,6 +142,7 @@ def train_batches(
     max_boxes: int | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "raise",
+    shard: tuple[int, int] = (0, 1),
 ) -> BatchStream:
     """Shuffled, augmented training batches without end.
 
@@ -150,7 +152,7 @@ def train_batches(
 
     Args:
         dataset: the training split.
-        batch_size: images per batch.
+        batch_size: images per batch, over all processes.
         image_size: of the network input, `(height, width)` or one number for both.
         seed: of the order and of the augmentation, `0 .. 2**32 - 1`.
         mean: of the three channels, RGB in 0..255. None for both of `mean` and `std` leaves the
@@ -165,6 +167,8 @@ def train_batches(
         workers: processes that prepare batches; 0 prepares them in a background thread.
         on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` takes the next
             readable one in the data set's order and counts.
+        shard: index of this process and number of processes. Process p of P gets rows
+            `p * B / P` to `(p + 1) * B / P` of each batch, which has the same rows for any P.
 
     Returns:
         A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
@@ -177,28 +181,27 @@ def train_batches(
     """
     grain = require("grain", "data")
     check_arguments(dataset, batch_size, workers, on_bad_image)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
+    rows_here = rows_of_process(batch_size, shard)
+    check_seed(seed)
     transforms = (ResizeToFit(image_size),) if augment is None else tuple(augment)
     if max_boxes is None:
         most = most_boxes(dataset)
         pasted = [step.max_pasted for step in transforms if isinstance(step, CopyPaste)]
         max_boxes = most + sum(min(most, count) for count in pasted)
-    rows = RowMaker(_as_tuple(mean), _as_tuple(std), max_boxes)
+    rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes)
     batches = (
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
         .repeat()
         .random_map(_Augment(dataset, transforms, on_bad_image))
-        .batch(batch_size, batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)))
+        .batch(
+            rows_here.stop - rows_here.start,
+            batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)),
+        )[shard[0] :: shard[1]]
     )
     identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
-    return BatchStream(batches, identity, max_boxes, workers)
-
-
-def _as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
+    return BatchStream(batches, identity, workers, max_boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,17 +247,12 @@ class _Augment:
         return record
 
     def _read(self, index: int, skipped: list[str]) -> Record:
-        if self.on_bad_image == "raise":
-            return without_crowd(self.dataset[index])
-        first_error: Exception | None = None
-        for step in range(min(len(self.dataset), _MOST_BAD_IN_A_ROW)):
-            try:
-                return without_crowd(self.dataset[(index + step) % len(self.dataset)])
-            except BAD_IMAGE as error:
-                skipped.append(str(error))
-                first_error = first_error or error
-        raise ImageError(
-            f"{len(skipped)} images in a row could not be read, the first because: {first_error}"
+        return first_readable(
+            lambda number: without_crowd(self.dataset[number]),
+            index,
+            len(self.dataset),
+            self.on_bad_image,
+            skipped,
         )
 
 

@@ -1,5 +1,10 @@
-"""Metrics of dense prediction: COCO average precision."""
+"""Metrics of dense prediction and classification: COCO average precision, top-1 and top-5."""
 
+from keras_densepred.metrics.classification import (
+    ClassificationCounts,
+    ClassificationEvaluation,
+    count_predictions,
+)
 from keras_densepred.metrics.coco_map import (
     SUMMARY_KEYS,
     CocoEvaluation,
@@ -10,8 +15,11 @@ from keras_densepred.metrics.coco_map import (
 
 __all__ = [
     "SUMMARY_KEYS",
+    "ClassificationCounts",
+    "ClassificationEvaluation",
     "CocoEvaluation",
     "coco_average_precision",
+    "count_predictions",
     "detections_to_coco",
     "evaluate_detector",
 ]

@@ -1,6 +1,7 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
 from keras_densepred.training.checkpoint import ResumableCheckpoint
+from keras_densepred.training.confusion import draw_classified, draw_confusion
 from keras_densepred.training.distribution import DevicesError, data_parallel
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.memory import keep_freed_memory
@@ -47,6 +48,8 @@ __all__ = [
     "cednet_rules",
     "claim_output",
     "data_parallel",
+    "draw_classified",
+    "draw_confusion",
     "draw_predictions",
     "fit",
     "keep_freed_memory",

@@ -230,8 +230,8 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     """Draws the losses (left) and what was measured on the validation split (right) by epoch.
 
     Args:
-        rows: `MetricsLog.rows`; columns with "loss" in their name go left, `val_AP`, `val_AP50` and
-            `val_AP75` right.
+        rows: `MetricsLog.rows`; columns with "loss" in their name go left, and right `val_AP`,
+            `val_AP50` and `val_AP75`, or `val_top1` and `val_top5` and those of averaged weights.
         path: of the PNG.
 
     Raises:
@@ -241,8 +241,9 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     ticker = require("matplotlib.ticker", "data")
     names = list(dict.fromkeys(name for row in rows for name in row))
     panels: dict[str, list[str]] = {
-        "training loss": [name for name in names if "loss" in name],
+        "loss": [name for name in names if "loss" in name],
         "average precision on val": [n for n in ("val_AP", "val_AP50", "val_AP75") if n in names],
+        "accuracy on val": [n for n in names if n.endswith(("val_top1", "val_top5"))],
     }
     panels = {title: columns for title, columns in panels.items() if columns}
     figure = figure_module.Figure(figsize=(5.2 * max(1, len(panels)), 3.6), layout="constrained")

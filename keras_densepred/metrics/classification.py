@@ -1,0 +1,224 @@
+"""Top-1, top-5, loss and confusion of a classifier, over every image of a split."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_densepred.metrics.coco_map import EvaluationBatches
+
+_TOP = 5
+SumOverProcesses = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(eq=False)
+class ClassificationCounts:
+    """What was counted so far; counts of parts of a split add up to those of the split.
+
+    Where several logits are equal, the class with the lower label comes first, as `argmax` has it:
+    a network that answers the same to everything is right as often as chance, not always.
+
+    Args:
+        confusion: `(num_classes, num_classes)` int64, images by true and by predicted label.
+        top5: images whose class is among the five highest logits.
+        loss: sum of the images' cross entropies.
+    """
+
+    confusion: np.ndarray
+    top5: int = 0
+    loss: float = 0.0
+
+    @classmethod
+    def empty(cls, num_classes: int) -> ClassificationCounts:
+        """Nothing counted yet."""
+        return cls(np.zeros((num_classes, num_classes), np.int64))
+
+    def update(self, logits: np.ndarray, labels: np.ndarray, valid: np.ndarray) -> None:
+        """Counts a batch.
+
+        Args:
+            logits: `(B, num_classes)` float.
+            labels: `(B,)` integers.
+            valid: `(B,)` bool; other rows are left out.
+
+        Raises:
+            ValueError: if logits have another shape, or those of a valid row are not finite.
+        """
+        num_classes = len(self.confusion)
+        if logits.shape != (len(valid), num_classes):
+            raise ValueError(
+                f"The model gives an output of shape {logits.shape} for {len(valid)} images of "
+                f"{num_classes} classes; it must give one logit a class."
+            )
+        logits, labels = np.asarray(logits, np.float64)[valid], np.asarray(labels)[valid]
+        if not np.isfinite(logits).all():
+            raise ValueError(
+                "There are logits that are not finite; the network has probably diverged, look at "
+                "its training loss."
+            )
+        predicted = logits.argmax(axis=1)
+        cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+        self.confusion += cells.reshape(num_classes, num_classes)
+        own = logits[np.arange(len(labels)), labels][:, None]
+        is_lower = np.arange(num_classes) < labels[:, None]
+        rank = ((logits > own) | ((logits == own) & is_lower)).sum(axis=1)
+        self.top5 += int((rank < _TOP).sum())
+        highest = logits.max(axis=1, initial=-np.inf)[:, None]
+        self.loss += float((np.log(np.exp(logits - highest).sum(1)) + (highest - own)[:, 0]).sum())
+
+    def summed(self, over_processes: SumOverProcesses) -> ClassificationCounts:
+        """The counts of all processes.
+
+        Args:
+            over_processes: returns the elementwise sum of an array `(N,)` float64 over them.
+        """
+        flat = np.concatenate([self.confusion.ravel(), [self.top5, self.loss]]).astype(np.float64)
+        flat = np.asarray(over_processes(flat))
+        confusion = np.rint(flat[:-2]).astype(np.int64).reshape(self.confusion.shape)
+        return ClassificationCounts(confusion, round(float(flat[-2])), float(flat[-1]))
+
+    def results(self) -> dict[str, float]:
+        """The numbers of what was counted.
+
+        Returns:
+            `loss`, the mean cross entropy in nats, and `top1` and `top5` in 0..1.
+
+        Raises:
+            ValueError: if nothing was counted.
+        """
+        images = int(self.confusion.sum())
+        if not images:
+            raise ValueError("No image was evaluated: all of the split were unreadable.")
+        return {
+            "loss": self.loss / images,
+            "top1": float(np.trace(self.confusion)) / images,
+            "top5": self.top5 / images,
+        }
+
+
+def count_predictions(
+    model: Any,
+    batches: EvaluationBatches,
+    num_classes: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> ClassificationCounts:
+    """Runs a classifier over a split.
+
+    Args:
+        model: whatever has `predict_on_batch(images) -> (B, num_classes)` logits.
+        batches: `data.eval_class_batches` of the split.
+        num_classes: number of classes.
+        on_batch: called with the number of batches done, for progress.
+
+    Returns:
+        The counts; of a process's share of the split, if the batches are that.
+    """
+    counts = ClassificationCounts.empty(num_classes)
+    for done, batch in enumerate(batches, start=1):
+        logits = np.asarray(model.predict_on_batch(batch["images"]))
+        counts.update(logits, batch["labels"], batch["valid"])
+        if on_batch is not None:
+            on_batch(done)
+    return counts
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+class ClassificationEvaluation(keras.callbacks.Callback):
+    """Evaluates a classifier during `fit`, on any backend, with averaged weights beside the raw.
+
+    After an epoch `val_loss`, `val_top1` and `val_top5` are in the logs, and with `averaged` also
+    `ema_val_loss`, `ema_val_top1` and `ema_val_top5`, so that `CSVLogger`, `ModelCheckpoint` and
+    the history see them, provided this callback is listed before them.
+
+    Args:
+        batches: `data.eval_class_batches` of the split.
+        num_classes: number of classes.
+        every: epochs between evaluations; the last epoch is always evaluated.
+        averaged: gives a context in which the model has its moving averages, such as
+            `training.averaged_weights`; None evaluates the weights as they are only.
+        sum_over_processes: elementwise sum of an array `(N,)` float64 over the processes that
+            share the batches; by default this process is the only one.
+        verbose: whether to show progress and print the result.
+
+    Attributes:
+        results: the last numbers, by their names in the logs.
+        confusion: `(num_classes, num_classes)` int64, images by true and by predicted label, of the
+            averaged weights where they are evaluated; None before the first evaluation. Not saved
+            with checkpoints.
+    """
+
+    def __init__(
+        self,
+        batches: EvaluationBatches,
+        num_classes: int,
+        *,
+        every: int = 1,
+        averaged: Callable[[], contextlib.AbstractContextManager] | None = None,
+        sum_over_processes: SumOverProcesses = _alone,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be at least 1 epoch, and is {every}.")
+        self.batches = batches
+        self.num_classes = num_classes
+        self.every = every
+        self.averaged = averaged
+        self.sum_over_processes = sum_over_processes
+        self.verbose = verbose
+        self.results: dict[str, float] = {}
+        self.confusion: np.ndarray | None = None
+
+    def get_state(self) -> dict[str, float]:
+        """The last numbers, ready for JSON."""
+        return dict(self.results)
+
+    def set_state(self, state: Mapping[str, float]) -> None:
+        """Takes the numbers of a checkpoint."""
+        self.results = {name: float(value) for name, value in state.items()}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Evaluates when it is time."""
+        is_last = epoch + 1 == (self.params or {}).get("epochs")
+        if (epoch + 1) % self.every and not is_last:
+            return
+        self.evaluate(self.model)
+        if logs is not None:
+            logs.update(self.results)
+        if self.verbose:
+            print(", ".join(f"{name} {value:.3f}" for name, value in self.results.items()))
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Evaluates now, also outside of `fit`; sets `results` and `confusion`.
+
+        Args:
+            model: as for `count_predictions`.
+
+        Returns:
+            `results`.
+        """
+        contexts = {"val": contextlib.nullcontext, "ema_val": self.averaged}
+        self.results = {}
+        for prefix, context in contexts.items():
+            if context is None:
+                continue
+            progress = (
+                keras.utils.Progbar(len(self.batches), unit_name="batch") if self.verbose else None
+            )
+            with context():
+                counts = count_predictions(
+                    model, self.batches, self.num_classes, progress.update if progress else None
+                )
+            counts = counts.summed(self.sum_over_processes)
+            named = {f"{prefix}_{name}": value for name, value in counts.results().items()}
+            self.results.update(named)
+            self.confusion = counts.confusion
+        return self.results
