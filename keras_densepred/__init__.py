@@ -6,10 +6,22 @@ Data, metrics and training tools are in the subpackages of these names: `keras_d
 
 from keras_densepred import backbones, layers, models, ops
 from keras_densepred._version import __version__
-from keras_densepred.backbones import CEDNetBackbone, DetectionPyramid
-from keras_densepred.models import CEDNetImageClassifier, NonMaxSuppression
+from keras_densepred.backbones import (
+    BiCSNetBackbone,
+    BiCSNetLiteBackbone,
+    CEDNetBackbone,
+    DetectionPyramid,
+)
+from keras_densepred.models import (
+    BiCSNetImageClassifier,
+    CEDNetImageClassifier,
+    NonMaxSuppression,
+)
 
 __all__ = [
+    "BiCSNetBackbone",
+    "BiCSNetImageClassifier",
+    "BiCSNetLiteBackbone",
     "CEDNetBackbone",
     "CEDNetImageClassifier",
     "DetectionPyramid",

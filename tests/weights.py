@@ -21,7 +21,7 @@ def set_deterministic_weights(model: keras.Model) -> None:
         if weight.name.endswith("kernel"):
             fan_in = weight.shape[:2] if is_depthwise(weight) else weight.shape[:-1]
             value = value / np.sqrt(np.prod(fan_in))
-        elif weight.name in ("gamma", "moving_variance"):
+        elif weight.name in ("gamma", "moving_variance", "scales"):
             value = 1 + 0.1 * value
         else:
             value = 0.1 * value

@@ -1,7 +1,16 @@
 """Backbones: images to a pyramid of feature maps."""
 
+from keras_densepred.backbones.bicsnet import BiCSNetBackbone
+from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 
-__all__ = ["CEDNetBackbone", "DetectionPyramid", "FeatureInfo", "PyramidBackbone"]
+__all__ = [
+    "BiCSNetBackbone",
+    "BiCSNetLiteBackbone",
+    "CEDNetBackbone",
+    "DetectionPyramid",
+    "FeatureInfo",
+    "PyramidBackbone",
+]

@@ -1,8 +1,8 @@
 """The pyramid a detector needs, straight from a backbone that has already fused its scales.
 
-CEDNet's and BiCSNet's point is that no FPN is needed: each level is projected to one width, and
-further levels are added on top by strided convolutions (CEDNet, section 4.1; the layers as in the
-authors' detection code).
+CEDNet's point is that no FPN is needed: each level is projected to one width, and further levels
+are added on top by strided convolutions (CEDNet, section 4.1; the layers as in the authors'
+detection code). BiCSNet's own outputs are such a pyramid already; around it, this only projects.
 """
 
 import keras
@@ -18,16 +18,16 @@ from keras_densepred.layers.upsampling import BilinearUpsample
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class DetectionPyramid(PyramidBackbone):
-    """Equally wide levels P`min_level`..P`max_level` from a backbone with P3..P5.
+    """Equally wide levels P`min_level`..P`max_level` from a backbone with P3..P5 or more.
 
-    Levels of the backbone from P3 on: 1x1 convolution and norm. Levels above: 3x3 convolution of
-    stride 2 and norm, chained from the backbone's coarsest, without activation. With
+    Levels of the backbone from P3 on: 1x1 convolution and norm. Levels above them: 3x3 convolution
+    of stride 2 and norm, chained from the backbone's coarsest, without activation. With
     `min_level=2`, for two-stage detectors, P2 is `conv3x3(norm(up2(P3) + norm(conv1x1(C2))))`,
     whose two norms are always layer norms and which is not normalised itself.
 
     Input: images as the backbone wants them. Output: `{"P3": ..., "P7": ...}`, each
-    `(batch, height, width, width_of_the_pyramid)`; a level above P5 halves the one below, rounded
-    up. It goes directly into KerasHub's `RetinaNetObjectDetector(backbone=...)`.
+    `(batch, height, width, width_of_the_pyramid)`; each level halves the one below,
+    rounded up. It goes directly into KerasHub's `RetinaNetObjectDetector(backbone=...)`.
 
     Args:
         backbone: a `PyramidBackbone` with levels P3..P5 (and P2 for `min_level=2`).
@@ -63,11 +63,12 @@ class DetectionPyramid(PyramidBackbone):
             for level, x in backbone.pyramid_outputs.items()
         }
         levels = {}
-        for level in range(3, 6):
+        coarsest = min(max(int(level[1:]) for level in features), max_level)
+        for level in range(3, coarsest + 1):
             name = f"pyramid_p{level}"
             x = mixer.conv(features[f"P{level}"], width, 1, f"{name}_conv")
             levels[level] = mixer.norm(x, f"{name}_norm")
-        for level in range(6, max_level + 1):
+        for level in range(coarsest + 1, max_level + 1):
             name = f"pyramid_p{level}"
             x = mixer.conv(levels[level - 1], width, 3, f"{name}_conv", stride=2)
             levels[level] = mixer.norm(x, f"{name}_norm")

@@ -1,12 +1,17 @@
 """What the networks are built from."""
 
+from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
 from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.conv_norm import Activation, ConvNorm
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
-from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
+from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
+from keras_densepred.layers.pooling import GlobalMean, MaxPool
 from keras_densepred.layers.residual import Add, LayerScale, drop_path
+from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
     CSwinMixer,
@@ -15,6 +20,7 @@ from keras_densepred.layers.token_mixers import (
     SwinMixer,
     TokenMixer,
 )
+from keras_densepred.layers.upsampling import BilinearUpsample, NearestUpsample, PyramidMean
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
     ShiftedWindowAttention,
@@ -23,20 +29,35 @@ from keras_densepred.layers.window_attention import (
 __all__ = [
     "GELU",
     "TOKEN_MIXERS",
+    "Activation",
     "Add",
+    "BilinearUpsample",
     "CSwinMixer",
     "Conv",
+    "ConvNorm",
     "CrossShapedWindowAttention",
     "DepthwiseConv",
+    "FanInNormal",
     "FanOutNormal",
+    "FastFusion",
+    "GlobalMean",
     "LayerNorm",
     "LayerScale",
+    "MaxPool",
     "NeXtMixer",
+    "NearestUpsample",
+    "PlainResampling",
     "Pointwise",
+    "PyramidMean",
     "ResNetMixer",
     "ShiftedWindowAttention",
     "SizeCheck",
+    "SpaceToDepth",
+    "SpatialFusion",
     "SwinMixer",
     "TokenMixer",
+    "bottleneck_block",
     "drop_path",
+    "mb_conv_block",
+    "residual_block",
 ]

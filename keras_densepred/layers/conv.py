@@ -22,18 +22,25 @@ class Conv(Direct, keras.layers.Layer):
         kernel_size: side of the kernel in pixels.
         strides: step of the window in pixels.
         use_bias: whether to add a bias per output channel.
-
-    The kernel, shape `(kernel_size, kernel_size, channels, filters)`, starts as `FanOutNormal`.
+        kernel_initializer: Keras initializer of the kernel, which has the shape `(kernel_size,
+            kernel_size, channels, filters)`; None is `FanOutNormal`.
     """
 
     def __init__(
-        self, filters: int, kernel_size: int, strides: int = 1, use_bias: bool = True, **kwargs
+        self,
+        filters: int,
+        kernel_size: int,
+        strides: int = 1,
+        use_bias: bool = True,
+        kernel_initializer=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer) or FanOutNormal()
         self.bias = None
 
     @property
@@ -45,7 +52,7 @@ class Conv(Direct, keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
-            initializer=FanOutNormal(),
+            initializer=self.kernel_initializer,
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
@@ -66,4 +73,5 @@ class Conv(Direct, keras.layers.Layer):
             "kernel_size": self.kernel_size,
             "strides": self.strides,
             "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

@@ -10,30 +10,48 @@ from keras_densepred.ops.devices import tensorflow_runs_on_cpu
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class DepthwiseConv(Direct, keras.layers.Layer):
-    """Depthwise 2D convolution with a square kernel, stride 1 and zero "same" padding.
+    """Depthwise 2D convolution with a square kernel and half its reach of zeros on each side.
 
-    Input and output: `(batch, height, width, channels)`.
+    Input: `(batch, height, width, channels)`. Output: `(batch, height / strides, width / strides,
+    channels)`, rounded up.
 
     Args:
         kernel_size: odd side of the kernel in pixels.
         dilation_rate: distance between taps in pixels.
         use_bias: whether to add a bias per channel.
+        strides: step of the window in pixels; with more than 1 there is no dilation.
+        kernel_initializer: Keras initializer of the kernel, which has the shape `(kernel_size,
+            kernel_size, channels, 1)`; None is normal with standard deviation `1 / (kernel_size *
+            sqrt(channels))`: CEDNet's authors count all channels as fan-out.
 
-    The kernel, shape `(kernel_size, kernel_size, channels, 1)`, starts normal with standard
-    deviation `1 / (kernel_size * sqrt(channels))`: the authors' Kaiming initialisation counts all
-    channels as fan-out (CEDNet code). The bias starts at zero.
+    The bias starts at zero.
 
     Raises:
-        ValueError: if `kernel_size` is even.
+        ValueError: if `kernel_size` is even, or both `strides` and `dilation_rate` exceed 1.
     """
 
-    def __init__(self, kernel_size: int, dilation_rate: int = 1, use_bias: bool = True, **kwargs):
+    def __init__(
+        self,
+        kernel_size: int,
+        dilation_rate: int = 1,
+        use_bias: bool = True,
+        strides: int = 1,
+        kernel_initializer=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {kernel_size}.")
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(
+                "`strides` and `dilation_rate` cannot both exceed 1, "
+                f"got {strides} and {dilation_rate}."
+            )
         self.kernel_size = kernel_size
         self.dilation_rate = dilation_rate
         self.use_bias = use_bias
+        self.strides = strides
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias = None
         # What Keras asks before it compiles a TensorFlow model by XLA of its own accord. On CPU
         # that would be no faster in the forward pass, a quarter slower in training (CEDNet-NeXt-T,
@@ -45,7 +63,8 @@ class DepthwiseConv(Direct, keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, channels, 1),
-            initializer=FanOutNormal(fan_out=self.kernel_size**2 * channels),
+            initializer=self.kernel_initializer
+            or FanOutNormal(fan_out=self.kernel_size**2 * channels),
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
@@ -55,13 +74,17 @@ class DepthwiseConv(Direct, keras.layers.Layer):
             inputs,
             self.kernel,
             self.bias,
-            padding="same",
+            strides=self.strides,
+            # Without a stride "same" is as symmetric, and TensorFlow then pads without a copy.
+            padding="same" if self.strides == 1 else (self.kernel_size - 1) // 2,
             dilation_rate=self.dilation_rate,
             data_format="channels_last",
         )
 
     def compute_output_shape(self, input_shape):
-        return input_shape
+        batch, *sizes, channels = input_shape
+        sizes = [None if size is None else -(-size // self.strides) for size in sizes]
+        return (batch, *sizes, channels)
 
     def get_config(self):
         return {
@@ -69,4 +92,6 @@ class DepthwiseConv(Direct, keras.layers.Layer):
             "kernel_size": self.kernel_size,
             "dilation_rate": self.dilation_rate,
             "use_bias": self.use_bias,
+            "strides": self.strides,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

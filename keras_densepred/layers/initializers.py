@@ -27,8 +27,35 @@ class FanOutNormal(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         fan_out = self.fan_out or math.prod(shape[:-2]) * shape[-1]
-        values = np.random.default_rng(self.seed).standard_normal(tuple(shape), dtype=np.float32)
-        return keras.ops.convert_to_tensor(values / math.sqrt(fan_out), dtype=dtype)
+        return _normal(shape, fan_out, self.seed, dtype)
 
     def get_config(self):
         return {"fan_out": self.fan_out, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FanInNormal(keras.initializers.Initializer):
+    """Normal with standard deviation `1 / sqrt(fan_in)`, as SpineNet and BiCSNet start kernels.
+
+    Drawn by NumPy, for the reasons given at `FanOutNormal`.
+
+    Args:
+        fan_in: number of values that a result is a sum of; None: all axes of the weight but the
+            last, as for `(height, width, in, out)` and `(in, out)` kernels.
+        seed: integer, or None for one from Python's generator.
+    """
+
+    def __init__(self, fan_in: int | None = None, seed: int | None = None):
+        self.fan_in = fan_in
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+
+    def __call__(self, shape, dtype=None):
+        return _normal(shape, self.fan_in or math.prod(shape[:-1]), self.seed, dtype)
+
+    def get_config(self):
+        return {"fan_in": self.fan_in, "seed": self.seed}
+
+
+def _normal(shape, fan: int, seed: int, dtype):
+    values = np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32)
+    return keras.ops.convert_to_tensor(values / math.sqrt(fan), dtype=dtype)

@@ -1,7 +1,10 @@
-"""Bilinear up-sampling."""
+"""Bilinear up-sampling, and nearest up-sampling to the size of another map."""
 
 import keras
 from keras import ops
+
+from keras_densepred.layers.direct import Direct
+from keras_densepred.ops.resize import upsample_nearest
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -29,3 +32,49 @@ def _double(x, axis: int):
     pairs = ops.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=1)
     shape = ops.shape(pairs)
     return ops.moveaxis(ops.reshape(pairs, (2 * shape[0], *shape[2:])), 0, axis)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class NearestUpsample(Direct, keras.layers.Layer):
+    """Repeats the positions of a map and cuts it to the size of another, finer one.
+
+    Input: a map `(batch, height, width, channels)` and a map of a stride `factor` times as fine,
+    of which only the size is read. Output: `(batch, fine_height, fine_width, channels)`.
+
+    Args:
+        factor: how often each position is repeated along both axes.
+    """
+
+    def __init__(self, factor: int = 2, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs, fine):
+        return upsample_nearest(inputs, self.factor, ops.shape(fine)[1:3])
+
+    def compute_output_shape(self, inputs_shape, fine_shape):
+        return (inputs_shape[0], *fine_shape[1:3], inputs_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class PyramidMean(keras.layers.Layer):
+    """The mean of all levels of a pyramid at the size of its finest, nearest up-sampled.
+
+    Each level is doubled and added to the next finer one: up-sampling by 4 is up-sampling by 2
+    twice, and the coarse levels are then never held at the finest size.
+
+    Input: a list of maps `(batch, height, width, channels)`, finest first, each of half the size of
+    the one before, rounded up. Output: a map like the first.
+    """
+
+    def call(self, levels):
+        total = levels[-1]
+        for fine in reversed(levels[:-1]):
+            total = fine + upsample_nearest(total, 2, ops.shape(fine)[1:3])
+        return total / len(levels)
+
+    def compute_output_shape(self, level_shapes):
+        return level_shapes[0]

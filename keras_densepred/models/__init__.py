@@ -7,6 +7,7 @@ when first asked for.
 import importlib
 from typing import Any
 
+from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab_v3 import DeepLabV3
@@ -16,6 +17,7 @@ from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, Sigmoid
 from keras_densepred.models.retinanet import RetinaNetKerasHub
 
 __all__ = [
+    "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
     "DeepLabV3",

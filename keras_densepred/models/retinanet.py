@@ -26,9 +26,10 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
     `fit` takes no generator and `train_on_batch` no dictionary of targets.
 
     Args:
-        backbone: `keras_densepred.DetectionPyramid` (the heads run on its levels, no FPN), or a
-            pyramid backbone with `pyramid_outputs` P3 to P5, around which KerasHub's FPN
-            (P3 to P7, 256 channels) is put; a `keras_hub.models.RetinaNetBackbone` is taken too.
+        backbone: `keras_densepred.DetectionPyramid` or a BiCSNet backbone (the heads run on its
+            levels, no FPN), or a pyramid backbone with `pyramid_outputs` P3 to P5, around which
+            KerasHub's FPN (P3 to P7, 256 channels) is put; a `keras_hub.models.
+            RetinaNetBackbone` is taken too.
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction, a name of
             `keras.utils.bounding_boxes.convert_format`.
@@ -42,6 +43,10 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         dtype: dtype policy of the heads; by default the backbone's.
         head_initializer: Keras initializer of the hidden head kernels; by default RetinaNet's
             N(0, 0.01) at 256 filters. `"he_normal"` trains faster from random weights.
+        head_activation: activation of the heads, `"relu"` or `"swish"` (BiCSNet, strategy B).
+        head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
+            BiCSNet and SpineNet.
+        head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
         **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
 
     Raises:
@@ -73,6 +78,9 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         preprocessor: Any = None,
         dtype: Any = None,
         head_initializer: Any = None,
+        head_activation: str = "relu",
+        head_norm: bool = False,
+        head_separable: bool = False,
         **kwargs: Any,
     ):
         super().__init__(
@@ -84,6 +92,9 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
             prediction_decoder,
             dtype,
             head_initializer,
+            head_activation,
+            head_norm,
+            head_separable,
             **kwargs,
         )
         self.preprocessor = preprocessor

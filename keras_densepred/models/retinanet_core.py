@@ -54,9 +54,24 @@ def as_detection_pyramid(backbone: keras.Model) -> keras.Model:
 
 
 def build_heads(
-    num_classes: int, width: int, depth: int, initializer: Any, dtype: Any
+    num_classes: int, width: int, depth: int, initializer: Any, dtype: Any, **kwargs: Any
 ) -> tuple[PredictionHead, PredictionHead]:
-    """The box head and the classification head, both shared by all levels."""
+    """The box head and the classification head, both shared by all levels.
+
+    Args:
+        num_classes: C.
+        width: filters of each hidden convolution.
+        depth: number of hidden convolutions.
+        initializer: of the hidden kernels; None for the paper's.
+        dtype: dtype policy.
+        **kwargs: further arguments of `PredictionHead`, the same for both.
+
+    Returns:
+        The two heads.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
     for name, value in (("num_classes", num_classes), ("head_width", width)):
         if value < 1:
             raise ValueError(f"`{name}` is {value}; give a positive integer.")
@@ -69,6 +84,7 @@ def build_heads(
         hidden_initializer=initializer,
         dtype=dtype,
         name="box_head",
+        **kwargs,
     )
     classification_head = PredictionHead(
         anchor_ops.ANCHORS_PER_CELL * num_classes,
@@ -78,6 +94,7 @@ def build_heads(
         hidden_initializer=initializer,
         dtype=dtype,
         name="classification_head",
+        **kwargs,
     )
     return box_head, classification_head
 
@@ -107,11 +124,11 @@ def predict_levels(
     for level, feature in features.items():
         # float32 from here on: losses and decoding are not for half precision.
         reshape = keras.layers.Reshape((-1, 4), name=f"box_{level}", dtype="float32")
-        boxes.append(reshape(box_head(feature)))
+        boxes.append(reshape(box_head(feature, level=level)))
         reshape = keras.layers.Reshape(
             (-1, num_classes), name=f"classification_{level}", dtype="float32"
         )
-        logits.append(reshape(classification_head(feature)))
+        logits.append(reshape(classification_head(feature, level=level)))
     outputs = {box_name: boxes, classification_name: logits}
     return {
         name: keras.layers.Concatenate(axis=1, name=name, dtype="float32")(parts)
@@ -140,6 +157,9 @@ class RetinaNetCore:
         prediction_decoder: keras.layers.Layer | None = None,
         dtype: Any = None,
         head_initializer: Any = None,
+        head_activation: str = "relu",
+        head_norm: bool = False,
+        head_separable: bool = False,
         **kwargs: Any,
     ):
         # === Layers ===
@@ -149,7 +169,15 @@ class RetinaNetCore:
         features = backbone(images)
         width = head_width or next(iter(features.values())).shape[-1]
         box_head, classification_head = build_heads(
-            num_classes, width, head_depth, head_initializer, head_dtype
+            num_classes,
+            width,
+            head_depth,
+            head_initializer,
+            head_dtype,
+            activation=head_activation,
+            separable=head_separable,
+            norm_levels=tuple(features) if head_norm else (),
+            sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
         )
 
         # === Functional model ===
@@ -172,6 +200,9 @@ class RetinaNetCore:
         self.head_depth = head_depth
         self.head_dtype = head_dtype
         self.head_initializer = box_head.hidden_initializer
+        self.head_activation = head_activation
+        self.head_norm = head_norm
+        self.head_separable = head_separable
         self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
         self.box_head = box_head
         self.classification_head = classification_head
@@ -321,6 +352,9 @@ class RetinaNetCore:
             "head_width": self.head_width,
             "head_depth": self.head_depth,
             "head_initializer": keras.initializers.serialize(self.head_initializer),
+            "head_activation": self.head_activation,
+            "head_norm": self.head_norm,
+            "head_separable": self.head_separable,
             "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
             "dtype": keras.saving.serialize_keras_object(self.head_dtype),
             "name": self.name,

@@ -28,9 +28,9 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
     PyTorch.
 
     Args:
-        backbone: `keras_densepred.DetectionPyramid` (the heads run on its levels, no FPN), or a
-            pyramid backbone with `pyramid_outputs` P3 to P5, around which KerasHub's FPN
-            (P3 to P7, 256 channels) is put.
+        backbone: `keras_densepred.DetectionPyramid` or a BiCSNet backbone (the heads run on its
+            levels, no FPN), or a pyramid backbone with `pyramid_outputs` P3 to P5, around which
+            KerasHub's FPN (P3 to P7, 256 channels) is put.
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction, a name of
             `keras.utils.bounding_boxes.convert_format`.
@@ -41,6 +41,10 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
         dtype: dtype policy of the heads; by default the backbone's.
         head_initializer: Keras initializer of the hidden head kernels; by default RetinaNet's
             N(0, 0.01) at 256 filters. `"he_normal"` trains faster from random weights.
+        head_activation: activation of the heads, `"relu"` or `"swish"` (BiCSNet, strategy B).
+        head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
+            BiCSNet and SpineNet.
+        head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:

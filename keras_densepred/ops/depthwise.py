@@ -29,7 +29,7 @@ def depthwise_conv(
     bias=None,
     *,
     strides: int = 1,
-    padding: str = "valid",
+    padding: str | int = "valid",
     dilation_rate: int = 1,
     data_format: str | None = None,
 ):
@@ -43,7 +43,8 @@ def depthwise_conv(
         kernel: float tensor `(kernel_height, kernel_width, channels, 1)`.
         bias: float tensor `(channels,)`, or None.
         strides: step of the window in pixels, the same along both axes.
-        padding: `"valid"`, or `"same"` (zeros, the surplus one at the bottom and the right).
+        padding: `"valid"`, `"same"` (zeros, the surplus one at the bottom and the right), or the
+            number of zeros on each side.
         dilation_rate: distance between taps in pixels, the same along both axes.
         data_format: `"channels_last"`, `"channels_first"`, or None for Keras' default.
 
@@ -51,11 +52,13 @@ def depthwise_conv(
         A tensor with the rank, axis order and dtype of `inputs`.
 
     Raises:
-        ValueError: if `padding` is neither `"same"` nor `"valid"`, if the kernel's last axis is
-            not 1, or if both `strides` and `dilation_rate` exceed 1.
+        ValueError: if `padding` is none of these, if the kernel's last axis is not 1, or if both
+            `strides` and `dilation_rate` exceed 1.
     """
-    if padding not in ("same", "valid"):
-        raise ValueError(f'`padding` must be "same" or "valid", got {padding!r}.')
+    if padding not in ("same", "valid") and not (isinstance(padding, int) and padding >= 0):
+        raise ValueError(
+            f'`padding` must be "same", "valid" or a number of zeros, got {padding!r}.'
+        )
     if kernel.shape[-1] != 1:
         raise ValueError(
             "`kernel` must have the shape (height, width, channels, 1): a depth multiplier is not "
@@ -87,9 +90,15 @@ def depthwise_conv(
 
 
 def explicit_padding(
-    size: tuple[int, int], kernel_size: tuple[int, int], strides: int, padding: str, dilation: int
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    strides: int,
+    padding: str | int,
+    dilation: int,
 ) -> Padding2D:
     """Zeros that `padding` stands for: ((top, bottom), (left, right)) for a (height, width) map."""
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
     if padding == "valid":
         return (0, 0), (0, 0)
     pads = []
@@ -101,6 +110,11 @@ def explicit_padding(
 
 
 def _depthwise_keras(inputs, kernel, strides, padding, dilation_rate, data_format):
+    if isinstance(padding, int):
+        around = ((padding, padding), (padding, padding))
+        last = data_format == "channels_last"
+        inputs = ops.pad(inputs, ((0, 0), *around, (0, 0)) if last else ((0, 0), (0, 0), *around))
+        padding = "valid"
     return ops.depthwise_conv(
         inputs,
         kernel,

@@ -1,0 +1,109 @@
+"""Convolutions with batch normalisation, as residual networks are built of them."""
+
+import dataclasses
+
+import keras
+from keras import layers
+
+from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.depthwise_conv import DepthwiseConv
+from keras_densepred.layers.direct import Direct
+from keras_densepred.layers.initializers import FanInNormal
+from keras_densepred.layers.pointwise import Pointwise
+from keras_densepred.layers.residual import Add, drop_path
+
+ACTIVATIONS = ("relu", "swish")
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class Activation(Direct, keras.layers.Activation):
+    """`keras.layers.Activation`, which PyTorch runs without Keras' bookkeeping."""
+
+
+def batch_norm(
+    name: str, momentum: float, epsilon: float, synchronized: bool = False, dtype=None
+) -> keras.layers.Layer:
+    """The one place where networks of convolutions get their batch normalisation from.
+
+    Args:
+        name: layer name.
+        momentum: share of the moving statistics that a step keeps.
+        epsilon: added to the variance.
+        synchronized: whether replicas share the statistics of a batch in training.
+        dtype: dtype policy of the layer.
+    """
+    return layers.BatchNormalization(
+        momentum=momentum, epsilon=epsilon, synchronized=synchronized, name=name, dtype=dtype
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNorm:
+    """Convolution, batch normalisation and activation of one network.
+
+    Attributes:
+        activation: `"relu"` or `"swish"`.
+        momentum: share of the moving statistics that a step keeps.
+        epsilon: added to the variance.
+        sync_batch_norm: whether replicas share the statistics of a batch in training.
+        dtype: dtype policy of all layers.
+    """
+
+    activation: str = "relu"
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    sync_batch_norm: bool = False
+    dtype: object = None
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"`activation` must be one of {ACTIVATIONS}, got {self.activation!r}.")
+
+    def conv(self, x, channels: int, kernel: int, name: str, stride: int = 1, use_bias=True):
+        """Convolution that keeps the size or, with a stride, divides it, rounded up."""
+        start = FanInNormal()
+        if kernel == 1 and stride == 1:
+            # On channels-last maps a 1x1 convolution is a matrix product, and faster as one.
+            return Pointwise(
+                channels,
+                use_bias=use_bias,
+                kernel_initializer=start,
+                name=name,
+                dtype=self.dtype,
+            )(x)
+        return Conv(channels, kernel, stride, use_bias, start, name=name, dtype=self.dtype)(x)
+
+    def norm(self, x, name: str):
+        """Batch normalisation."""
+        return self.norm_layer(name)(x)
+
+    def norm_layer(self, name: str) -> keras.layers.Layer:
+        """The layer that `norm` applies."""
+        return batch_norm(name, self.momentum, self.epsilon, self.sync_batch_norm, self.dtype)
+
+    def act(self, x, name: str):
+        return Activation(self.activation, name=name, dtype=self.dtype)(x)
+
+    def unit(self, x, channels: int, kernel: int, name: str, stride: int = 1, act: bool = True):
+        """Convolution without bias, batch normalisation and, unless `act` is False, activation."""
+        x = self.conv(x, channels, kernel, f"{name}_conv", stride, use_bias=False)
+        x = self.norm(x, f"{name}_norm")
+        return self.act(x, f"{name}_act") if act else x
+
+    def depthwise_unit(self, x, name: str, stride: int = 1):
+        """3x3 depthwise convolution without bias, batch normalisation, activation."""
+        x = DepthwiseConv(
+            3,
+            use_bias=False,
+            strides=stride,
+            kernel_initializer=FanInNormal(fan_in=9),
+            name=f"{name}_dwconv",
+            dtype=self.dtype,
+        )(x)
+        return self.act(self.norm(x, f"{name}_norm"), f"{name}_act")
+
+    def add(self, x, branch, name: str):
+        return Add(name=name, dtype=self.dtype)(x, branch)
+
+    def drop(self, x, rate: float, name: str):
+        return drop_path(x, rate, name, self.dtype)

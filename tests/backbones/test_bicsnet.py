@@ -1,0 +1,263 @@
+"""BiCSNet and its Lite form: exact counts of BICSNET.md, structure, sizes, round trips."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_densepred import BiCSNetBackbone, BiCSNetLiteBackbone, DetectionPyramid
+from keras_densepred.backbones.bicsnet import RESIDUAL_BLOCKS, drop_path_rates, main_path
+from keras_densepred.metrics.multiply_adds import count_multiply_adds
+from tests.backbones.test_cednet import max_difference, trainable_parameters
+from tests.weights import gradients, set_deterministic_weights
+
+TINY = dict(width_multiplier=0.0625, gamma=0.5, output_width=8)
+LITE_TINY = dict(width_multiplier=0.25, output_width=8)
+FAMILY = {
+    "full": (BiCSNetBackbone, TINY),
+    "lite": (BiCSNetLiteBackbone, LITE_TINY),
+}
+SIZES = ((97, 131), (45, 70))
+
+# BICSNET.md 3.3: with endpoints, at the input size of Table I.
+COUNTS = {
+    ("bicsnet_48s", 640): (11_418_256, 15_044_889_600, 72_924_800),
+    ("bicsnet_48", 640): (22_212_325, 27_566_327_875, 97_792_200),
+    ("bicsnet_48l", 896): (22_212_325, 54_030_002_635, 191_672_712),
+    ("bicsnet_94", 1024): (41_009_733, 135_347_141_888, 383_952_896),
+    ("bicsnet_140", 1280): (57_244_864, 279_609_344_000, 761_881_600),
+}
+# BICSNET.md 3.3: what an option adds to BiCSNet-48, in millions of parameters.
+OPTIONS = [
+    ({"context": "conv"}, 0.936),
+    ({"long_range": "up"}, -0.132),
+    ({"stem_pathway": False}, -0.028),
+    ({"residual_blocks": ("D5", "U6", "U4", "U3", "U2")}, 0.029),
+    ({"residual_blocks": ()}, 1.328),
+]
+
+
+def mini(member="full", **changes):
+    cls, tiny = FAMILY[member]
+    backbone = cls(**{**tiny, **changes})
+    set_deterministic_weights(backbone)
+    return backbone
+
+
+def images(height=45, width=70, batch=1):
+    return np.random.default_rng(0).normal(size=(batch, height, width, 3)).astype("float32")
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("preset,size", COUNTS)
+def test_exact_counts(preset, size):
+    backbone = BiCSNetBackbone.from_preset(preset, image_shape=(size, size, 3))
+    parameters, multiply_adds, normalised = COUNTS[preset, size]
+    assert trainable_parameters(backbone) == parameters
+    assert count_multiply_adds(backbone) == multiply_adds
+    assert count_multiply_adds(backbone, norms=True) == multiply_adds + normalised
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("options,millions", OPTIONS, ids=str)
+def test_what_options_cost(options, millions):
+    backbone = BiCSNetBackbone.from_preset("bicsnet_48", **options)
+    difference = trainable_parameters(backbone) - COUNTS["bicsnet_48", 640][0]
+    assert difference / 1e6 == pytest.approx(millions, abs=5.1e-4)
+
+
+@pytest.mark.backend_free
+def test_convolutions_of_the_name():
+    """48 is every convolution of a block, the stem's and the final layer, as in ResNet-50."""
+    for repeat, number in ((1, 48), (2, 94)):
+        names = [layer.name for layer in mini(depth_repeat=repeat).layers]
+        in_blocks = [n for n in names if "_block" in n and n.endswith("_conv")]
+        assert len([n for n in in_blocks if "shortcut" not in n]) + 2 == number
+
+
+@pytest.mark.backend_free
+def test_every_block_after_the_stem_has_two_sources():
+    path = main_path()
+    assert [block.name for block, _ in path] == (
+        ["D3", "D4", "D5", "D6", "D7", "U6", "U5", "U4", "U3", "U2", "E3", "E4", "E5", "E6", "E7"]
+    )
+    assert all(len(sources) == 2 for _, sources in path)
+    sources = dict((block.name, names) for block, names in path)
+    assert sources["D5"] == ("D4", "D3") and sources["U4"] == ("U5", "D4")
+    assert sources["E3"] == ("U2", "S1") and sources["E6"] == ("E5", "D5")
+    assert dict((b.name, n) for b, n in main_path(long_range="up"))["E6"] == ("E5", "U5")
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize(
+    "options,edges",
+    [
+        ({}, 30),
+        ({"gap": False}, 26),
+        ({"skip": False}, 25),
+        ({"long_range": None}, 25),
+        ({"gap": False, "skip": False, "long_range": None, "stem_pathway": False}, 15),
+        ({"middle": "down"}, 30),
+    ],
+    ids=str,
+)
+def test_each_pathway_can_be_switched_off(member, options, edges):
+    names = [layer.name for layer in mini(member, **options).layers]
+    assert len([n for n in names if n.endswith("_project_conv") and "_from_" in n]) == edges
+    assert any(n.endswith("_upsample") for n in names) == (options.get("middle") != "down")
+
+
+@pytest.mark.backend_free
+def test_without_spatial_fusion_there_is_no_global_context():
+    names = [layer.name for layer in mini(spatial_fusion=False).layers]
+    assert not any("context" in name for name in names)
+    assert any("context" in layer.name for layer in mini().layers)
+
+
+@pytest.mark.backend_free
+def test_drop_path_rates_rise_over_the_15_blocks():
+    rates = drop_path_rates(0.3)
+    assert rates["D3"] == pytest.approx(0.02) and rates["E7"] == pytest.approx(0.3)
+    layers = {layer.name: layer for layer in mini(drop_path_rate=0.3, depth_repeat=2).layers}
+    assert layers["u6_block2_drop_path"].rate == pytest.approx(rates["U6"]) == pytest.approx(0.12)
+    assert not any(name.startswith("s") and "drop_path" in name for name in layers)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("member", FAMILY)
+def test_layer_names_and_presets_are_pinned(member, golden):
+    """Layer names and preset contents are public API: weights and user code refer to them."""
+    pinned = json.loads((golden / "bicsnet_public.json").read_text())[member]
+    cls, _ = FAMILY[member]
+    presets = cls.architecture_presets()
+    assert {name: entry["config"] for name, entry in presets.items()} == pinned["presets"]
+    assert not any(entry["aliases"] for entry in presets.values())
+    for case in pinned["cases"]:
+        assert [layer.name for layer in mini(member, **case["config"]).layers] == case["layers"]
+
+
+@pytest.mark.parametrize("member", FAMILY)
+def test_backends_agree(member, golden):
+    """Outputs against one stored reference within 5e-5, so any two backends agree to 1e-4."""
+    outputs = mini(member)(images())
+    with np.load(golden / "bicsnet_tiny.npz") as file:
+        for level, output in outputs.items():
+            output = ops.convert_to_numpy(output)
+            np.testing.assert_allclose(output, file[f"{member}/{level}"], atol=5e-5, rtol=5e-5)
+
+
+@pytest.mark.parametrize("member", FAMILY)
+def test_any_image_size(member):
+    backbone = mini(member)
+    for height, width in SIZES:
+        outputs = backbone(images(height, width))
+        assert list(outputs) == ["P3", "P4", "P5", "P6", "P7"]
+        for level, info in backbone.feature_info.items():
+            expected = (1, -(-height // info.stride), -(-width // info.stride), info.channels)
+            assert tuple(outputs[level].shape) == expected
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        signature = tf.TensorSpec((None, None, None, 3), "float32")
+        call = tf.function(lambda x: backbone(x), input_signature=[signature])
+        for height, width in SIZES:
+            pair = images(height, width, batch=2)
+            assert max_difference(call(pair), backbone(pair)) < 1e-5
+
+
+@pytest.mark.parametrize("member", FAMILY)
+def test_every_weight_gets_a_gradient(member):
+    backbone = mini(member)
+    batch = images(64, 96, batch=2)
+    for weight, gradient in zip(
+        backbone.trainable_variables, gradients(backbone, batch), strict=True
+    ):
+        assert gradient is not None, weight.path
+        assert np.all(np.isfinite(gradient)), weight.path
+
+
+CHANGES = [
+    ("full", {"context": "conv", "activation": "swish", "drop_path_rate": 0.2, "middle": "down"}),
+    ("lite", {"long_range": "up", "se_ratio": 0.2}),
+]
+
+
+@pytest.mark.parametrize("member,changes", CHANGES, ids=str)
+def test_round_trips_are_exact(member, changes, tmp_path):
+    backbone = mini(member, **changes)
+    outputs = backbone(images())
+    cls = type(backbone)
+    backbone.save(tmp_path / "model.keras")
+    backbone.save_to_preset(tmp_path / "preset")
+    for copy in (
+        keras.models.load_model(tmp_path / "model.keras"),
+        cls.from_preset(str(tmp_path / "preset")),
+    ):
+        assert isinstance(copy, cls)
+        assert copy.get_config() == backbone.get_config()
+        assert [w.path for w in copy.weights] == [w.path for w in backbone.weights]
+        assert max_difference(copy(images()), outputs) == 0
+
+
+def test_mixed_bfloat16():
+    backbone = mini(dtype="mixed_bfloat16")
+    outputs, reference = backbone(images()), mini()(images())
+    for level, output in outputs.items():
+        assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+        output = ops.convert_to_numpy(ops.cast(output, "float32"))
+        expected = ops.convert_to_numpy(reference[level])
+        assert np.mean(np.abs(output - expected)) < 0.05 * (np.std(expected) + 0.1)
+    assert {w.dtype for w in backbone.trainable_weights} == {"float32"}
+
+
+def test_channels_first_is_the_same_network():
+    last, first = mini(), mini(data_format="channels_first", image_shape=(3, None, None))
+    outputs = {
+        level: ops.transpose(x, (0, 2, 3, 1))
+        for level, x in first(images().transpose(0, 3, 1, 2)).items()
+    }
+    assert max_difference(outputs, last(images())) == 0
+    assert first.feature_info == last.feature_info
+
+
+@pytest.mark.backend_free
+def test_a_detection_pyramid_projects_the_five_levels():
+    pyramid = DetectionPyramid(mini(), width=12)
+    assert {info.channels for info in pyramid.feature_info.values()} == {12}
+    assert pyramid.get_layer("pyramid_p7_conv").kernel.shape == (8, 12)  # 1x1, not strided
+    assert list(DetectionPyramid(mini(), 12, max_level=5).pyramid_outputs) == ["P3", "P4", "P5"]
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "member,changes,message",
+    [
+        ("full", {"residual_blocks": ("D3", "E8")}, r"may name D3, .*E7, got E8\."),
+        ("full", {"residual_blocks": ("S0",)}, "got S0"),
+        ("full", {"context": "se"}, "`context` must be one of"),
+        ("full", {"gamma": 0}, "`gamma` must be positive, got 0"),
+        ("full", {"depth_repeat": 0}, "`depth_repeat` must be at least 1"),
+        ("full", {"data_format": "NHWC"}, "`data_format` must be"),
+        ("lite", {"long_range": "both"}, "`long_range` must be one of"),
+        ("lite", {"middle": "flat"}, "`middle` must be one of"),
+        ("lite", {"activation": "gelu"}, "`activation` must be one of"),
+        ("lite", {"drop_path_rate": 1.0}, r"must be in \[0, 1\)"),
+        ("lite", {"se_ratio": -1}, "`se_ratio` must not be negative"),
+        ("lite", {"width_multiplier": 0.0}, "`width_multiplier` must be positive"),
+        ("lite", {"output_width": 0}, "`output_width` must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_named(member, changes, message):
+    with pytest.raises(ValueError, match=message):
+        mini(member, **changes)
+
+
+@pytest.mark.backend_free
+def test_the_default_network_is_bicsnet_48():
+    default = BiCSNetBackbone().get_config()
+    preset = BiCSNetBackbone.from_preset("bicsnet_48").get_config()
+    assert {**default, "name": ""} == {**preset, "name": ""}
+    assert default["residual_blocks"] == RESIDUAL_BLOCKS
