@@ -17,7 +17,9 @@ from keras_densepred.data.records import IGNORE_LABEL, Record
 from keras_densepred.data.tfds import open_tfds
 
 # What TFDS does not keep: the number of the first class in the masks, and the names.
-_KNOWN = {"oxford_iiit_pet": (1, ("pet", "background", "border"))}
+_KNOWN: dict[str, tuple[int, Sequence[str]]] = {
+    "oxford_iiit_pet": (1, ("pet", "background", "border"))
+}
 
 
 class TfdsSegmentation:
@@ -52,9 +54,9 @@ class TfdsSegmentation:
         self.name, self.split = name, split
         features = open_tfds(name, split, data_dir).dataset_info.features
         self._mask_feature = _mask_feature(features, name)
-        first, names = _KNOWN.get(name.split("/")[0].split(":")[0], (0, None))
+        first, known = _KNOWN.get(name.split("/")[0].split(":")[0], (0, ()))
         self._first_label = first if first_label is None else first_label
-        names = class_names or getattr(features[self._mask_feature], "names", None) or names
+        names = class_names or getattr(features[self._mask_feature], "names", None) or known
         if not names:
             raise DatasetError(
                 f"TFDS {name} does not say what the labels in `{self._mask_feature}` are: give "

@@ -12,6 +12,7 @@ from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab_v3 import DeepLabV3
 from keras_densepred.models.deeplab_v3_keras_hub import DeepLabV3KerasHub
+from keras_densepred.models.dense_inference import multi_scale, sliding_window
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
 from keras_densepred.models.retinanet import RetinaNetKerasHub
@@ -29,6 +30,8 @@ __all__ = [
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
     "SigmoidFocalLoss",
+    "multi_scale",
+    "sliding_window",
 ]
 
 

@@ -152,6 +152,9 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)
 
 
-def _families(base: type) -> list[type]:
+def _families(base: type[PyramidBackbone]) -> list[type[PyramidBackbone]]:
     """All classes derived from one, also from those derived."""
-    return [found for sub in base.__subclasses__() for found in (sub, *_families(sub))]
+    found = []
+    for family in base.__subclasses__():
+        found += [family, *_families(family)]
+    return found

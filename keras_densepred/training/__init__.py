@@ -22,6 +22,7 @@ from keras_densepred.training.report import (
     write_classes,
 )
 from keras_densepred.training.resume import fit
+from keras_densepred.training.segmentation import draw_segmentations
 from keras_densepred.training.settings import (
     SettingsError,
     claim_output,
@@ -51,6 +52,7 @@ __all__ = [
     "draw_classified",
     "draw_confusion",
     "draw_predictions",
+    "draw_segmentations",
     "fit",
     "keep_freed_memory",
     "parse_settings",

@@ -231,7 +231,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
 
     Args:
         rows: `MetricsLog.rows`; columns with "loss" in their name go left, and right `val_AP`,
-            `val_AP50` and `val_AP75`, or `val_top1` and `val_top5` and those of averaged weights.
+            `val_AP50` and `val_AP75`, `val_mIoU` and `val_pixel_accuracy`, or `val_top1` and `val_top5` and those of averaged weights.
         path: of the PNG.
 
     Raises:
@@ -243,6 +243,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     panels: dict[str, list[str]] = {
         "loss": [name for name in names if "loss" in name],
         "average precision on val": [n for n in ("val_AP", "val_AP50", "val_AP75") if n in names],
+        "mean IoU on val": [n for n in ("val_mIoU", "val_pixel_accuracy") if n in names],
         "accuracy on val": [n for n in names if n.endswith(("val_top1", "val_top5"))],
     }
     panels = {title: columns for title, columns in panels.items() if columns}
@@ -308,11 +309,11 @@ def draw_predictions(
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
     titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
     buffer = io.BytesIO()
-    _sheet(rows, titles, side).save(buffer, format="PNG")
+    picture_sheet(rows, titles, side).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
 
 
-def _sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:
+def picture_sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:
     """Lays out pairs of Pillow images below two titles, two pairs beside each other."""
     image_module = require("PIL.Image", "data")
     draw_module = require("PIL.ImageDraw", "data")
