@@ -42,6 +42,11 @@ class Segmenter:
             loss = IgnoreCrossentropy()
         keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def _trainer(self) -> type[keras.Model]:
         # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or
         # datasets, and TensorFlow or Grain; without a preprocessor there is nothing to map.

@@ -231,7 +231,8 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
 
     Args:
         rows: `MetricsLog.rows`; columns with "loss" in their name go left, and right `val_AP`,
-            `val_AP50` and `val_AP75`, `val_mIoU` and `val_pixel_accuracy`, or `val_top1` and `val_top5` and those of averaged weights.
+            `val_AP50` and `val_AP75`, `val_mIoU` and `val_pixel_accuracy`, or `val_top1` and
+            `val_top5` and those of averaged weights.
         path: of the PNG.
 
     Raises:
