@@ -33,9 +33,10 @@ def label_colour(label: int, class_names: Sequence[str]) -> tuple[int, int, int]
 def draw_semantic(
     image: np.ndarray, semantic: np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
-    """Tints each pixel of a copy of an image in the colour of its class.
+    """Tints each pixel of a gray copy of an image in the colour of its class.
 
-    Pixels of a class named "background" stay as they are, ignored ones become nearly white.
+    The picture's own colours would mix with those of the classes. Pixels of a class named
+    "background" stay gray, ignored ones become nearly white.
 
     Args:
         image: `(H, W, 3)` uint8, RGB.
@@ -51,7 +52,8 @@ def draw_semantic(
         colour = label_colour(label, class_names)
         if colour is not None:
             table[label], opacity[label] = colour, _OPACITY
-    kept = image * (1 - opacity[semantic])
+    luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    kept = luminance[..., None] * (1 - opacity[semantic])
     return np.round(kept + table[semantic] * opacity[semantic]).astype(np.uint8)
 
 
