@@ -236,3 +236,54 @@ def test_keras_cv_still_refuses_train_on_batch(stock_cv):
     stock_cv.compile(optimizer="sgd", box_loss="smoothl1", classification_loss="focal")
     with pytest.raises(ValueError, match="unpack"):
         stock_cv.train_on_batch(IMAGES, CV_TARGETS)
+
+
+MASKS = np.random.default_rng(1).integers(0, 3, (2, 32, 32)).astype("int32")
+
+if BACKEND == "torch":
+
+    def test_keras_still_fails_on_probabilities_of_maps_on_torch():
+        """keras 3.15.1, sparse_categorical_crossentropy; models.losses.IgnoreCrossentropy."""
+        import torch
+
+        logits = torch.zeros((2, 32, 32, 3), requires_grad=True)
+        probabilities = torch.softmax(logits, dim=-1)
+        loss = keras.losses.SparseCategoricalCrossentropy()(MASKS, probabilities)
+        with pytest.raises(RuntimeError, match="contiguous"):
+            loss.backward()
+
+
+@pytest.fixture(scope="module")
+def stock_hub_deeplab(backbone):
+    return keras_hub.models.DeepLabV3ImageSegmenter(
+        keras_hub.models.DeepLabV3Backbone(backbone, "P5", 8, [2], "P2"), num_classes=3
+    )
+
+
+def test_keras_hub_segmenter_still_wants_one_hot_masks(stock_hub_deeplab):
+    """keras-hub 0.32.0, ImageSegmenter.compile; models.segmenter."""
+    assert type(stock_hub_deeplab.loss) is keras.losses.CategoricalCrossentropy
+
+
+def test_keras_hub_segmenter_still_refuses_generators(stock_hub_deeplab):
+    """keras-hub 0.32.0; models.segmenter."""
+
+    def batches():
+        while True:
+            yield IMAGES, np.eye(3, dtype="float32")[MASKS]
+
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        stock_hub_deeplab.fit(batches(), steps_per_epoch=1, verbose=0)
+
+
+def test_keras_cv_deeplab_still_ends_in_a_softmax(backbone):
+    """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
+    model = keras_cv.models.DeepLabV3Plus(backbone, num_classes=3)
+    scores = keras.ops.convert_to_numpy(model(IMAGES))
+    np.testing.assert_allclose(scores.sum(-1), 1.0, atol=1e-5)
+
+
+def test_keras_cv_deeplab_still_takes_p2_and_p5_only(backbone):
+    """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
+    with pytest.raises(KeyError, match="P2"):
+        keras_cv.models.DeepLabV3Plus(DetectionPyramid(backbone, width=8), num_classes=3)

@@ -12,6 +12,11 @@ from keras_densepred.data.augment import (
     ResizeToFit,
     coco_augmentation,
 )
+from keras_densepred.data.augment_masks import (
+    PhotometricDistortion,
+    RandomScaleCrop,
+    segmentation_augmentation,
+)
 from keras_densepred.data.class_augment import (
     ImageFlip,
     RandomErasing,
@@ -25,6 +30,11 @@ from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_sam
 from keras_densepred.data.eval_passes import EvalBatches, eval_batches
 from keras_densepred.data.image_folder import ImageFolder, find_class_folders
 from keras_densepred.data.images import ImageError, load_image
+from keras_densepred.data.mask_batches import eval_mask_batches, train_mask_batches
+from keras_densepred.data.mask_files import load_mask
+from keras_densepred.data.mask_folder import MaskFolder, find_segmentation_splits
+from keras_densepred.data.mask_shapes import ShapesSegmentation
+from keras_densepred.data.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.mixing import Mixing
 from keras_densepred.data.objects import DatasetError
 from keras_densepred.data.rand_augment import RandAugment
@@ -33,10 +43,13 @@ from keras_densepred.data.shapes import ShapesDataset
 from keras_densepred.data.shapes_classes import ShapesClassification
 from keras_densepred.data.summary import DatasetSummary, summarize
 from keras_densepred.data.tfds import TfdsClassification, TfdsDetection
+from keras_densepred.data.tfds_masks import TfdsSegmentation
 from keras_densepred.data.train_stream import BatchStream, train_batches
+from keras_densepred.data.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
 
 __all__ = [
     "IGNORE_LABEL",
+    "VOC_CLASS_NAMES",
     "BatchStream",
     "ClassSummary",
     "CocoDataset",
@@ -52,30 +65,44 @@ __all__ = [
     "LabelledImage",
     "LargeScaleJitter",
     "MaskCopyPaste",
+    "MaskFolder",
     "Mixing",
     "PadToSize",
+    "PhotometricDistortion",
     "RandAugment",
     "RandomErasing",
     "RandomFlip",
     "RandomResizedCrop",
+    "RandomScaleCrop",
     "Record",
     "RectangleCopyPaste",
     "ResizeToFit",
+    "SbdSegmentation",
+    "SegmentationSummary",
     "ShapesClassification",
     "ShapesDataset",
+    "ShapesSegmentation",
     "TfdsClassification",
     "TfdsDetection",
+    "TfdsSegmentation",
+    "VocSegmentation",
     "coco_augmentation",
     "eval_batches",
     "eval_class_batches",
+    "eval_mask_batches",
     "evaluation_crop",
     "find_class_folders",
     "find_coco_splits",
+    "find_segmentation_splits",
     "imagenet_augmentation",
     "load_image",
+    "load_mask",
     "require_same_class_names",
     "require_same_classes",
+    "segmentation_augmentation",
     "summarize",
+    "summarize_masks",
     "train_batches",
     "train_class_batches",
+    "train_mask_batches",
 ]

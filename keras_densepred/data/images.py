@@ -92,7 +92,7 @@ def decode_image(
     """
     image_module = require("PIL.Image", "data")
     file = io.BytesIO(content)
-    with _explained(content, name), image_module.open(file) as image:
+    with explained(content, name), image_module.open(file) as image:
         pixels = _decode_jpeg(content, image, file.tell(), upright, reduction)
         if pixels is not None:
             return pixels
@@ -140,7 +140,7 @@ def open_image(content: bytes, name: str) -> EncodedImage | np.ndarray:
     if not content.startswith(_START_OF_JPEG):
         return decode_image(content, name)
     image_module = require("PIL.Image", "data")
-    with _explained(content, name), image_module.open(io.BytesIO(content)) as image:
+    with explained(content, name), image_module.open(io.BytesIO(content)) as image:
         # The orientations from 5 on exchange height and width.
         is_turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
         height, width = image.size if is_turned else image.size[::-1]
@@ -219,12 +219,12 @@ def stored_size(content: bytes, name: str) -> tuple[int, int]:
         ImageError: if it is not an image file.
     """
     image_module = require("PIL.Image", "data")
-    with _explained(content, name), image_module.open(io.BytesIO(content)) as image:
+    with explained(content, name), image_module.open(io.BytesIO(content)) as image:
         return image.height, image.width
 
 
 @contextlib.contextmanager
-def _explained(content: bytes, name: str) -> Iterator[None]:
+def explained(content: bytes, name: str) -> Iterator[None]:
     """Turns what Pillow raises on bad content into one sentence."""
     image_module = require("PIL.Image", "data")
     _silence_metadata_warnings()

@@ -93,11 +93,12 @@ def write_coco(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
 
 
 def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
-    """Writes the five folders of a Pascal VOC tree.
+    """Writes the folders of a Pascal VOC tree.
 
     `JPEGImages`, `Annotations` (pixel numbers from 1, both ends included, as VOC counts),
     `SegmentationClass` and `SegmentationObject` (palette PNG; 0 is the ground; a border of
-    one to two pixels around every object is 255) and `ImageSets/{Main,Segmentation}/{split}.txt`.
+    one to two pixels around every object is 255), `ImageSets/{Main,Segmentation}/{split}.txt`, and
+    `classes.txt` with the names of the labels, which are not VOC's.
 
     Args:
         dataset: the split to write.
@@ -114,6 +115,8 @@ def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
         _write(root / "SegmentationClass" / f"{name}.png", _palette_png(classes))
         _write(root / "SegmentationObject" / f"{name}.png", _palette_png(objects))
         names.append(name)
+    classes = ("background", *dataset.class_names)
+    _write(root / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
     for task in ("Main", "Segmentation"):
         lines = "".join(f"{name}\n" for name in names)
         _write(root / "ImageSets" / task / f"{dataset.split}.txt", lines.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class TfdsDetection:
         self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
     ) -> None:
         self.name, self.split = name, split
-        self._source = _open_source(name, split, data_dir)
+        self._source = open_tfds(name, split, data_dir)
         features = self._source.dataset_info.features
         self._has_image_ids = "image/id" in features and np.issubdtype(
             features["image/id"].np_dtype, np.integer
@@ -177,7 +177,7 @@ class TfdsClassification:
         self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
     ) -> None:
         self.name, self.split = name, split
-        self._source = _open_source(name, split, data_dir)
+        self._source = open_tfds(name, split, data_dir)
         features = self._source.dataset_info.features
         names = getattr(features["label"], "names", None) if "label" in features else None
         if "image" not in features or not names:
@@ -238,8 +238,19 @@ class TfdsClassification:
         return ClassSummary(f"TFDS {self.name}, {self.split}", per_class)
 
 
-def _open_source(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Any:
+def open_tfds(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    images: Sequence[str] = ("image",),
+) -> Any:
     """A split at random access, its images not decoded.
+
+    Args:
+        name: registered name, with config and version where wanted.
+        split: in TFDS' notation.
+        data_dir: TFDS' folder; None for its default.
+        images: the features that are images.
 
     Raises:
         DatasetError: if it cannot be opened.
@@ -251,7 +262,7 @@ def _open_source(name: str, split: str, data_dir: str | os.PathLike[str] | None)
             name,
             split=split,
             data_dir=None if data_dir is None else os.fspath(data_dir),
-            decoders={"image": tfds.decode.SkipDecoding()},
+            decoders={image: tfds.decode.SkipDecoding() for image in images},
         )
     except NotImplementedError as error:
         raise DatasetError(

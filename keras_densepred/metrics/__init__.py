@@ -1,4 +1,4 @@
-"""Metrics of dense prediction and classification: COCO average precision, top-1 and top-5."""
+"""Metrics: COCO average precision, mean intersection over union, top-1 and top-5."""
 
 from keras_densepred.metrics.classification import (
     ClassificationCounts,
@@ -12,14 +12,26 @@ from keras_densepred.metrics.coco_map import (
     detections_to_coco,
     evaluate_detector,
 )
+from keras_densepred.metrics.mean_iou import (
+    SEGMENTATION_KEYS,
+    PixelCounts,
+    SegmentationEvaluation,
+    count_pixels,
+    labels_at_own_size,
+)
 
 __all__ = [
+    "SEGMENTATION_KEYS",
     "SUMMARY_KEYS",
     "ClassificationCounts",
     "ClassificationEvaluation",
     "CocoEvaluation",
+    "PixelCounts",
+    "SegmentationEvaluation",
     "coco_average_precision",
+    "count_pixels",
     "count_predictions",
     "detections_to_coco",
     "evaluate_detector",
+    "labels_at_own_size",
 ]

@@ -1,6 +1,7 @@
-"""What trains: classifiers, detectors on KerasHub and KerasCV, and the parts they are made of.
+"""What trains: classifiers, detectors and segmenters, on KerasHub and KerasCV, and their parts.
 
-`RetinaNetKerasCV` needs KerasCV (and so TensorFlow); it is imported when first asked for.
+`RetinaNetKerasCV` and `DeepLabV3PlusKerasCV` need KerasCV (and so TensorFlow); they are imported
+when first asked for.
 """
 
 import importlib
@@ -9,26 +10,40 @@ from typing import Any
 from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.deeplab_v3 import DeepLabV3
+from keras_densepred.models.deeplab_v3_keras_hub import DeepLabV3KerasHub
+from keras_densepred.models.dense_inference import multi_scale, sliding_window
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
-from keras_densepred.models.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
 from keras_densepred.models.retinanet import RetinaNetKerasHub
 
 __all__ = [
     "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
+    "DeepLabV3",
+    "DeepLabV3KerasHub",
+    "DeepLabV3PlusKerasCV",
+    "IgnoreCrossentropy",
     "NonMaxSuppression",
     "PredictionHead",
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
     "SigmoidFocalLoss",
     "image_classifier",
+    "multi_scale",
+    "sliding_window",
 ]
 
 
+_KERAS_CV = {
+    "DeepLabV3PlusKerasCV": "keras_densepred.models.deeplab_v3_keras_cv",
+    "RetinaNetKerasCV": "keras_densepred.models.retinanet_keras_cv",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "RetinaNetKerasCV":
-        module = importlib.import_module("keras_densepred.models.retinanet_keras_cv")
-        return module.RetinaNetKerasCV
+    if name in _KERAS_CV:
+        return getattr(importlib.import_module(_KERAS_CV[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

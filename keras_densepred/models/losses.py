@@ -1,4 +1,4 @@
-"""RetinaNet's two losses, summed as the paper sums them."""
+"""RetinaNet's two losses, summed as the paper sums them, and cross-entropy of semantic labels."""
 
 from typing import Any
 
@@ -64,3 +64,43 @@ class BoxL1Loss(keras.losses.Loss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Loss of each anchor: y_true and y_pred (..., 4) deltas -> (...)."""
         return ops.sum(ops.abs(y_true - y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
+    """Cross-entropy of logits with integer labels, mean over the labelled pixels of a batch.
+
+    `keras.losses.SparseCategoricalCrossentropy` that cannot be given probabilities: with these its
+    gradient fails on PyTorch for maps ("grad_input must be contiguous", keras 3.15.1: it moves the
+    class axis and calls `nll_loss`), while logits go through `cross_entropy`, which is right. All
+    segmentation models here give logits and train with this loss, the hosts' included.
+
+    Args:
+        ignore_label: label of pixels that do not train; a batch of such only has loss 0.
+        reduction: as in `keras.losses.Loss`; `"sum_over_batch_size"` is the mean over labelled
+            pixels.
+        name: name of the loss.
+        dtype: as in `keras.losses.Loss`.
+    """
+
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        reduction: str = "sum_over_batch_size",
+        name: str = "ignore_crossentropy",
+        dtype: Any = None,
+    ):
+        super().__init__(
+            from_logits=True,
+            ignore_class=ignore_label,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
+        self.ignore_label = ignore_label
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for fixed in ("from_logits", "ignore_class", "axis"):
+            config.pop(fixed, None)
+        return {**config, "ignore_label": self.ignore_label}

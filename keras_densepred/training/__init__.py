@@ -28,6 +28,7 @@ from keras_densepred.training.report import (
     write_classes,
 )
 from keras_densepred.training.resume import fit
+from keras_densepred.training.segmentation import draw_segmentations
 from keras_densepred.training.settings import (
     SettingsError,
     claim_output,
@@ -60,6 +61,7 @@ __all__ = [
     "draw_classified",
     "draw_confusion",
     "draw_predictions",
+    "draw_segmentations",
     "fit",
     "keep_freed_memory",
     "matrix_decay_rules",

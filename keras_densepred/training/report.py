@@ -239,6 +239,7 @@ def _duration(seconds: float) -> str:
 
 _VAL_PANELS = {
     "average precision on val": ("val_AP", "val_AP50", "val_AP75"),
+    "mean IoU on val": ("val_mIoU", "val_pixel_accuracy"),
     "accuracy on val": ("val_top1", "val_top5", "ema_val_top1", "ema_val_top5"),
 }
 
@@ -248,7 +249,8 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
 
     Args:
         rows: `MetricsLog.rows`; columns with "loss" in their name go left, and right `val_AP`,
-            `val_AP50` and `val_AP75`, or `val_top1` and `val_top5` and those of averaged weights.
+            `val_AP50` and `val_AP75`, `val_mIoU` and `val_pixel_accuracy`, or `val_top1` and
+            `val_top5` and those of averaged weights.
         path: of the PNG.
 
     Raises:
@@ -324,11 +326,11 @@ def draw_predictions(
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
     titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
     buffer = io.BytesIO()
-    _sheet(rows, titles, side).save(buffer, format="PNG")
+    picture_sheet(rows, titles, side).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
 
 
-def _sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:
+def picture_sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:
     """Lays out pairs of Pillow images below two titles, two pairs beside each other."""
     image_module = require("PIL.Image", "data")
     draw_module = require("PIL.ImageDraw", "data")

@@ -1,9 +1,10 @@
-"""The two losses against NumPy, and what is wrong with the hosts'."""
+"""The losses against NumPy, and what is wrong with the hosts'."""
 
 import keras
 import numpy as np
+import pytest
 
-from keras_densepred.models import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.models import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
 
 
 def focal_reference(y, x, alpha=0.25, gamma=2.0):
@@ -61,3 +62,63 @@ def test_losses_are_restored_from_their_config():
         ).reduction
         == "sum"
     )
+
+
+def pixels():
+    random = np.random.default_rng(0)
+    logits = 3 * random.normal(size=(2, 4, 5, 7)).astype("float32")
+    masks = random.integers(0, 7, (2, 4, 5)).astype("int32")
+    masks[0, :2] = masks[1, 3, 4] = 255
+    return masks, logits
+
+
+def cross_entropy_by_hand(masks, logits):
+    """Mean over the labelled pixels, and its gradient."""
+    probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    labelled = masks != 255
+    one_hot = np.eye(logits.shape[-1])[np.where(labelled, masks, 0)]
+    loss = -np.log((probability * one_hot).sum(-1))[labelled].mean()
+    gradient = (probability - one_hot) * labelled[..., None] / labelled.sum()
+    return loss, gradient
+
+
+def gradient_of(loss, masks, logits):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(lambda x: loss(masks, x))(logits))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.Variable(logits)
+        with tf.GradientTape() as tape:
+            value = loss(masks, x)
+        return tape.gradient(value, x).numpy()
+    import torch
+
+    x = torch.tensor(logits, requires_grad=True)
+    loss(masks, x).backward()
+    return x.grad.numpy()
+
+
+def test_ignored_pixels_have_neither_loss_nor_gradient():
+    masks, logits = pixels()
+    loss = IgnoreCrossentropy()
+    expected, gradient = cross_entropy_by_hand(masks, logits)
+    assert float(loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient_of(loss, masks, logits), gradient, atol=1e-6)
+    other = IgnoreCrossentropy(ignore_label=3)
+    some = np.where(masks == 255, 3, masks)
+    assert float(other(some, logits)) != pytest.approx(expected, rel=1e-3)
+
+
+def test_a_batch_without_labels_has_loss_0():
+    masks, logits = pixels()
+    masks = np.full_like(masks, 255)
+    assert float(IgnoreCrossentropy()(masks, logits)) == 0.0
+    assert (gradient_of(IgnoreCrossentropy(), masks, logits) == 0).all()
+
+
+def test_ignore_crossentropy_comes_back_from_its_config():
+    loss = keras.losses.deserialize(keras.losses.serialize(IgnoreCrossentropy(7, "sum")))
+    assert (loss.ignore_label, loss.reduction) == (7, "sum")

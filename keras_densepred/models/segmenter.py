@@ -1,0 +1,101 @@
+"""What the semantic segmentation models share, whichever host's class they are."""
+
+from typing import Any
+
+import keras
+import keras_hub
+
+from keras_densepred.models.losses import IgnoreCrossentropy
+
+PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
+
+
+class Segmenter:
+    """Mixin before a host's class: trains on integer masks, by plain Keras unless preprocessing.
+
+    `keras_hub.models.ImageSegmenter` of keras-hub 0.32.0 compiles with categorical cross-entropy,
+    which wants one-hot masks and knows no ignored pixels, and its `fit` takes no generator.
+    """
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        *,
+        metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training.
+
+        Args:
+            optimizer: a Keras optimizer, or `"auto"` for SGD with momentum 0.9 and the paper's peak
+                learning rate for batch 256, 0.02.
+            loss: loss of masks (B, H, W) against logits (B, H, W, C), or `"auto"` for
+                `IgnoreCrossentropy()`.
+            metrics: Keras metrics, none by default: mean IoU over a split is computed by
+                `keras_densepred.metrics.SegmentationEvaluation`.
+            **kwargs: further arguments of `keras.Model.compile`.
+        """
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = keras.optimizers.SGD(PAPER_LEARNING_RATE, momentum=0.9)
+        if isinstance(loss, str) and loss == "auto":
+            loss = IgnoreCrossentropy()
+        keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def _trainer(self) -> type[keras.Model]:
+        # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or
+        # datasets, and TensorFlow or Grain; without a preprocessor there is nothing to map.
+        plain = getattr(self, "preprocessor", None) is None
+        return keras.Model if plain else keras_hub.models.ImageSegmenter
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on (images, masks)."""
+        return self._trainer().fit(self, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`, on (images, masks)."""
+        return self._trainer().evaluate(self, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`: logits (B, H, W, C) float32."""
+        return self._trainer().predict(self, *args, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; a preprocessor, if any, is not applied."""
+        return keras.Model.train_on_batch(self, *args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`; a preprocessor, if any, is not applied."""
+        return keras.Model.test_on_batch(self, *args, **kwargs)
+
+    def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict_on_batch`; a preprocessor, if any, is not applied."""
+        return keras.Model.predict_on_batch(self, *args, **kwargs)
+
+
+def check_pyramid(backbone: keras.Model, num_classes: int, levels: tuple[str, ...]) -> None:
+    """Refuses what no segmentation model can be built on.
+
+    Raises:
+        ValueError: if `backbone` has no pyramid with these levels or is channels_first, or
+            `num_classes` is not positive.
+    """
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+    outputs = getattr(backbone, "pyramid_outputs", None)
+    missing = [level for level in levels if level not in (outputs or {})]
+    if outputs is None or missing:
+        raise ValueError(
+            f"`backbone` {backbone.name!r} has no level {', '.join(missing)} in "
+            "`pyramid_outputs`; pass one of keras_densepred's backbones."
+        )
+    if getattr(backbone, "data_format", "channels_last") != "channels_last":
+        raise ValueError(
+            f"`backbone` {backbone.name!r} is channels_first; segmentation models here take "
+            'channels_last images, so build the backbone with data_format="channels_last".'
+        )
