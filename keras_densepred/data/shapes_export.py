@@ -115,8 +115,8 @@ def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
         _write(root / "SegmentationClass" / f"{name}.png", _palette_png(classes))
         _write(root / "SegmentationObject" / f"{name}.png", _palette_png(objects))
         names.append(name)
-    classes = ("background", *dataset.class_names)
-    _write(root / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
+    listed = ("background", *dataset.class_names)
+    _write(root / "classes.txt", "".join(f"{name}\n" for name in listed).encode())
     for task in ("Main", "Segmentation"):
         lines = "".join(f"{name}\n" for name in names)
         _write(root / "ImageSets" / task / f"{dataset.split}.txt", lines.encode())
