@@ -5,6 +5,7 @@ import dataclasses
 import keras
 from keras import layers, ops
 
+from keras_densepred.layers.batch_norm import BatchNorm
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.direct import Direct
@@ -22,12 +23,8 @@ class Activation(Direct, keras.layers.Activation):
     """`keras.layers.Activation`, which PyTorch runs without Keras' bookkeeping."""
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class ConvBatchNorm(layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
-
-    The same arguments, weights and results.
-    """
+class _QuickInference:
+    """Batch normalisation of the last axis outside of training: one product and one sum."""
 
     def __call__(self, *args, **kwargs):
         # Told so by the caller; where nobody says, Keras has to look at its call context.
@@ -50,6 +47,19 @@ class ConvBatchNorm(layers.BatchNormalization):
         return scale_shift(inputs, scale, self.beta - self.moving_mean * scale)
 
 
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class ConvBatchNorm(_QuickInference, layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
+
+    The same arguments, weights and results.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class SyncConvBatchNorm(_QuickInference, BatchNorm):
+    """`ConvBatchNorm` whose statistics are of all devices' rows."""
+
+
 def batch_norm(
     name: str, momentum: float, epsilon: float, synchronized: bool = False, dtype=None
 ) -> keras.layers.Layer:
@@ -59,12 +69,12 @@ def batch_norm(
         name: layer name.
         momentum: share of the moving statistics that a step keeps.
         epsilon: added to the variance.
-        synchronized: whether replicas share the statistics of a batch in training.
+        synchronized: whether the devices of `training.distribute` share the statistics of a batch
+            in training. On JAX they always do.
         dtype: dtype policy of the layer.
     """
-    return ConvBatchNorm(
-        momentum=momentum, epsilon=epsilon, synchronized=synchronized, name=name, dtype=dtype
-    )
+    layer = SyncConvBatchNorm if synchronized else ConvBatchNorm
+    return layer(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)

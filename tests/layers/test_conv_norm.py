@@ -12,9 +12,10 @@ MAP = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("synchronized", [False, True])
 @pytest.mark.parametrize("training", [False, True, None])
-def test_equals_keras(training, dtype):
-    ours = batch_norm("ours", 0.9, 1e-3, dtype=dtype)
+def test_equals_keras(training, synchronized, dtype):
+    ours = batch_norm("ours", 0.9, 1e-3, synchronized, dtype=dtype)
     theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, dtype=dtype)
     values = np.random.default_rng(1).uniform(0.5, 2, size=(4, 5))
     results = []
