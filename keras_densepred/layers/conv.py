@@ -23,7 +23,11 @@ class Conv(Direct, keras.layers.Layer):
         strides: step of the window in pixels.
         use_bias: whether to add a bias per output channel.
         kernel_initializer: Keras initializer of the kernel, which has the shape `(kernel_size,
-            kernel_size, channels, filters)`; None is `FanOutNormal`.
+            kernel_size, channels / groups, filters)`; None is `FanOutNormal`.
+        groups: number of groups of channels, each of which makes its share of the filters.
+
+    Raises:
+        ValueError: if the channels or the filters do not divide into the groups.
     """
 
     def __init__(
@@ -33,14 +37,18 @@ class Conv(Direct, keras.layers.Layer):
         strides: int = 1,
         use_bias: bool = True,
         kernel_initializer=None,
+        groups: int = 1,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if filters % groups:
+            raise ValueError(f"`filters` must be a multiple of `groups`, got {filters}, {groups}.")
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer) or FanOutNormal()
+        self.groups = groups
         self.bias = None
 
     @property
@@ -49,9 +57,19 @@ class Conv(Direct, keras.layers.Layer):
         return (self.kernel_size - 1) // 2
 
     def build(self, input_shape):
+        if input_shape[-1] % self.groups:
+            raise ValueError(
+                f"`groups` is {self.groups}, which does not divide the {input_shape[-1]} channels "
+                f"of the input."
+            )
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            shape=(
+                self.kernel_size,
+                self.kernel_size,
+                input_shape[-1] // self.groups,
+                self.filters,
+            ),
             initializer=self.kernel_initializer,
         )
         if self.use_bias:
@@ -74,4 +92,5 @@ class Conv(Direct, keras.layers.Layer):
             "strides": self.strides,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "groups": self.groups,
         }

@@ -15,12 +15,17 @@ from keras_densepred.layers.residual import Add, drop_path
 from keras_densepred.ops.eager import can_run_directly
 from keras_densepred.ops.scale_shift import scale_shift
 
-ACTIVATIONS = ("relu", "swish")
+ACTIVATIONS = ("relu", "swish", "leaky_relu", "mish")
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class Activation(Direct, keras.layers.Activation):
     """`keras.layers.Activation`, which PyTorch runs without Keras' bookkeeping."""
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class LeakyReLU(Direct, keras.layers.LeakyReLU):
+    """`keras.layers.LeakyReLU`, which PyTorch runs without Keras' bookkeeping."""
 
 
 class _QuickInference:
@@ -82,7 +87,7 @@ class ConvNorm:
     """Convolution, batch normalisation and activation of one network.
 
     Attributes:
-        activation: `"relu"` or `"swish"`.
+        activation: `"relu"`, `"swish"`, `"mish"` or `"leaky_relu"`, whose slope is Darknet's 0.1.
         momentum: share of the moving statistics that a step keeps.
         epsilon: added to the variance.
         sync_batch_norm: whether replicas share the statistics of a batch in training.
@@ -99,10 +104,19 @@ class ConvNorm:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"`activation` must be one of {ACTIVATIONS}, got {self.activation!r}.")
 
-    def conv(self, x, channels: int, kernel: int, name: str, stride: int = 1, use_bias=True):
+    def conv(
+        self,
+        x,
+        channels: int,
+        kernel: int,
+        name: str,
+        stride: int = 1,
+        use_bias: bool = True,
+        groups: int = 1,
+    ):
         """Convolution that keeps the size or, with a stride, divides it, rounded up."""
         start = FanInNormal()
-        if kernel == 1 and stride == 1:
+        if kernel == stride == groups == 1:
             # On channels-last maps a 1x1 convolution is a matrix product, and faster as one.
             return Pointwise(
                 channels,
@@ -111,7 +125,9 @@ class ConvNorm:
                 name=name,
                 dtype=self.dtype,
             )(x)
-        return Conv(channels, kernel, stride, use_bias, start, name=name, dtype=self.dtype)(x)
+        return Conv(channels, kernel, stride, use_bias, start, groups, name=name, dtype=self.dtype)(
+            x
+        )
 
     def norm(self, x, name: str):
         """Batch normalisation."""
@@ -122,11 +138,22 @@ class ConvNorm:
         return batch_norm(name, self.momentum, self.epsilon, self.sync_batch_norm, self.dtype)
 
     def act(self, x, name: str):
+        if self.activation == "leaky_relu":
+            return LeakyReLU(0.1, name=name, dtype=self.dtype)(x)
         return Activation(self.activation, name=name, dtype=self.dtype)(x)
 
-    def unit(self, x, channels: int, kernel: int, name: str, stride: int = 1, act: bool = True):
+    def unit(
+        self,
+        x,
+        channels: int,
+        kernel: int,
+        name: str,
+        stride: int = 1,
+        act: bool = True,
+        groups: int = 1,
+    ):
         """Convolution without bias, batch normalisation and, unless `act` is False, activation."""
-        x = self.conv(x, channels, kernel, f"{name}_conv", stride, use_bias=False)
+        x = self.conv(x, channels, kernel, f"{name}_conv", stride, False, groups)
         x = self.norm(x, f"{name}_norm")
         return self.act(x, f"{name}_act") if act else x
 

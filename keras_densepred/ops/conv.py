@@ -13,6 +13,8 @@ convolution if asked. Two more reasons to call them directly:
   kernel has filters, that is more work than gathering the map's patches for a product: from
   (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with gradient
   9.2 and 3.8 (one thread).
+
+TensorFlow has no grouped convolution on CPU outside of XLA; `keras.ops.conv` knows the way round.
 """
 
 import keras
@@ -29,7 +31,9 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
 
     Args:
         inputs: float tensor `(batch, height, width, channels)`.
-        kernel: float tensor `(kernel_height, kernel_width, channels, filters)`.
+        kernel: float tensor `(kernel_height, kernel_width, channels / groups, filters)`. A kernel
+            for fewer channels than the input has makes groups of channels: the first filters see
+            the first channels only, and so on.
         bias: float tensor `(filters,)`, or None.
         strides: step of the window in pixels, the same along both axes.
         padding: zeros on each of the four sides, in pixels.
@@ -42,8 +46,13 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
     if bias is not None:
         bias = ops.convert_to_tensor(bias)
     backend = keras.config.backend()
-    if isinstance(inputs, KerasTensor):
+    groups = inputs.shape[-1] // kernel.shape[2]
+    if isinstance(inputs, KerasTensor) or (groups > 1 and backend == "tensorflow"):
         outputs = _conv_keras(inputs, kernel, strides, padding)
+    elif groups > 1 and backend == "torch":
+        outputs = _conv_torch(inputs, kernel, strides, padding, groups)
+    elif groups > 1:
+        outputs = _conv_jax(inputs, kernel, strides, padding, groups)
     elif padding == 0 and kernel.shape[:2] == (strides, strides) and _patches_are_faster(inputs):
         outputs = _conv_of_patches(inputs, kernel)
     elif backend == "torch" and _has_fewer_positions_than_filters(inputs, kernel, strides, padding):
@@ -83,12 +92,12 @@ def _conv_keras(inputs, kernel, strides, padding):
     return ops.conv(inputs, kernel, strides=strides, padding="valid", data_format="channels_last")
 
 
-def _conv_torch(inputs, kernel, strides, padding):
+def _conv_torch(inputs, kernel, strides, padding, groups=1):
     import torch.nn.functional as functional
 
     # Channels-last maps seen as NCHW are torch's own channels_last memory format: no copies.
     outputs = functional.conv2d(
-        inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), None, strides, padding
+        inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), None, strides, padding, 1, groups
     )
     return outputs.permute(0, 2, 3, 1)
 
@@ -120,7 +129,7 @@ def _conv_tensorflow(inputs, kernel, strides, padding):
     return tf.nn.conv2d(inputs, kernel, strides, [[0, 0], around, around, [0, 0]])
 
 
-def _conv_jax(inputs, kernel, strides, padding):
+def _conv_jax(inputs, kernel, strides, padding, groups=1):
     from jax import lax
 
     return lax.conv_general_dilated(
@@ -129,6 +138,7 @@ def _conv_jax(inputs, kernel, strides, padding):
         (strides, strides),
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 

@@ -46,3 +46,8 @@ def test_training_reaches_a_norm_inside_a_model():
         assert outputs.std() == pytest.approx(spread, rel=2e-2)
         model.get_layer("norm").moving_mean.assign(np.zeros(5))
         model.get_layer("norm").moving_variance.assign(np.ones(5))
+
+
+def test_leaky_relu_has_darknets_slope():
+    outputs = ConvNorm("leaky_relu").act(keras.ops.convert_to_tensor([[-2.0, 3.0]]), "act")
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs), [[-0.2, 3.0]], rtol=1e-6)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_densepred.layers import Conv
 from keras_densepred.ops.conv import conv2d
 from keras_densepred.ops.layer_norm import layer_norm
 from keras_densepred.ops.pointwise import pointwise
@@ -45,9 +46,12 @@ def assert_equal(ours, plain, shapes, images):
 
 
 @pytest.mark.parametrize("size", [(12, 16), (11, 9), (2, 3)], ids=str)
-@pytest.mark.parametrize("kernel,strides,padding", [(3, 1, 1), (3, 2, 1), (2, 2, 0), (1, 1, 0)])
-def test_convolution(kernel, strides, padding, size):
-    images = np.random.default_rng(0).normal(size=(2, *size, 5)).astype("float32")
+@pytest.mark.parametrize(
+    "kernel,strides,padding,groups",
+    [(3, 1, 1, 1), (3, 2, 1, 1), (2, 2, 0, 1), (1, 1, 0, 1), (3, 2, 1, 2), (1, 1, 0, 3)],
+)
+def test_convolution(kernel, strides, padding, groups, size):
+    images = np.random.default_rng(0).normal(size=(2, *size, 6)).astype("float32")
 
     def plain(x, weights, bias):
         around = (padding, padding)
@@ -57,7 +61,20 @@ def test_convolution(kernel, strides, padding, size):
     def ours(x, weights, bias):
         return conv2d(x, weights, bias, strides=strides, padding=padding)
 
-    assert_equal(ours, plain, [(kernel, kernel, 5, 6), (6,)], images)
+    assert_equal(ours, plain, [(kernel, kernel, 6 // groups, 12), (12,)], images)
+
+
+def test_layer_with_groups():
+    layer = Conv(8, 3, strides=2, groups=2)
+    outputs = layer(np.ones((1, 5, 6, 4), "float32"))
+    assert outputs.shape == (1, 3, 3, 8)
+    assert layer.kernel.shape == (3, 3, 2, 8)
+    copy = Conv.from_config(layer.get_config())
+    assert copy.groups == 2
+    with pytest.raises(ValueError, match="`groups` is 2, which does not divide the 5 channels"):
+        Conv(8, 3, groups=2).build((None, 8, 8, 5))
+    with pytest.raises(ValueError, match="`filters` must be a multiple of `groups`, got 8, 3"):
+        Conv(8, 3, groups=3)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 6), (3, 6)], ids=str)
