@@ -61,6 +61,7 @@ class Settings:
     head_depth: int | None = setting(None, "convolutions per head (paper: 4)")
     drop_path: float | None = setting(None, "drop path rate (paper: 0.2 tiny, 0.3 small and base)")
     precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
     # optimizer
     epochs: int | None = setting(None, "passes over the training images (paper: 36)")
     steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
@@ -86,7 +87,7 @@ class Settings:
 
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("devices", "processes", "process_id", "coordinator"),
 )
 _DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
@@ -176,6 +177,7 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
         source, dtype=settings.precision, drop_path_rate=settings.drop_path, **fresh
     )
     pyramid = DetectionPyramid(backbone, width=settings.width)
+    pyramid.rematerialize(settings.rematerialize)
     host = models.RetinaNetKerasHub if settings.head == "keras_hub" else models.RetinaNetKerasCV
     model = host(
         pyramid,
