@@ -37,6 +37,7 @@ from keras_densepred.data.batches import (
     first_readable,
     iterate,
     most_boxes,
+    passes_without_end,
     rows_of_process,
     without_crowd,
 )
@@ -193,7 +194,7 @@ def train_batches(
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(passes_without_end(len(dataset)))
         .random_map(_Augment(dataset, transforms, on_bad_image))
         .batch(
             rows_here.stop - rows_here.start,
