@@ -99,9 +99,10 @@ def _inside_of_runs(model: Any) -> set[int]:
 
 def _only_input(operation: Any) -> Any:
     """The one tensor that a layer which may be part of a run reads; None for other layers."""
-    if not isinstance(operation, Direct) or len(operation._inbound_nodes) != 1:
+    nodes = operation._inbound_nodes
+    if not isinstance(operation, Direct) or len(nodes) != 1:
         return None
-    node = operation._inbound_nodes[0]
+    node = nodes[0]
     if len(node.input_tensors) != 1 or len(node.outputs) != 1 or node.arguments.kwargs:
         return None
     return node.input_tensors[0]
