@@ -3,11 +3,19 @@
 from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
 from keras_densepred.layers.batch_norm import BatchNorm
 from keras_densepred.layers.conv import Conv
-from keras_densepred.layers.conv_norm import Activation, ConvNorm
+from keras_densepred.layers.conv_norm import Activation, ConvNorm, OrderedConvNorm
+from keras_densepred.layers.cross_stage import CrossStage
+from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
-from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block
+from keras_densepred.layers.joins import ChannelSlice, Concat, PartialAdd
+from keras_densepred.layers.mobile import (
+    FastFusion,
+    SpaceToDepth,
+    mb_conv_block,
+    squeeze_excitation,
+)
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
@@ -35,9 +43,13 @@ __all__ = [
     "BatchNorm",
     "BilinearUpsample",
     "CSwinMixer",
+    "ChannelSlice",
+    "Concat",
     "Conv",
     "ConvNorm",
     "CrossShapedWindowAttention",
+    "CrossStage",
+    "DenseBlock",
     "DepthwiseConv",
     "DropPath",
     "FanInNormal",
@@ -49,6 +61,8 @@ __all__ = [
     "MaxPool",
     "NeXtMixer",
     "NearestUpsample",
+    "OrderedConvNorm",
+    "PartialAdd",
     "PlainResampling",
     "Pointwise",
     "PyramidMean",
@@ -63,4 +77,5 @@ __all__ = [
     "drop_path",
     "mb_conv_block",
     "residual_block",
+    "squeeze_excitation",
 ]
