@@ -4,6 +4,14 @@ from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
 from keras_densepred.layers.batch_norm import BatchNorm
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.conv_norm import Activation, ConvNorm
+from keras_densepred.layers.darknet import (
+    BroadcastLike,
+    HalvingMaxPool,
+    Maxout,
+    PartialAdd,
+    SpatialPyramidPooling,
+    attention_gate,
+)
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
@@ -34,6 +42,7 @@ __all__ = [
     "Add",
     "BatchNorm",
     "BilinearUpsample",
+    "BroadcastLike",
     "CSwinMixer",
     "Conv",
     "ConvNorm",
@@ -44,11 +53,14 @@ __all__ = [
     "FanOutNormal",
     "FastFusion",
     "GlobalMean",
+    "HalvingMaxPool",
     "LayerNorm",
     "LayerScale",
     "MaxPool",
+    "Maxout",
     "NeXtMixer",
     "NearestUpsample",
+    "PartialAdd",
     "PlainResampling",
     "Pointwise",
     "PyramidMean",
@@ -57,8 +69,10 @@ __all__ = [
     "SizeCheck",
     "SpaceToDepth",
     "SpatialFusion",
+    "SpatialPyramidPooling",
     "SwinMixer",
     "TokenMixer",
+    "attention_gate",
     "bottleneck_block",
     "drop_path",
     "mb_conv_block",
