@@ -27,7 +27,7 @@ from keras_densepred.backbones.pyramid_backbone import (
 )
 from keras_densepred.layers.conv_norm import ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
-from keras_densepred.layers.joins import PartialAdd
+from keras_densepred.layers.darknet import PartialAdd
 from keras_densepred.layers.pooling import MaxPool
 
 BLOCKS = ("bottleneck", "dark", "basic")

@@ -5,11 +5,19 @@ from keras_densepred.layers.batch_norm import BatchNorm
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.conv_norm import Activation, ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
+from keras_densepred.layers.darknet import (
+    BroadcastLike,
+    HalvingMaxPool,
+    Maxout,
+    PartialAdd,
+    SpatialPyramidPooling,
+    attention_gate,
+)
 from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
-from keras_densepred.layers.joins import ChannelSlice, Concat, PartialAdd
+from keras_densepred.layers.joins import ChannelSlice, Concat
 from keras_densepred.layers.mobile import (
     FastFusion,
     SpaceToDepth,
@@ -42,6 +50,7 @@ __all__ = [
     "Add",
     "BatchNorm",
     "BilinearUpsample",
+    "BroadcastLike",
     "CSwinMixer",
     "ChannelSlice",
     "Concat",
@@ -56,9 +65,11 @@ __all__ = [
     "FanOutNormal",
     "FastFusion",
     "GlobalMean",
+    "HalvingMaxPool",
     "LayerNorm",
     "LayerScale",
     "MaxPool",
+    "Maxout",
     "NeXtMixer",
     "NearestUpsample",
     "OrderedConvNorm",
@@ -71,8 +82,10 @@ __all__ = [
     "SizeCheck",
     "SpaceToDepth",
     "SpatialFusion",
+    "SpatialPyramidPooling",
     "SwinMixer",
     "TokenMixer",
+    "attention_gate",
     "bottleneck_block",
     "drop_path",
     "mb_conv_block",

@@ -1,7 +1,6 @@
-"""Where maps meet: concatenation, and the sum of the channels that two maps share."""
+"""Concatenation of maps, and its inverse: slices of their channels."""
 
 import keras
-from keras import ops
 
 from keras_densepred.layers.direct import Direct
 from keras_densepred.ops.eager import can_run_directly
@@ -18,24 +17,6 @@ class Concat(keras.layers.Concatenate):
         if can_run_directly(self, inputs, kwargs):
             return self.call(inputs)
         return super().__call__(inputs, **kwargs)
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class PartialAdd(Direct, keras.layers.Layer):
-    """Darknet's shortcut between maps of different width (a partial residual).
-
-    Input: a map `(batch, height, width, channels)` and another of the same size. Output: a map like
-    the first, to whose first channels those of the other are added, as many as both have.
-    """
-
-    def call(self, x, y):
-        width, other = x.shape[-1], y.shape[-1]
-        if other >= width:
-            return x + y[..., :width]
-        return x + ops.pad(y, ((0, 0), (0, 0), (0, 0), (0, width - other)))
-
-    def compute_output_shape(self, x_shape, y_shape):
-        return x_shape
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
