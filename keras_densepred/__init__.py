@@ -10,11 +10,16 @@ from keras_densepred.backbones import (
     BiCSNetBackbone,
     BiCSNetLiteBackbone,
     CEDNetBackbone,
+    CSPDenseNetBackbone,
+    CSPNetBackbone,
     DetectionPyramid,
+    ElasticDenseNetBackbone,
+    PeleeNetBackbone,
 )
 from keras_densepred.models import (
     BiCSNetImageClassifier,
     CEDNetImageClassifier,
+    CSPNetImageClassifier,
     NonMaxSuppression,
 )
 
@@ -24,8 +29,13 @@ __all__ = [
     "BiCSNetLiteBackbone",
     "CEDNetBackbone",
     "CEDNetImageClassifier",
+    "CSPDenseNetBackbone",
+    "CSPNetBackbone",
+    "CSPNetImageClassifier",
     "DetectionPyramid",
+    "ElasticDenseNetBackbone",
     "NonMaxSuppression",
+    "PeleeNetBackbone",
     "__version__",
     "backbones",
     "layers",
