@@ -17,8 +17,14 @@ from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
 from keras_densepred.models.retinanet import RetinaNetKerasHub
+from keras_densepred.models.yolo_heads import YOLO_NECKS
+from keras_densepred.models.yolo_settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
+from keras_densepred.models.yolov3 import YOLOv3Detector
 
 __all__ = [
+    "YOLO_ANCHORS",
+    "YOLO_LOSSES",
+    "YOLO_NECKS",
     "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
@@ -31,6 +37,8 @@ __all__ = [
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
     "SigmoidFocalLoss",
+    "YOLOLoss",
+    "YOLOv3Detector",
     "image_classifier",
     "multi_scale",
     "sliding_window",

@@ -19,7 +19,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_densepred.models.yolo_decoding import MAX_LOG_SIZE, decode_boxes
+from keras_densepred.models.yolo_decoding import decode_boxes, size_factor
 from keras_densepred.models.yolo_settings import YOLOLoss
 from keras_densepred.models.yolo_targets import Assignment, Objects
 from keras_densepred.ops.nms import gather_rows
@@ -146,7 +146,7 @@ def _overlap_loss(
     """(B, M, A) box loss "giou" or "ciou" of (B, M, A, 4) logits at cells (B, M, 2)."""
     fixed = ops.stop_gradient(logits)
     boxes = decode_boxes(fixed, places, anchors, scale, grid_size, image_size)
-    growth = ops.exp(ops.minimum(fixed[..., 2:], MAX_LOG_SIZE))
+    growth = size_factor(fixed[..., 2:])
     slope = ops.concatenate([ops.ones_like(growth), growth], axis=-1)
     # The decoded boxes, with Darknet's derivative by the logits.
     boxes = boxes + slope * (logits - fixed)
@@ -158,7 +158,7 @@ def _overlap_loss(
 def box_overlap(boxes: Tensor, truth: Tensor, complete: bool) -> Tensor:
     """Generalised or complete intersection over union.
 
-    "Generalized Intersection over Union" (Rezatofighi et al., 2019), equation 5 of its algorithm;
+    "Generalized Intersection over Union" (Rezatofighi et al., 2019), algorithm 1;
     "Distance-IoU Loss" (Zheng et al., 2020), equations 10 to 12, whose weight alpha has no gradient
     and whose aspect term is differentiated without the factor 1 / (w^2 + h^2), as there.
 
