@@ -10,11 +10,15 @@ from keras_densepred.backbones import (
     BiCSNetBackbone,
     BiCSNetLiteBackbone,
     CEDNetBackbone,
+    CSPDenseNetBackbone,
+    CSPNetBackbone,
     DetectionPyramid,
+    PeleeNetBackbone,
 )
 from keras_densepred.models import (
     BiCSNetImageClassifier,
     CEDNetImageClassifier,
+    CSPNetImageClassifier,
     NonMaxSuppression,
 )
 
@@ -24,8 +28,12 @@ __all__ = [
     "BiCSNetLiteBackbone",
     "CEDNetBackbone",
     "CEDNetImageClassifier",
+    "CSPDenseNetBackbone",
+    "CSPNetBackbone",
+    "CSPNetImageClassifier",
     "DetectionPyramid",
     "NonMaxSuppression",
+    "PeleeNetBackbone",
     "__version__",
     "backbones",
     "layers",

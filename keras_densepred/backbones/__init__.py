@@ -3,6 +3,8 @@
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
+from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 
@@ -10,7 +12,11 @@ __all__ = [
     "BiCSNetBackbone",
     "BiCSNetLiteBackbone",
     "CEDNetBackbone",
+    "CSPDenseNetBackbone",
+    "CSPNetBackbone",
+    "CSPStage",
     "DetectionPyramid",
     "FeatureInfo",
+    "PeleeNetBackbone",
     "PyramidBackbone",
 ]

@@ -4,6 +4,8 @@ As Darknet computes them, so that networks written for it ("CSPNet", Wang et al.
 Redmon & Farhadi, 2018) are the same here.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -51,6 +53,10 @@ class Maxout(Direct, keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
 
+    def comparisons(self, input_shape, output_shape) -> int:
+        """What `metrics.darknet_costs` counts: each channel it reads."""
+        return math.prod(input_shape)
+
     def get_config(self):
         return {**super().get_config(), "filters": self.filters}
 
@@ -85,6 +91,10 @@ class HalvingMaxPool(Direct, keras.layers.Layer):
         batch, *sizes, channels = input_shape
         return (batch, *(None if size is None else size // 2 for size in sizes), channels)
 
+    def comparisons(self, input_shape, output_shape) -> int:
+        """What `metrics.darknet_costs` counts: a window's positions at each of the output's."""
+        return 4 * math.prod(output_shape)
+
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class SpatialPyramidPooling(Direct, keras.layers.Layer):
@@ -102,6 +112,10 @@ class SpatialPyramidPooling(Direct, keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], 4 * input_shape[-1])
+
+    def comparisons(self, input_shape, output_shape) -> int:
+        """What `metrics.darknet_costs` counts: every position of the three windows."""
+        return sum(kernel**2 for kernel in SPP_KERNELS) * math.prod(input_shape)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

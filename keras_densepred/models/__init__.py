@@ -7,7 +7,6 @@ when first asked for.
 import importlib
 from typing import Any
 
-from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab_v3 import DeepLabV3
@@ -16,6 +15,7 @@ from keras_densepred.models.dense_inference import multi_scale, sliding_window
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
+from keras_densepred.models.pooled_classifier import BiCSNetImageClassifier, CSPNetImageClassifier
 from keras_densepred.models.retinanet import RetinaNetKerasHub
 from keras_densepred.models.yolo_heads import YOLO_NECKS
 from keras_densepred.models.yolo_settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
@@ -28,6 +28,7 @@ __all__ = [
     "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
+    "CSPNetImageClassifier",
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
