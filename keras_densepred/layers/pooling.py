@@ -31,9 +31,7 @@ class MaxPool(Direct, keras.layers.Layer):
 
     def call(self, inputs):
         padding = ((self.pool_size - 1) // 2, self.pool_size // 2)
-        return max_pool2d(
-            inputs, pool_size=self.pool_size, strides=self.strides, padding=padding
-        )
+        return max_pool2d(inputs, pool_size=self.pool_size, strides=self.strides, padding=padding)
 
     def compute_output_shape(self, input_shape):
         batch, *sizes, channels = input_shape

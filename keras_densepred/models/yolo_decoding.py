@@ -1,6 +1,7 @@
 """From YOLOv3's logits to boxes and scores, as Darknet decodes them (`get_yolo_box`).
 
-With s = `scale_xy`: centre = (cell + s sigmoid(x) - (s - 1) / 2) / cells, size = anchor e^w / image.
+With s = `scale_xy`: centre = (cell + s sigmoid(x) - (s - 1) / 2) / cells,
+size = anchor e^w / image.
 """
 
 from collections.abc import Sequence

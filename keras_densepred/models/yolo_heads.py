@@ -18,20 +18,21 @@ import numpy as np
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.darknet import (
     BroadcastLike,
-    HalvingMaxPool,
     Maxout,
     PartialAdd,
     SpatialPyramidPooling,
     attention_gate,
 )
+from keras_densepred.layers.joins import Concat
 from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.layers.pooling import GlobalMean
+from keras_densepred.layers.pooling import GlobalMean, MaxPool
 from keras_densepred.layers.upsampling import NearestUpsample
 
 Tensor = Any
 Pyramid = Mapping[str, Tensor]
 
-OBJECTNESS_PRIOR = 0.01  # probability that a slot starts with, as RetinaNet's; Darknet starts at 0.5
+# Probability of an object that a slot starts with, as in RetinaNet; Darknet starts at 0.5.
+OBJECTNESS_PRIOR = 0.01
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -88,7 +89,7 @@ def predict_maps(
 
 
 def _concat(kit: ConvNorm, maps: list, name: str):
-    return keras.layers.Concatenate(name=name, dtype=kit.dtype)(maps)
+    return Concat(name=name, dtype=kit.dtype)(maps)
 
 
 def _up(kit: ConvNorm, x, fine, name: str, factor: int = 2):
@@ -96,7 +97,7 @@ def _up(kit: ConvNorm, x, fine, name: str, factor: int = 2):
 
 
 def _pool(kit: ConvNorm, x, name: str):
-    return HalvingMaxPool(name=name, dtype=kit.dtype)(x)
+    return MaxPool(2, 2, name=name, dtype=kit.dtype)(x)
 
 
 def _add(kit: ConvNorm, x, shortcut, name: str):

@@ -5,12 +5,13 @@ are the gradients of
 
 * objectness and classes: binary cross-entropy on the logits;
 * `"mse"` boxes: (2 - w h) times cross-entropy of the offset (for `scale_xy` s, s times that of
-  (offset + (s - 1) / 2) / s) and half the squared error of the log sizes: Darknet's deltas skip the
-  derivative of the sigmoid;
-* `"giou"`, `"ciou"`: 1 - GIoU, 1 - CIoU of the boxes in shares of the image, where the derivative by
-  the centre goes to the logits of x and y as it is and that by the size times e^w, e^h. Darknet's
-  `iou_normalizer` is chosen for that scale: a true derivative would be smaller by the number of
-  cells and by image over anchor. (Darknet also doubles the GIoU part for sizes; not here.)
+  (offset + (s - 1) / 2) / s) and half the squared error of the log sizes: Darknet's deltas skip
+  the derivative of the sigmoid;
+* `"giou"`, `"ciou"`: 1 - GIoU, 1 - CIoU of the boxes in shares of the image, where the derivative
+  by the centre goes to the logits of x and y as it is and that by the size times e^w, e^h.
+  Darknet's `iou_normalizer` is chosen for that scale: a true derivative would be smaller by the
+  number of cells and by image over anchor. (Darknet also doubles the GIoU part for sizes; not
+  here.)
 """
 
 import math
@@ -106,9 +107,7 @@ def best_overlap(boxes: Tensor, objects: Objects) -> Tensor:
     ]
     intersection = ops.maximum(sides[0], 0.0) * ops.maximum(sides[1], 0.0)
     union = box[..., 2] * box[..., 3] + other[..., 2] * other[..., 3] - intersection
-    overlap = ops.where(
-        objects.valid[:, None, None], intersection / ops.maximum(union, 1e-12), 0.0
-    )
+    overlap = ops.where(objects.valid[:, None, None], intersection / ops.maximum(union, 1e-12), 0.0)
     return ops.max(overlap, axis=-1)
 
 

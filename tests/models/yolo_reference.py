@@ -28,6 +28,13 @@ def corners(box):
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
+def centred(box, width, height):
+    """Corners in pixels to centre and size in shares of the image."""
+    x1, y1, x2, y2 = box
+    centre = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height]
+    return np.array([*centre, (x2 - x1) / width, (y2 - y1) / height])
+
+
 def overlaps(a, b):
     """Intersection, union, and width and height of the hull."""
     ax1, ay1, ax2, ay2 = corners(a)
@@ -109,11 +116,7 @@ def reference(outputs, boxes, labels, size, anchors, masks, settings):
     gradients = {level: np.zeros(x.shape) for level, x in outputs.items()}
     counts = {"ignored": 0, "learned": 0, "shared": 0}
     for b, (image_boxes, image_labels) in enumerate(zip(boxes, labels, strict=True)):
-        truths = [
-            np.array([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width,
-                      (y2 - y1) / height])  # fmt: skip
-            for x1, y1, x2, y2 in image_boxes
-        ]
+        truths = [centred(box, width, height) for box in image_boxes]
         for level, x in outputs.items():
             rows, columns = x.shape[1:3]
             scale = settings.scale_xy.get(level, 1.0)
@@ -138,12 +141,9 @@ def reference(outputs, boxes, labels, size, anchors, masks, settings):
                         gradient = gradients[level][b, row, column, a]
                         anchor = anchors[index]
                         reach = scale * sigmoid(z[:2]) - (scale - 1) / 2
-                        box = np.array([
-                            (column + reach[0]) / columns,
-                            (row + reach[1]) / rows,
-                            anchor[0] * np.exp(z[2]) / width,
-                            anchor[1] * np.exp(z[3]) / height,
-                        ])  # fmt: skip
+                        centre = [(column + reach[0]) / columns, (row + reach[1]) / rows]
+                        shape = np.array(anchor) * np.exp(z[2:4]) / size
+                        box = np.array([*centre, *shape])
                         objects = learned.get((row, column, a), [])
                         overlap = max((iou(box, truth) for truth in truths), default=0.0)
                         if not objects and overlap > settings.ignore_threshold:
