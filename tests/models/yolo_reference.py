@@ -1,4 +1,4 @@
-"""YOLOv3's loss and Darknet's deltas in plain NumPy, from CSPNET.md 3.7: one slot after the other."""
+"""YOLOv3's loss and Darknet's deltas in plain NumPy, from CSPNET.md 3.7: slot after slot."""
 
 import numpy as np
 
