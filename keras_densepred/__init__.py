@@ -13,6 +13,7 @@ from keras_densepred.backbones import (
     CSPDenseNetBackbone,
     CSPNetBackbone,
     DetectionPyramid,
+    ElasticDenseNetBackbone,
     PeleeNetBackbone,
 )
 from keras_densepred.models import (
@@ -32,6 +33,7 @@ __all__ = [
     "CSPNetBackbone",
     "CSPNetImageClassifier",
     "DetectionPyramid",
+    "ElasticDenseNetBackbone",
     "NonMaxSuppression",
     "PeleeNetBackbone",
     "__version__",

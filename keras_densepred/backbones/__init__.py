@@ -6,6 +6,7 @@ from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
+from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "CSPNetBackbone",
     "CSPStage",
     "DetectionPyramid",
+    "ElasticDenseNetBackbone",
     "FeatureInfo",
     "PeleeNetBackbone",
     "PyramidBackbone",

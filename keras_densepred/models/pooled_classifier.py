@@ -12,6 +12,7 @@ from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone
+from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
 from keras_densepred.backbones.pyramid_backbone import PyramidBackbone, to_channels_last
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.upsampling import PyramidMean
@@ -178,7 +179,12 @@ class CSPNetImageClassifier(PooledImageClassifier):
     """
 
     backbone_cls = CSPNetBackbone
-    backbone_classes = (CSPNetBackbone, CSPDenseNetBackbone, PeleeNetBackbone)
+    backbone_classes = (
+        CSPNetBackbone,
+        CSPDenseNetBackbone,
+        PeleeNetBackbone,
+        ElasticDenseNetBackbone,
+    )
 
     @classmethod
     def pooled_map(cls, backbone: PyramidBackbone, dtype: Any):
