@@ -23,6 +23,7 @@ from keras_densepred.layers.darknet import (
     SpatialPyramidPooling,
     attention_gate,
 )
+from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.joins import Concat
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
@@ -76,7 +77,7 @@ def predict_maps(
         count, name = anchors[level], level.lower()
         x = Pointwise(
             count * (5 + num_classes),
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            kernel_initializer=FanInNormal(fan_in=10_000),  # deviation 0.01, as RetinaNet's
             bias_initializer=ObjectnessBias(count),
             name=f"yolo_{name}_prediction",
             dtype=dtype,
