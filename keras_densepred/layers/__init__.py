@@ -7,7 +7,6 @@ from keras_densepred.layers.conv_norm import Activation, ConvNorm, OrderedConvNo
 from keras_densepred.layers.cross_stage import CrossStage
 from keras_densepred.layers.darknet import (
     BroadcastLike,
-    HalvingMaxPool,
     Maxout,
     PartialAdd,
     SpatialPyramidPooling,
@@ -65,7 +64,6 @@ __all__ = [
     "FanOutNormal",
     "FastFusion",
     "GlobalMean",
-    "HalvingMaxPool",
     "LayerNorm",
     "LayerScale",
     "MaxPool",

@@ -81,22 +81,6 @@ class PartialAdd(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class HalvingMaxPool(Direct, keras.layers.Layer):
-    """2x2 max-pooling of stride 2, for maps `(batch, height, width, channels)` of even size."""
-
-    def call(self, inputs):
-        return max_pool2d(inputs, pool_size=2, strides=2)
-
-    def compute_output_shape(self, input_shape):
-        batch, *sizes, channels = input_shape
-        return (batch, *(None if size is None else size // 2 for size in sizes), channels)
-
-    def comparisons(self, input_shape, output_shape) -> int:
-        """What `metrics.darknet_costs` counts: a window's positions at each of the output's."""
-        return 4 * math.prod(output_shape)
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
 class SpatialPyramidPooling(Direct, keras.layers.Layer):
     """A map beside its maxima over 13x13, 9x9 and 5x5 positions, in this order before itself.
 

@@ -1,6 +1,7 @@
 """From YOLOv3's logits to boxes and scores, as Darknet decodes them (`get_yolo_box`).
 
-With s = `scale_xy`: centre = (cell + s sigmoid(x) - (s - 1) / 2) / cells, size = anchor e^w / image.
+With s = `scale_xy`: centre = (cell + s sigmoid(x) - (s - 1) / 2) / cells,
+size = anchor e^w / image.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from keras import ops
 
 Tensor = Any
 
-# A box is at most e^6 = 403 times its anchor: a diverging model gives large boxes, no infinite ones.
+# A box is 1 / 403 to 403 times its anchor: a diverging model gives large boxes, no infinite ones.
 MAX_LOG_SIZE = 6.0
 
 
@@ -25,6 +26,11 @@ def cell_grid(rows: int | Tensor, columns: int | Tensor) -> Tensor:
 def size_pair(height: int | Tensor, width: int | Tensor) -> Tensor:
     """(width, height) as a float32 tensor (2,)."""
     return ops.cast(ops.stack([width, height]), "float32")
+
+
+def size_factor(logits: Tensor) -> Tensor:
+    """Size over anchor: e^logit, kept in bounds."""
+    return ops.exp(ops.clip(logits, -MAX_LOG_SIZE, MAX_LOG_SIZE))
 
 
 def decode_boxes(
@@ -51,7 +57,7 @@ def decode_boxes(
     shape = ops.convert_to_tensor(anchors, "float32")
     reach = scale_xy * ops.sigmoid(logits[..., :2]) - (scale_xy - 1.0) / 2.0
     centre = (cells[..., None, :] + reach) / grid_size
-    size = shape * ops.exp(ops.minimum(logits[..., 2:4], MAX_LOG_SIZE)) / image_size
+    size = shape * size_factor(logits[..., 2:4]) / image_size
     return ops.concatenate([centre, size], axis=-1)
 
 

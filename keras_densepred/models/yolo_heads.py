@@ -18,20 +18,22 @@ import numpy as np
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.darknet import (
     BroadcastLike,
-    HalvingMaxPool,
     Maxout,
     PartialAdd,
     SpatialPyramidPooling,
     attention_gate,
 )
+from keras_densepred.layers.initializers import FanInNormal
+from keras_densepred.layers.joins import Concat
 from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.layers.pooling import GlobalMean
+from keras_densepred.layers.pooling import GlobalMean, MaxPool
 from keras_densepred.layers.upsampling import NearestUpsample
 
 Tensor = Any
 Pyramid = Mapping[str, Tensor]
 
-OBJECTNESS_PRIOR = 0.01  # probability that a slot starts with, as RetinaNet's; Darknet starts at 0.5
+# Probability of an object that a slot starts with, as in RetinaNet; Darknet starts at 0.5.
+OBJECTNESS_PRIOR = 0.01
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -75,7 +77,7 @@ def predict_maps(
         count, name = anchors[level], level.lower()
         x = Pointwise(
             count * (5 + num_classes),
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            kernel_initializer=FanInNormal(fan_in=10_000),  # deviation 0.01, as RetinaNet's
             bias_initializer=ObjectnessBias(count),
             name=f"yolo_{name}_prediction",
             dtype=dtype,
@@ -88,7 +90,7 @@ def predict_maps(
 
 
 def _concat(kit: ConvNorm, maps: list, name: str):
-    return keras.layers.Concatenate(name=name, dtype=kit.dtype)(maps)
+    return Concat(name=name, dtype=kit.dtype)(maps)
 
 
 def _up(kit: ConvNorm, x, fine, name: str, factor: int = 2):
@@ -96,7 +98,7 @@ def _up(kit: ConvNorm, x, fine, name: str, factor: int = 2):
 
 
 def _pool(kit: ConvNorm, x, name: str):
-    return HalvingMaxPool(name=name, dtype=kit.dtype)(x)
+    return MaxPool(2, 2, name=name, dtype=kit.dtype)(x)
 
 
 def _add(kit: ConvNorm, x, shortcut, name: str):
@@ -162,17 +164,19 @@ def cem(kit: ConvNorm, features: Pyramid, sam: bool = False) -> dict[str, Tensor
     context = GlobalMean(name="cem_mean", dtype=kit.dtype)(features["P5"])
     context = kit.unit(context, 128, 1, "cem_context")
     outputs = {}
+    pooled = {}  # of each finer level, at the size of this one
     for level, here in lateral.items():
         name, number = f"cem_{level.lower()}", int(level[1])
-        maps = []
-        for other, x in lateral.items():
-            steps = number - int(other[1])
-            if steps < 0:
-                x = _up(kit, x, here, f"{name}_up_{other.lower()}", 2**-steps)
-            for step in range(steps):
-                x = _pool(kit, x, f"{name}_pool{step}_{other.lower()}")
-            maps.append(x)
-        maps.append(BroadcastLike(name=f"{name}_context", dtype=kit.dtype)(context, here))
+        for other, x in pooled.items():
+            pooled[other] = _pool(kit, x, f"{name}_pool_{other.lower()}")
+        pooled[level] = here
+        coarser = [
+            _up(kit, x, here, f"{name}_up_{other.lower()}", 2 ** (int(other[1]) - number))
+            for other, x in lateral.items()
+            if int(other[1]) > number
+        ]
+        everywhere = BroadcastLike(name=f"{name}_context", dtype=kit.dtype)(context, here)
+        maps = [*pooled.values(), *coarser, everywhere]
         x = kit.unit(_concat(kit, maps, f"{name}_concat"), 128, 1, name)
         outputs[level] = attention_gate(kit, x, f"{name}_sam") if sam else x
     return outputs
@@ -200,6 +204,7 @@ def gfm(kit: ConvNorm, features: Pyramid) -> dict[str, Tensor]:
     x = _concat(kit, [_narrow(kit, fine, 64, "gfm_p3_maxout"), x], "gfm_p3_concat")
     p3 = _residual(kit, kit.unit(x, 64, 1, "gfm_p3_reduce"), "gfm_p3")
     pooled = _pool(kit, p3, "gfm_p3_pool")
+    top = kit.unit(p5, 128, 1, "gfm_fuse_p5")
     scales = {
         "P3": [
             p3,
@@ -209,17 +214,17 @@ def gfm(kit: ConvNorm, features: Pyramid) -> dict[str, Tensor]:
         "P4": [
             p4,
             kit.unit(pooled, 128, 1, "gfm_fuse_p4_p3"),
-            _up(kit, kit.unit(p5, 128, 1, "gfm_fuse_p4_p5"), p4, "gfm_fuse_p4_p5_up"),
+            _up(kit, top, p4, "gfm_fuse_p4_p5_up"),
         ],
         "P5": [
-            kit.unit(p5, 128, 1, "gfm_fuse_p5_p5"),
+            top,
             _pool(kit, p4, "gfm_p4_pool"),
             kit.unit(_pool(kit, pooled, "gfm_p3_pool_again"), 128, 1, "gfm_fuse_p5_p3"),
         ],
     }
     outputs = {}
     for level, maps in scales.items():
-        name = f"gfm_fuse_{level.lower()}"
+        name = f"gfm_out_{level.lower()}"
         width = 64 if level == "P3" else 128
         x = kit.unit(_concat(kit, maps, f"{name}_concat"), width, 1, f"{name}_reduce")
         outputs[level] = kit.unit(x, width, 3, name)

@@ -5,12 +5,13 @@ are the gradients of
 
 * objectness and classes: binary cross-entropy on the logits;
 * `"mse"` boxes: (2 - w h) times cross-entropy of the offset (for `scale_xy` s, s times that of
-  (offset + (s - 1) / 2) / s) and half the squared error of the log sizes: Darknet's deltas skip the
-  derivative of the sigmoid;
-* `"giou"`, `"ciou"`: 1 - GIoU, 1 - CIoU of the boxes in shares of the image, where the derivative by
-  the centre goes to the logits of x and y as it is and that by the size times e^w, e^h. Darknet's
-  `iou_normalizer` is chosen for that scale: a true derivative would be smaller by the number of
-  cells and by image over anchor. (Darknet also doubles the GIoU part for sizes; not here.)
+  (offset + (s - 1) / 2) / s) and half the squared error of the log sizes: Darknet's deltas skip
+  the derivative of the sigmoid;
+* `"giou"`, `"ciou"`: 1 - GIoU, 1 - CIoU of the boxes in shares of the image, where the derivative
+  by the centre goes to the logits of x and y as it is and that by the size times e^w, e^h.
+  Darknet's `iou_normalizer` is chosen for that scale: a true derivative would be smaller by the
+  number of cells and by image over anchor. (Darknet also doubles the GIoU part for sizes; not
+  here.)
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_densepred.models.yolo_decoding import MAX_LOG_SIZE, decode_boxes
+from keras_densepred.models.yolo_decoding import decode_boxes, size_factor
 from keras_densepred.models.yolo_settings import YOLOLoss
 from keras_densepred.models.yolo_targets import Assignment, Objects
 from keras_densepred.ops.nms import gather_rows
@@ -106,9 +107,7 @@ def best_overlap(boxes: Tensor, objects: Objects) -> Tensor:
     ]
     intersection = ops.maximum(sides[0], 0.0) * ops.maximum(sides[1], 0.0)
     union = box[..., 2] * box[..., 3] + other[..., 2] * other[..., 3] - intersection
-    overlap = ops.where(
-        objects.valid[:, None, None], intersection / ops.maximum(union, 1e-12), 0.0
-    )
+    overlap = ops.where(objects.valid[:, None, None], intersection / ops.maximum(union, 1e-12), 0.0)
     return ops.max(overlap, axis=-1)
 
 
@@ -146,7 +145,7 @@ def _overlap_loss(
     """(B, M, A) box loss "giou" or "ciou" of (B, M, A, 4) logits at cells (B, M, 2)."""
     fixed = ops.stop_gradient(logits)
     boxes = decode_boxes(fixed, places, anchors, scale, grid_size, image_size)
-    growth = ops.exp(ops.minimum(fixed[..., 2:], MAX_LOG_SIZE))
+    growth = size_factor(fixed[..., 2:])
     slope = ops.concatenate([ops.ones_like(growth), growth], axis=-1)
     # The decoded boxes, with Darknet's derivative by the logits.
     boxes = boxes + slope * (logits - fixed)
@@ -158,7 +157,7 @@ def _overlap_loss(
 def box_overlap(boxes: Tensor, truth: Tensor, complete: bool) -> Tensor:
     """Generalised or complete intersection over union.
 
-    "Generalized Intersection over Union" (Rezatofighi et al., 2019), equation 5 of its algorithm;
+    "Generalized Intersection over Union" (Rezatofighi et al., 2019), algorithm 1;
     "Distance-IoU Loss" (Zheng et al., 2020), equations 10 to 12, whose weight alpha has no gradient
     and whose aspect term is differentiated without the factor 1 / (w^2 + h^2), as there.
 

@@ -22,7 +22,7 @@ YOLO_ANCHORS: dict[str, tuple[Anchor, ...]] = {
     "yolov3_tiny": ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319)),
 }
 """Widths and heights in pixels of the network's input, on COCO: of yolov3.cfg (416 px), of the cfgs
-for 512 px, of yolov3-tiny_3l.cfg and of yolov3-tiny.cfg. For other data: `tools/yolo_anchors.py`."""
+for 512 px, of yolov3-tiny_3l.cfg and yolov3-tiny.cfg. For other data: `tools/yolo_anchors.py`."""
 
 
 @dataclasses.dataclass(frozen=True)
