@@ -4,6 +4,7 @@ from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
+from keras_densepred.backbones.families import load_backbone
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "DetectionPyramid",
     "FeatureInfo",
     "PyramidBackbone",
+    "load_backbone",
 ]
