@@ -4,7 +4,7 @@ from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
-from keras_densepred.backbones.families import load_backbone
+from keras_densepred.backbones.families import built_in_preset, built_in_presets, load_backbone
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 
 __all__ = [
@@ -14,5 +14,7 @@ __all__ = [
     "DetectionPyramid",
     "FeatureInfo",
     "PyramidBackbone",
+    "built_in_preset",
+    "built_in_presets",
     "load_backbone",
 ]

@@ -41,9 +41,15 @@ def load_backbone(preset: str, **options: Any) -> PyramidBackbone:
     return family.from_preset(preset, **_known(family, options))
 
 
-def is_built_in(preset: str) -> bool:
-    """Whether a name is of an architecture that comes with this package."""
-    return _family_of(preset) is not None
+def built_in_presets() -> list[str]:
+    """The names of all architectures that come with this package, aliases left out."""
+    return [name for family in _families(PyramidBackbone) for name in family.architecture_presets()]
+
+
+def built_in_preset(preset: str) -> str | None:
+    """The built-in preset that a name or an alias of it names; None if it names none."""
+    family = _family_of(preset)
+    return None if family is None else family.architecture_preset_name(preset)
 
 
 def _family_of(preset: str) -> type[PyramidBackbone] | None:
@@ -61,11 +67,9 @@ def _families(base: type[PyramidBackbone]) -> Iterator[type[PyramidBackbone]]:
 def _saved_backbone(directory: pathlib.Path) -> str:
     """Where a backbone is saved: in the directory, or in `backbone` in it."""
     if not directory.is_dir():
-        families = _families(PyramidBackbone)
-        known = [name for family in families for name in family.architecture_presets()]
         raise ValueError(
             f"There is no directory and no built-in preset {str(directory)!r}; there are "
-            f"{', '.join(known)}."
+            f"{', '.join(built_in_presets())}."
         )
     for place in (directory / "backbone", directory):
         if (place / "config.json").is_file():

@@ -7,7 +7,7 @@ import keras
 import keras_hub
 from keras_hub.src.utils import preset_utils
 
-from keras_densepred.backbones.families import is_built_in, load_backbone
+from keras_densepred.backbones.families import built_in_preset, load_backbone
 from keras_densepred.backbones.pyramid_backbone import PyramidBackbone
 from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
@@ -144,7 +144,7 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         Raises:
             ValueError: if there is no such preset.
         """
-        if is_built_in(preset):
+        if built_in_preset(preset) is not None:
             return cls(load_backbone(preset), **kwargs)
         # Past Task.from_preset: it refuses every backbone whose class is not exactly
         # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
