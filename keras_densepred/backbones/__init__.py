@@ -7,6 +7,7 @@ from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNet
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
+from keras_densepred.backbones.families import built_in_preset, built_in_presets, load_backbone
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 
 __all__ = [
@@ -21,4 +22,7 @@ __all__ = [
     "FeatureInfo",
     "PeleeNetBackbone",
     "PyramidBackbone",
+    "built_in_preset",
+    "built_in_presets",
+    "load_backbone",
 ]

@@ -9,9 +9,9 @@ from typing import Any
 
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
-from keras_densepred.models.deeplab_v3 import DeepLabV3
+from keras_densepred.models.deeplab_v3 import ATROUS_RATES, DeepLabV3
 from keras_densepred.models.deeplab_v3_keras_hub import DeepLabV3KerasHub
-from keras_densepred.models.dense_inference import multi_scale, sliding_window
+from keras_densepred.models.dense_inference import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
@@ -23,6 +23,8 @@ from keras_densepred.models.yolo_settings import YOLO_ANCHORS, YOLO_LOSSES, YOLO
 from keras_densepred.models.yolov3 import YOLOv3Detector
 
 __all__ = [
+    "ATROUS_RATES",
+    "PAPER_SCALES",
     "YOLO_ANCHORS",
     "YOLO_LOSSES",
     "YOLO_NECKS",

@@ -28,7 +28,12 @@ IGNORED = -2
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
-def anchor_boxes(height: int | Tensor, width: int | Tensor, levels: Sequence[int]) -> Tensor:
+def anchor_boxes(
+    height: int | Tensor,
+    width: int | Tensor,
+    levels: Sequence[int],
+    anchor_scale: float = ANCHOR_SCALE,
+) -> Tensor:
     """Anchors of one image size.
 
     Args:
@@ -37,19 +42,23 @@ def anchor_boxes(height: int | Tensor, width: int | Tensor, levels: Sequence[int
         width: image width in pixels.
         levels: pyramid levels such as `range(3, 8)`; level n has stride 2^n and
             ceil(size / stride) cells a side.
+        anchor_scale: side of the smallest square anchor of a level over its stride.
 
     Returns:
         (A, 4) float32 xyxy in pixels, not clipped to the image. Order: level, row, column, ratio,
         scale.
     """
-    return ops.concatenate([_level_anchors(height, width, 2**level) for level in levels], axis=0)
+    parts = [_level_anchors(height, width, 2**level, anchor_scale) for level in levels]
+    return ops.concatenate(parts, axis=0)
 
 
-def _level_anchors(height: int | Tensor, width: int | Tensor, stride: int) -> Tensor:
+def _level_anchors(
+    height: int | Tensor, width: int | Tensor, stride: int, anchor_scale: float
+) -> Tensor:
     half_sides = []
     for ratio in ASPECT_RATIOS:
         for octave in OCTAVE_SCALES:
-            side = ANCHOR_SCALE * octave * stride
+            side = anchor_scale * octave * stride
             half_sides.append((side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2))
     half_sides = ops.convert_to_tensor(half_sides, "float32")[None, None]
     x = ops.cast(ops.arange((width + stride - 1) // stride, dtype="int32") * stride, "float32")
