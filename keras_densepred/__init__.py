@@ -11,6 +11,7 @@ from keras_densepred.backbones import (
     BiCSNetLiteBackbone,
     CEDNetBackbone,
     DetectionPyramid,
+    ResNetBackbone,
 )
 from keras_densepred.models import (
     BiCSNetImageClassifier,
@@ -26,6 +27,7 @@ __all__ = [
     "CEDNetImageClassifier",
     "DetectionPyramid",
     "NonMaxSuppression",
+    "ResNetBackbone",
     "__version__",
     "backbones",
     "layers",

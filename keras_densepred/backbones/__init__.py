@@ -5,6 +5,7 @@ from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
+from keras_densepred.backbones.resnet import ResNetBackbone
 
 __all__ = [
     "BiCSNetBackbone",
@@ -13,4 +14,5 @@ __all__ = [
     "DetectionPyramid",
     "FeatureInfo",
     "PyramidBackbone",
+    "ResNetBackbone",
 ]

@@ -8,6 +8,7 @@ from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
 from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block
+from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
@@ -29,6 +30,7 @@ from keras_densepred.layers.window_attention import (
 
 __all__ = [
     "GELU",
+    "MSFM",
     "TOKEN_MIXERS",
     "Activation",
     "Add",
