@@ -11,6 +11,7 @@ from keras_densepred.backbones import (
     BiCSNetLiteBackbone,
     CEDNetBackbone,
     DetectionPyramid,
+    FeaturePyramid,
     ResNetBackbone,
 )
 from keras_densepred.models import (
@@ -26,6 +27,7 @@ __all__ = [
     "CEDNetBackbone",
     "CEDNetImageClassifier",
     "DetectionPyramid",
+    "FeaturePyramid",
     "NonMaxSuppression",
     "ResNetBackbone",
     "__version__",

@@ -4,6 +4,7 @@ from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
+from keras_densepred.backbones.feature_pyramid import FeaturePyramid
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
 from keras_densepred.backbones.resnet import ResNetBackbone
 
@@ -13,6 +14,7 @@ __all__ = [
     "CEDNetBackbone",
     "DetectionPyramid",
     "FeatureInfo",
+    "FeaturePyramid",
     "PyramidBackbone",
     "ResNetBackbone",
 ]

@@ -17,15 +17,20 @@ from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
 from keras_densepred.models.retinanet import RetinaNetKerasHub
+from keras_densepred.models.two_stage import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 
 __all__ = [
     "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
+    "FasterRCNN",
     "IgnoreCrossentropy",
+    "MaskRCNN",
     "NonMaxSuppression",
     "PredictionHead",
     "RetinaNetKerasCV",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import KerasTensor, ops
+from keras import ops
 
 Tensor = Any
 
@@ -28,8 +28,6 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (M, C) in the type of `table`; summed in float32.
     """
-    if isinstance(table, KerasTensor):
-        return KerasTensor((index.shape[0], table.shape[-1]), table.dtype)
     weight = ops.stop_gradient(weight)
     backend = keras.config.backend()
     if backend == "torch":
