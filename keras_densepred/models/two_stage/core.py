@@ -275,10 +275,11 @@ class TwoStageDetector(keras.Model):
         objectness, deltas = {}, {}
         for level in self.pyramid_levels:
             name = f"P{level}"
-            batch = ops.shape(features[name])[0]
             logits, shifts = self.rpn_head(features[name])
-            objectness[name] = ops.reshape(ops.cast(logits, "float32"), (batch, -1))
-            deltas[name] = ops.reshape(ops.cast(shifts, "float32"), (batch, -1, 4))
+            height, width = ops.shape(logits)[1:3]
+            count = height * width * self.rpn_head.num_anchors
+            objectness[name] = ops.reshape(ops.cast(logits, "float32"), (-1, count))
+            deltas[name] = ops.reshape(ops.cast(shifts, "float32"), (-1, count, 4))
         outputs = {"features": features, "objectness": objectness, "deltas": deltas}
         return self._detect(images, outputs) if detect else outputs
 
@@ -400,7 +401,7 @@ class TwoStageDetector(keras.Model):
         found, non_trainable = self.stateless_call(
             trainable, non_trainable, images, training=False, detect=True
         )
-        return found, (trainable, non_trainable)
+        return found, non_trainable
 
     # === Training ===
 

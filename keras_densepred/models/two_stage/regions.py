@@ -175,9 +175,15 @@ def draw_rows(
         Index (B, K) int32 with K = min(num, N), positive rows first, and (B, K) bool: whether the
         row was drawn, or stands there because there are too few.
     """
-    count = random.shape[1]
+    count, rows = random.shape[1], ops.shape(random)[1]
+    if count is None:  # a TensorFlow graph of open image size: with padding, `num` at least
+        around, count = [(0, 0), (0, num)], num
+        random = ops.pad(random, around)
+        positive, negative = (
+            ops.cast(ops.pad(ops.cast(x, "int32"), around), "bool") for x in (positive, negative)
+        )
     ranked, _ = ops.top_k(ops.where(positive, random, -1.0), min(most_positive, count))
     chosen = ops.logical_and(positive, random >= ranked[:, -1:])
     priority = ops.where(chosen, 3.0 + random, ops.where(negative, 1.0 + random, 0.0))
     value, index = ops.top_k(priority, min(num, count))
-    return ops.cast(index, "int32"), value >= 1.0
+    return ops.minimum(ops.cast(index, "int32"), rows - 1), value >= 1.0
