@@ -251,7 +251,7 @@ def test_bad_targets_are_named():
     model = detector("mask")
     with pytest.raises(ValueError, match="takes no `loss` and no `metrics`"):
         model.compile(metrics=["accuracy"])
-    with pytest.raises(ValueError, match="fit on .*boxes, labels, masks"):
+    with pytest.raises(ValueError, match=r"fit on .*boxes, labels, masks"):
         model.compute_loss(IMAGES, without_masks(BATCHES["none"]), {})
     with pytest.raises(ValueError, match="fit without `sample_weight`"):
         model.compute_loss(IMAGES, BATCHES["none"], {}, sample_weight=np.ones(2))
