@@ -18,7 +18,6 @@ ANCHOR_SCALE = 4.0  # anchor side over stride, at the first octave
 OCTAVE_SCALES = (1.0, 2.0 ** (1 / 3), 2.0 ** (2 / 3))
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
 ANCHORS_PER_CELL = len(OCTAVE_SCALES) * len(ASPECT_RATIOS)
-SCALES = tuple(ANCHOR_SCALE * octave for octave in OCTAVE_SCALES)
 POSITIVE_IOU = 0.5
 NEGATIVE_IOU = 0.4
 BACKGROUND = -1
@@ -33,7 +32,8 @@ def anchor_boxes(
     height: int | Tensor,
     width: int | Tensor,
     levels: Sequence[int],
-    scales: Sequence[float] = SCALES,
+    anchor_scale: float = ANCHOR_SCALE,
+    octave_scales: Sequence[float] = OCTAVE_SCALES,
 ) -> Tensor:
     """Anchors of one image size.
 
@@ -43,24 +43,30 @@ def anchor_boxes(
         width: image width in pixels.
         levels: pyramid levels such as `range(3, 8)`; level n has stride 2^n and
             ceil(size / stride) cells a side.
-        scales: sides of a cell's square anchors over the stride.
+        anchor_scale: side of the smallest square anchor of a level over its stride.
+        octave_scales: sides of the square anchors of a cell over that of the smallest.
 
     Returns:
         (A, 4) float32 xyxy in pixels, not clipped to the image. Order: level, row, column, ratio,
         scale.
     """
-    return ops.concatenate(
-        [_level_anchors(height, width, 2**level, scales) for level in levels], axis=0
-    )
+    parts = [
+        _level_anchors(height, width, 2**level, anchor_scale, octave_scales) for level in levels
+    ]
+    return ops.concatenate(parts, axis=0)
 
 
 def _level_anchors(
-    height: int | Tensor, width: int | Tensor, stride: int, scales: Sequence[float]
+    height: int | Tensor,
+    width: int | Tensor,
+    stride: int,
+    anchor_scale: float,
+    octave_scales: Sequence[float],
 ) -> Tensor:
     half_sides = []
     for ratio in ASPECT_RATIOS:
-        for scale in scales:
-            side = scale * stride
+        for octave in octave_scales:
+            side = anchor_scale * octave * stride
             half_sides.append((side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2))
     half_sides = ops.convert_to_tensor(half_sides, "float32")[None, None]
     x = ops.cast(ops.arange((width + stride - 1) // stride, dtype="int32") * stride, "float32")

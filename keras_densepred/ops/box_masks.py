@@ -44,7 +44,7 @@ def crop_masks(masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tens
     Returns:
         (..., size, size) float32, bilinear, 0 outside of the boxes.
     """
-    masks, boxes = ops.cast(masks, "float32"), ops.cast(boxes, "float32")
+    masks, boxes, regions = (ops.cast(x, "float32") for x in (masks, boxes, regions))
     cells = masks.shape[-1]
     steps = (ops.arange(size, dtype="float32") + 0.5) / size
     rows, columns = (

@@ -61,7 +61,7 @@ def test_keras_hubs_outputs_are_ours():
     backbone = ResNetBackbone(DEPTHS, msfm=msfm)  # starts as the plain network
     report = resnet.load_keras_hub(backbone, source)
     assert len(report.loaded) == len(source.weights)
-    pyramid = keras.Model(source.inputs, source.pyramid_outputs)(IMAGES)
+    pyramid = keras.Model(source.inputs, source.pyramid_outputs)([IMAGES])
     outputs = backbone(IMAGES)
     assert outputs.keys() == pyramid.keys()
     for level, output in outputs.items():
@@ -70,9 +70,8 @@ def test_keras_hubs_outputs_are_ours():
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("depths", [(3, 4, 6, 3), (3, 4, 23, 3)])
-def test_timms_keys_are_all_used(depths):
-    backbone = ResNetBackbone(depths, width=4)
+def test_timms_keys_are_all_used():
+    backbone = ResNetBackbone((3, 4, 6, 3), width=4)
     state = timm_state(backbone)
     report = resnet.load_timm(backbone, state)
     used = {*report.loaded, *report.skipped}

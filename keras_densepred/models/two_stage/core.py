@@ -284,9 +284,8 @@ class TwoStageDetector(keras.Model):
         return self._detect(images, outputs) if detect else outputs
 
     def _anchors(self, height: int | Tensor, width: int | Tensor) -> list[Tensor]:
-        scales = (self.anchor_scale,)
         return [
-            anchor_ops.anchor_boxes(height, width, (level,), scales)
+            anchor_ops.anchor_boxes(height, width, (level,), self.anchor_scale, (1.0,))
             for level in self.pyramid_levels
         ]
 
