@@ -144,6 +144,7 @@ def train_batches(
     workers: int = 0,
     on_bad_image: OnBadImage = "raise",
     shard: tuple[int, int] = (0, 1),
+    mask_size: int | None = None,
 ) -> BatchStream:
     """Shuffled, augmented training batches without end.
 
@@ -170,11 +171,15 @@ def train_batches(
             readable one in the data set's order and counts.
         shard: index of this process and number of processes. Process p of P gets rows
             `p * B / P` to `(p + 1) * B / P` of each batch, which has the same rows for any P.
+        mask_size: for mask heads, cells on a side of each object's mask, cut out by its box (112
+            is four times what they predict); None for no masks. The data set must have them
+            (`with_masks=True`).
 
     Returns:
         A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
         "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the network input, "labels": (B,
-        max_boxes) int32}`; unused boxes and labels are -1.
+        max_boxes) int32}`; unused boxes and labels are -1. With `mask_size` also `"masks"`
+        (B, max_boxes, mask_size, mask_size) uint8, 1 on the object, else 0.
 
     Raises:
         ValueError: if the data set is empty or an argument is out of range.
@@ -193,7 +198,9 @@ def train_batches(
         for step in transforms:
             if isinstance(step, Combine):
                 max_boxes += step.most_added(most)
-    rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes)
+    if mask_size is not None and mask_size < 1:
+        raise ValueError(f"`mask_size` must be positive or None, and is {mask_size}.")
+    rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes, mask_size)
     batches = (
         grain.MapDataset.range(len(dataset))
         .seed(seed)

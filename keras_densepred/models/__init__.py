@@ -18,6 +18,7 @@ from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
 from keras_densepred.models.pooled_classifier import BiCSNetImageClassifier, CSPNetImageClassifier
 from keras_densepred.models.retinanet import RetinaNetKerasHub
+from keras_densepred.models.two_stage import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from keras_densepred.models.yolo_heads import YOLO_NECKS
 from keras_densepred.models.yolo_settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
 from keras_densepred.models.yolov3 import YOLOv3Detector
@@ -32,11 +33,15 @@ __all__ = [
     "BoxL1Loss",
     "CEDNetImageClassifier",
     "CSPNetImageClassifier",
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
+    "FasterRCNN",
     "FoldedDetector",
     "IgnoreCrossentropy",
+    "MaskRCNN",
     "NonMaxSuppression",
     "PredictionHead",
     "RetinaNetKerasCV",
