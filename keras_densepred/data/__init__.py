@@ -1,5 +1,6 @@
 """Readers, augmentation, the built-in shapes data set, and batches from them."""
 
+from keras_densepred.data.anchor_shapes import box_shapes, cluster_anchors
 from keras_densepred.data.augment import (
     Combine,
     CopyPaste,
@@ -46,6 +47,7 @@ from keras_densepred.data.mask_shapes import ShapesSegmentation
 from keras_densepred.data.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.mixing import Mixing
 from keras_densepred.data.objects import DatasetError
+from keras_densepred.data.opening import open_detection
 from keras_densepred.data.rand_augment import RandAugment
 from keras_densepred.data.records import IGNORE_LABEL, LabelledImage, Record
 from keras_densepred.data.shapes import ShapesDataset
@@ -100,6 +102,8 @@ __all__ = [
     "TfdsDetection",
     "TfdsSegmentation",
     "VocSegmentation",
+    "box_shapes",
+    "cluster_anchors",
     "coco_augmentation",
     "eval_batches",
     "eval_class_batches",
@@ -112,6 +116,7 @@ __all__ = [
     "imagenet_augmentation",
     "load_image",
     "load_mask",
+    "open_detection",
     "require_same_class_names",
     "require_same_classes",
     "resize_images",

@@ -3,6 +3,12 @@
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.confusion import draw_classified, draw_confusion
+from keras_densepred.training.detection import (
+    require_trainable,
+    sample_predictions,
+    tell_skipped,
+    train_detector,
+)
 from keras_densepred.training.distribution import distribute
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.layer_decay import (
@@ -74,7 +80,11 @@ __all__ = [
     "momentum_sgd",
     "parse_settings",
     "plot_curves",
+    "require_trainable",
+    "sample_predictions",
     "setting",
+    "tell_skipped",
+    "train_detector",
     "write_atomically",
     "write_classes",
     "write_iou",

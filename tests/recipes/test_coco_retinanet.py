@@ -24,7 +24,7 @@ _spec.loader.exec_module(toy)
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return [*toy.make(tmp_path_factory.mktemp("toy")), *toy.RETINANET]
 
 
 @pytest.mark.parametrize("head", ["keras_hub", pytest.param("keras_cv", marks=pytest.mark.slow)])
@@ -61,7 +61,7 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
 def run(kill_after, flags):
     root = TOY.parents[2]
     return subprocess.run(
-        [sys.executable, str(TOY), str(kill_after), *flags],
+        [sys.executable, str(TOY), "coco_retinanet", str(kill_after), *flags],
         env={**os.environ, "PYTHONPATH": str(root)},
         cwd=root,
     ).returncode
@@ -99,7 +99,7 @@ def test_another_run_in_the_output_is_refused(flags, tmp_path):
     [
         (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
         (["--image-size", "70"], "no multiple of 32"),
-        (["--tfds", "coco/2017"], "--data-dir or --tfds, not both"),
+        (["--tfds", "coco/2017"], "`data_dir` or `tfds`, not both"),
         (["--weights", "nowhere/at/all"], "nowhere/at/all"),
     ],
 )
