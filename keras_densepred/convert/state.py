@@ -112,13 +112,14 @@ def _to_numpy(value) -> np.ndarray | None:
     return value if isinstance(value, np.ndarray) else None
 
 
-def to_keras_layout(value: np.ndarray, is_kernel: bool) -> np.ndarray:
+def to_keras_layout(value: np.ndarray, is_kernel: bool, depthwise: bool = True) -> np.ndarray:
     """An array of PyTorch's axis order in Keras'.
 
     Args:
         value: weights of a convolution (out, in, height, width), of a linear layer (out, in), or
             others, which stay as they are.
         is_kernel: whether this is the weight of a convolution or linear layer.
+        depthwise: whether a convolution of one channel a filter is a depthwise one.
 
     Returns:
         The array with the axes (height, width, in, out), or (in, out) for a 1x1 convolution too.
@@ -127,7 +128,7 @@ def to_keras_layout(value: np.ndarray, is_kernel: bool) -> np.ndarray:
         return value
     if value.ndim == 2:
         return value.T
-    if value.shape[1] == 1:  # depthwise (channels, 1, height, width)
+    if depthwise and value.shape[1] == 1:  # (channels, 1, height, width)
         return value.transpose(2, 3, 0, 1)
     if value.shape[2:] == (1, 1):  # a 1x1 convolution is a Dense layer here
         return value[:, :, 0, 0].T

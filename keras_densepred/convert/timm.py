@@ -69,7 +69,8 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
         )
     values = []
     for key, variables in targets.items():
-        value = to_keras_layout(np.asarray(state[key]), variables[0].name == "kernel")
+        is_kernel = variables[0].name == "kernel"
+        value = to_keras_layout(np.asarray(state[key]), is_kernel, depthwise=False)
         widths = [variable.shape[-1] for variable in variables]
         if value.shape != (*variables[0].shape[:-1], sum(widths)):
             raise ValueError(
