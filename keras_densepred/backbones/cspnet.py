@@ -194,7 +194,7 @@ class CSPNetBackbone(PyramidBackbone):
         self.activation = activation
         self.sync_batch_norm = sync_batch_norm
         self._mixer = kit
-        self._darknet_order = tuple(kit.order)
+        self._convolutions = tuple(kit.order)
 
     @property
     def mixer(self) -> ConvNorm:
@@ -202,9 +202,23 @@ class CSPNetBackbone(PyramidBackbone):
         return self._mixer
 
     @property
+    def convolutions(self) -> tuple[str, ...]:
+        """The names of the convolutions in the order they were built in."""
+        return self._convolutions
+
+    @property
     def darknet_order(self) -> tuple[str, ...]:
-        """The convolutions in the order of the authors' files: see `convert.darknet`."""
-        return self._darknet_order
+        """The names of the convolutions in the order of the authors' files (`convert.darknet`).
+
+        Raises:
+            ValueError: if the network is of timm's flavour.
+        """
+        if self.flavour != "darknet":
+            raise ValueError(
+                f'{self.name} is of the flavour "{self.flavour}", which computes other outputs '
+                'from Darknet\'s weights: build it of the flavour "darknet".'
+            )
+        return self._convolutions
 
     def get_config(self):
         return {

@@ -193,5 +193,5 @@ class CSPNetImageClassifier(PooledImageClassifier):
 
     @property
     def darknet_order(self) -> tuple[str, ...]:
-        """The convolutions in the order of the authors' files: see `convert.darknet`."""
+        """The names of the convolutions in the order of the authors' files (`convert.darknet`)."""
         return (*self.backbone.darknet_order, "head_logits")
