@@ -149,7 +149,7 @@ class _Folder:
         if not isinstance(operation, keras.layers.Layer):
             return operation
         if id(operation) not in self.copies:
-            config = {**operation.get_config(), "name": self._name(operation.name, prefix)}
+            config = {**_config(operation), "name": self._name(operation.name, prefix)}
             self.copies[id(operation)] = type(operation).from_config(config)
         return self.copies[id(operation)]
 
@@ -211,6 +211,15 @@ class _Folder:
             name += "_"
         self.names.add(name)
         return name
+
+
+def _config(layer: keras.layers.Layer) -> dict[str, Any]:
+    try:
+        return layer.get_config()
+    except NotImplementedError:
+        # Keras 3.15.1 has none for a layer without a `get_config` of its own that was given a
+        # dtype policy and not its name, as all layers of a loaded backbone are.
+        return {"dtype": layer.dtype_policy.name}
 
 
 def _foldable(nodes: list, outputs: list) -> dict[int, Any]:

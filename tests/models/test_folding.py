@@ -84,7 +84,7 @@ def cednet(**arguments):
 
 
 BACKBONES = {
-    "cednet_resnet": lambda: cednet(mixer="resnet"),
+    "cednet_resnet": lambda: cednet(token_mixer="resnet"),
     "csp_peleenet": lambda: CSPDenseNetBackbone.from_preset("csp_peleenet"),
     "csp_resnet_10": lambda: CSPNetBackbone.from_preset("csp_resnet_10"),
     "bicsnet": lambda: BiCSNetBackbone.from_preset("bicsnet_48s"),
