@@ -115,7 +115,9 @@ def test_batches_of_every_kind(model, batch):
     logs = model.train_on_batch(IMAGES, BATCHES[batch], return_dict=True)
     assert all(np.isfinite(value) for value in logs.values()), logs
     assert logs["class_loss"] > 0
-    assert (logs["mask_loss"] > 0) == (logs["rpn_box_loss"] > 0) == (batch != "none")
+    # Regions of objects train whatever their size; anchors only where one overlaps by 0.3.
+    assert (logs["mask_loss"] > 0) == (batch != "none")
+    assert (logs["rpn_box_loss"] > 0) or batch in ("none", "pixels")
     assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
 
 
@@ -157,7 +159,8 @@ def test_round_trip(model, tmp_path):
     assert json.dumps(copy.get_config()) == json.dumps(model.get_config())
     for ours, theirs in zip(numpy_weights(model), numpy_weights(copy), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert int(ops.convert_to_numpy(copy.optimizer.iterations)) == 1
+    done = [int(ops.convert_to_numpy(m.optimizer.iterations)) for m in (model, copy)]
+    assert done[0] == done[1] > 0
 
 
 def test_the_seed_decides_the_sample(model):

@@ -47,8 +47,9 @@ COARSEST_REGION_LEVEL = 5  # levels above serve proposals only
 
 # One stage, and Cascade R-CNN's three (Cai and Vasconcelos, section 4): overlap of positive
 # regions, standard deviations that divide their deltas, weight of the stage's losses.
-SINGLE_STAGE = ((0.5, (0.1, 0.1, 0.2, 0.2), 1.0),)
-CASCADE_STAGES = (
+Stages = tuple[tuple[float, tuple[float, ...], float], ...]
+SINGLE_STAGE: Stages = ((0.5, (0.1, 0.1, 0.2, 0.2), 1.0),)
+CASCADE_STAGES: Stages = (
     (0.5, (0.1, 0.1, 0.2, 0.2), 1.0),
     (0.6, (0.05, 0.05, 0.1, 0.1), 0.5),
     (0.7, (0.033, 0.033, 0.067, 0.067), 0.25),
@@ -122,7 +123,7 @@ class TwoStageDetector(keras.Model):
         ValueError: if an argument is outside of what is listed here.
     """
 
-    stages = SINGLE_STAGE
+    stages: Stages = SINGLE_STAGE
     with_masks = False
 
     def __init__(
@@ -245,7 +246,7 @@ class TwoStageDetector(keras.Model):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the heads; the backbone tells their input."""
-        if self.built:
+        if getattr(self, "built", False):  # by the constructor; loading asks again
             return
         channels = next(iter(self.backbone.output.values())).shape[-1]
         self.rpn_head.build((None, None, None, channels))

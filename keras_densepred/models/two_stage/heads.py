@@ -134,7 +134,7 @@ class BoxHead(keras.layers.Layer):
             shape = (*shape[:-1], self.conv_width)
             if self.norm:
                 self.norms[i].build(shape)
-        flat: tuple[int | None, ...] = (shape[0], math.prod(shape[1:]))
+        flat: tuple[Any, ...] = (shape[0], math.prod(size or 0 for size in shape[1:]))
         for fc in self.fcs:
             fc.build(flat)
             flat = (shape[0], self.fc_width)
