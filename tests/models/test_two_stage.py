@@ -18,11 +18,9 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 SMALL = dict(
     num_classes=3,
     head_width=16,
-    rpn_width=8,
     samples=16,
     num_proposals=20,
     mask_convs=1,
-    mask_width=8,
     max_detections=5,
 )
 DETECTORS = {
@@ -202,9 +200,8 @@ def test_eight_images_are_learned_by_heart(name):
     model = cls(
         FeaturePyramid(backbone, width=64),
         num_classes=len(dataset.category_ids),
-        **{**options, "head_width": 128, "rpn_width": 64, "samples": 64, "num_proposals": 100},
+        **{**options, "head_width": 128, "samples": 64, "num_proposals": 100},
         mask_convs=2,
-        mask_width=64,
         anchor_scale=4.0,
     )
     model.compile(keras.optimizers.AdamW(1e-3), **COMPILE)

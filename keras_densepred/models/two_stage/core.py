@@ -95,7 +95,7 @@ class TwoStageDetector(keras.Model):
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction, a name of
             `keras.utils.bounding_boxes.convert_format`.
-        head_convs: 3x3 convolutions of a box head.
+        head_convs: 3x3 convolutions of a box head, as wide as the pyramid.
         head_fcs: fully connected layers of a box head.
         head_width: units of these.
         head_norm: whether convolutions of box heads have batch norms.
@@ -106,7 +106,7 @@ class TwoStageDetector(keras.Model):
             second stage; None: smooth L1 in the cascades, else L1. The first stage has L1.
         dynamic: whether overlaps and smooth L1's beta follow training (Dynamic R-CNN); needs one
             stage and smooth L1, which it then sets.
-        rpn_width: filters of the first stage's convolution.
+        rpn_width: filters of the first stage's convolution; by default the pyramid's channels.
         anchor_scale: side of the square anchor over its level's stride.
         num_proposals: regions of an image that reach the second stage.
         samples: regions of an image that train, a quarter of them of objects.
@@ -115,7 +115,7 @@ class TwoStageDetector(keras.Model):
         confidence_threshold: least score of one.
         iou_threshold: overlap above which the lower-scoring box of a class goes.
         mask_convs: 3x3 convolutions of a mask head, where there are any.
-        mask_width: filters of these.
+        mask_width: filters of these; by default the pyramid's channels.
         dtype: dtype policy of the heads; by default the backbone's.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
@@ -139,7 +139,7 @@ class TwoStageDetector(keras.Model):
         class_agnostic: bool | None = None,
         box_loss: str | None = None,
         dynamic: bool = False,
-        rpn_width: int = 256,
+        rpn_width: int | None = None,
         anchor_scale: float = 8.0,
         num_proposals: int = 1000,
         samples: int = 512,
@@ -148,7 +148,7 @@ class TwoStageDetector(keras.Model):
         confidence_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         mask_convs: int = 4,
-        mask_width: int = 256,
+        mask_width: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
     ):
@@ -177,6 +177,8 @@ class TwoStageDetector(keras.Model):
         backbone = as_two_stage_pyramid(backbone)
         policy = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         super().__init__(dtype=policy, **kwargs)
+        channels = next(iter(backbone.output.values())).shape[-1]
+        rpn_width, mask_width = rpn_width or channels, mask_width or channels
 
         # === Layers ===
         self.backbone = backbone
@@ -189,7 +191,8 @@ class TwoStageDetector(keras.Model):
                 num_classes,
                 head_convs,
                 head_fcs,
-                fc_width=head_width,
+                channels,
+                head_width,
                 norm=head_norm,
                 sync_batch_norm=sync_batch_norm,
                 class_agnostic=class_agnostic,
