@@ -43,7 +43,7 @@ from keras_densepred.data.shapes import ShapesDataset
 from keras_densepred.data.shapes_classes import ShapesClassification
 from keras_densepred.data.summary import DatasetSummary, summarize
 from keras_densepred.data.tfds import TfdsClassification, TfdsDetection
-from keras_densepred.data.tfds_masks import TfdsSegmentation
+from keras_densepred.data.tfds_masks import TfdsSegmentation, find_tfds_segmentation
 from keras_densepred.data.train_stream import BatchStream, train_batches
 from keras_densepred.data.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
 
@@ -94,6 +94,7 @@ __all__ = [
     "find_class_folders",
     "find_coco_splits",
     "find_segmentation_splits",
+    "find_tfds_segmentation",
     "imagenet_augmentation",
     "load_image",
     "load_mask",

@@ -10,9 +10,9 @@ from typing import Any
 from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
-from keras_densepred.models.deeplab_v3 import DeepLabV3
+from keras_densepred.models.deeplab_v3 import ATROUS_RATES, DeepLabV3
 from keras_densepred.models.deeplab_v3_keras_hub import DeepLabV3KerasHub
-from keras_densepred.models.dense_inference import multi_scale, sliding_window
+from keras_densepred.models.dense_inference import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
@@ -20,6 +20,8 @@ from keras_densepred.models.retinanet import RetinaNetKerasHub
 from keras_densepred.models.two_stage import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 
 __all__ = [
+    "ATROUS_RATES",
+    "PAPER_SCALES",
     "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",

@@ -18,6 +18,7 @@ from keras_densepred.training.optim import (
     WarmupCosine,
     WarmupSteps,
     averaged_weights,
+    momentum_sgd,
 )
 from keras_densepred.training.report import (
     MetricsLog,
@@ -28,7 +29,11 @@ from keras_densepred.training.report import (
     write_classes,
 )
 from keras_densepred.training.resume import fit
-from keras_densepred.training.segmentation import draw_segmentations
+from keras_densepred.training.segmentation import (
+    describe_iou,
+    draw_segmentations,
+    write_iou,
+)
 from keras_densepred.training.settings import (
     SettingsError,
     claim_output,
@@ -57,6 +62,7 @@ __all__ = [
     "cednet_variant",
     "claim_output",
     "current_cluster",
+    "describe_iou",
     "distribute",
     "draw_classified",
     "draw_confusion",
@@ -65,10 +71,12 @@ __all__ = [
     "fit",
     "keep_freed_memory",
     "matrix_decay_rules",
+    "momentum_sgd",
     "parse_settings",
     "plot_curves",
     "setting",
     "write_atomically",
     "write_classes",
+    "write_iou",
     "write_model_card",
 ]

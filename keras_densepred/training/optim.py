@@ -1,4 +1,4 @@
-"""Learning-rate schedules, AdamW with per-variable settings, averaged weights.
+"""Learning-rate schedules, AdamW with per-variable settings, SGD, averaged weights.
 
 The schedules are mmcv's linear warm-up followed by steps or a cosine.
 """
@@ -231,6 +231,41 @@ class AdamW(_BackendAdamW):
         config = super().get_config()
         config["rules"] = {path: list(rule) for path, rule in self._rules.items()}
         return config
+
+
+def momentum_sgd(
+    model: keras.Model,
+    learning_rate: Any,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    **kwargs: Any,
+) -> keras.optimizers.SGD:
+    """SGD with momentum and an L2 penalty on kernels and matrices, as convolutional networks train.
+
+    The papers add `weight_decay * weight` to the gradient, where it goes through the momentum and
+    so takes `learning_rate * weight_decay / (1 - momentum)` of a weight in each step once that has
+    settled. Keras takes its decay off the weight beside the gradient: it is told that product.
+    Biases, and scales and shifts of norms, are not decayed.
+
+    Args:
+        model: the model to train, with the variables that are to be trained.
+        learning_rate: float or schedule.
+        momentum: share of the last update that the next one keeps, in 0..1, 1 excluded.
+        weight_decay: factor of the L2 penalty; 4e-5 in SpineNet and BiCSNet.
+        **kwargs: the other arguments of `keras.optimizers.SGD`.
+
+    Returns:
+        The optimizer.
+    """
+    decay = weight_decay / (1.0 - momentum)
+    optimizer = keras.optimizers.SGD(
+        learning_rate, momentum=momentum, weight_decay=decay or None, **kwargs
+    )
+    vectors = [v for v in model.trainable_variables if len(v.shape) < 2]
+    if decay:
+        optimizer.exclude_from_weight_decay(var_list=vectors)
+    return optimizer
 
 
 def copy_trainable(model: keras.Model) -> list[np.ndarray]:
