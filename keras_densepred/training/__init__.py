@@ -3,6 +3,7 @@
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.confusion import draw_classified, draw_confusion
+from keras_densepred.training.detection import predict_samples
 from keras_densepred.training.distribution import distribute
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.layer_decay import (
@@ -74,6 +75,7 @@ __all__ = [
     "momentum_sgd",
     "parse_settings",
     "plot_curves",
+    "predict_samples",
     "setting",
     "write_atomically",
     "write_classes",

@@ -246,7 +246,6 @@ def test_the_default_network_is_resnet50():
         ({"frozen_stages": 5}, "None or 0 to 4, got 5"),
         ({"msfm": {"after_conv4": {}}}, "may name after_conv1, .* got 'after_conv4'"),
         ({"msfm": {"after_conv2": {"ratios": (16, 32)}}}, "one for each of the four stages"),
-        ({"fixed_batch_norm": True, "sync_batch_norm": True}, "set one of them only"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):
