@@ -11,7 +11,6 @@ from keras_densepred import FeaturePyramid, ResNetBackbone, data, metrics
 from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from tests.models.conftest import ToyPyramid
 
-JAX = keras.config.backend() == "jax"
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.
 COMPILE = {"jit_compile": False} if keras.config.backend() == "tensorflow" else {}
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
@@ -32,14 +31,15 @@ DETECTORS = {
         dict(head_convs=1, head_fcs=1, head_norm=True, class_agnostic=False, box_loss="giou"),
     ),
 }
-slow_on_jax = pytest.mark.slow if JAX else ()
+# One network is compiled for most of the tests; on PyTorch, which does not compile, more are cheap.
+slow_when_compiled = pytest.mark.slow if keras.config.backend() != "torch" else ()
 
 
-def detector(name, **changes):
+def detector(name, dtype=None, **changes):
     """On a pyramid of P2 to P6 with few channels."""
     keras.utils.set_random_seed(0)
     cls, options = DETECTORS[name]
-    backbone = ResNetBackbone((1, 1, 1, 1), width=2, fixed_batch_norm=True)
+    backbone = ResNetBackbone((1, 1, 1, 1), width=2, fixed_batch_norm=True, dtype=dtype)
     return cls(FeaturePyramid(backbone, width=8), **{**SMALL, **options, **changes})
 
 
@@ -171,7 +171,7 @@ def test_the_seed_decides_the_sample(model):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=slow_on_jax) for name in ("faster", "cascade_mask")]
+    "name", [pytest.param(name, marks=slow_when_compiled) for name in ("faster", "cascade_mask")]
 )
 def test_other_detectors_train_and_predict(name, tmp_path):
     model = detector(name)
@@ -187,6 +187,19 @@ def test_other_detectors_train_and_predict(name, tmp_path):
     copy = keras.models.load_model(tmp_path / "model.keras")
     again = copy.predict_on_batch(IMAGES)
     np.testing.assert_allclose(again["boxes"], found["boxes"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [pytest.param("mask", marks=slow_when_compiled)])
+def test_half_precision(name):
+    """Weights, losses and detections are float32, what is between is not."""
+    model = detector(name, dtype="mixed_bfloat16")
+    model.compile(keras.optimizers.SGD(1e-3), **COMPILE)
+    logs = model.train_on_batch(IMAGES, BATCHES["objects"], return_dict=True)
+    assert all(np.isfinite(value) for value in logs.values()), logs
+    assert logs["class_loss"] == pytest.approx(np.log(4), abs=0.1)
+    found = model.predict_on_batch(IMAGES)
+    assert {found[key].dtype for key in ("boxes", "confidence", "masks")} == {np.dtype("float32")}
+    assert {w.dtype for w in model.trainable_weights} == {"float32"}
 
 
 @pytest.mark.slow

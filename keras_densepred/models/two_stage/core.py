@@ -34,7 +34,7 @@ from keras_densepred.models.two_stage.regions import (
 )
 from keras_densepred.ops.box_masks import crop_masks
 from keras_densepred.ops.nms import gather_rows, non_max_suppression
-from keras_densepred.ops.replicas import loss_normalizer
+from keras_densepred.ops.replicas import loss_for_logs, loss_normalizer
 from keras_densepred.ops.roi_align import roi_align
 
 Tensor = Any
@@ -478,7 +478,7 @@ class TwoStageDetector(keras.Model):
         parts = self._first_stage_losses(y_pred, truth, height, width)
         parts += self._second_stage_losses(x, y_pred, truth, training)
         for tracker, part in zip(self.loss_trackers, parts, strict=True):
-            tracker.update_state(ops.stop_gradient(part))
+            tracker.update_state(loss_for_logs(part))
         total: Tensor = sum(parts)
         for extra in self.losses:
             total = total + ops.sum(extra)
