@@ -195,8 +195,8 @@ _NOT_OF_THE_RESULT = (
 
 def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open from the experiment."""
-    family = "bicsnet" if (settings.preset or "").startswith("bicsnet") else "cednet"
-    family = "msfm" if "resnet" in (settings.preset or "").split("_")[-1] else family
+    first = (settings.preset or "cednet").split("_")[0]  # of the preset's name
+    family = first if first in ("cednet", "bicsnet") else "msfm"
     name = settings.experiment or (family if len(train) >= PAPER_IMAGES else "small")
     defaults = {"experiment": name, **EXPERIMENTS[name]}
     preset = settings.preset or defaults["preset"]
