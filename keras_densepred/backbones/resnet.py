@@ -52,7 +52,8 @@ class ResNetBackbone(PyramidBackbone):
             detectors fine-tune (1 in the MSFM paper).
         fixed_batch_norm: whether batch norms use their moving statistics in training too, as
             detectors fine-tune; their scale and offset train.
-        sync_batch_norm: whether replicas share the statistics of a batch in training.
+        sync_batch_norm: whether replicas share the statistics of a batch in training; where they
+            are fixed there are none.
         image_shape: input shape without the batch axis; sizes may be None.
         data_format: `"channels_last"`, `"channels_first"` or None for Keras' default: the layout
             of images and outputs. Inside, maps are always channels-last.
@@ -92,11 +93,6 @@ class ResNetBackbone(PyramidBackbone):
             )
         if frozen_stages is not None and not 0 <= frozen_stages <= 4:
             raise ValueError(f"`frozen_stages` must be None or 0 to 4, got {frozen_stages}.")
-        if fixed_batch_norm and sync_batch_norm:
-            raise ValueError(
-                "`fixed_batch_norm` uses no statistics of a batch that `sync_batch_norm` could "
-                "share: set one of them only."
-            )
         modules = _checked_modules(msfm or {})
         data_format = resolve_data_format(data_format)
         kit = ConvNorm("relu", 0.9, 1e-5, sync_batch_norm, dtype, fixed_batch_norm)

@@ -141,3 +141,16 @@ def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
     """
     total = ops.maximum(sum_over_replicas(count), least)
     return total / replica_count() if keras.config.backend() == "torch" else total
+
+
+def loss_for_logs(loss: Tensor) -> Tensor:
+    """A replica's share of a loss so scaled that the mean over replicas is the whole batch's.
+
+    Args:
+        loss: float32 scalar, a sum divided by `loss_normalizer`.
+
+    Returns:
+        float32 scalar, without a gradient.
+    """
+    loss = ops.stop_gradient(loss)
+    return loss * replica_count() if keras.config.backend() == "tensorflow" else loss

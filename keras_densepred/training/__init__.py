@@ -4,8 +4,8 @@ from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.confusion import draw_classified, draw_confusion
 from keras_densepred.training.detection import (
+    predict_samples,
     require_trainable,
-    sample_predictions,
     tell_skipped,
     train_detector,
 )
@@ -80,8 +80,8 @@ __all__ = [
     "momentum_sgd",
     "parse_settings",
     "plot_curves",
+    "predict_samples",
     "require_trainable",
-    "sample_predictions",
     "setting",
     "tell_skipped",
     "train_detector",

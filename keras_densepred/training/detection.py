@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_densepred import data, metrics
+from keras_densepred.metrics.mask_results import masks_on_image
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster
 from keras_densepred.training.optim import averaged_weights
@@ -125,7 +126,7 @@ def train_detector(
     cluster.say("Drawing predictions and saving the preset ...")
     # The same number of batches in all processes, some of which may have fewer images in them.
     enough = -(-NUM_SAMPLES // cluster.rows(batch_size))
-    samples = sample_predictions(predictor, eval_batches, val, enough)
+    samples = predict_samples(predictor, eval_batches, val, enough)
 
     def write() -> None:
         draw_predictions(*samples, val.class_names, output / "predictions.png")
@@ -137,44 +138,43 @@ def train_detector(
     results = evaluation.results
     files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
     cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
+    masks = ""
+    if "mask_AP" in results:
+        masks = f", masks {results['mask_AP']:.3f} and {results['mask_AP50']:.3f}"
     cluster.say(
-        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f} on {len(val)} validation images"
+        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}{masks} on {len(val)} validation images"
     )
     return results
 
 
-def sample_predictions(
-    predictor: Any, batches: Any, val: Any, batch_count: int
-) -> tuple[list, list, list]:
-    """Predicts some of this process' validation images, for `draw_predictions`.
+def predict_samples(
+    predictor: Any, batches: Any, dataset: Any, batch_count: int
+) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+    """Takes up to eight images of the first batches: images, objects, what is found.
 
     Args:
-        predictor: has `predict_on_batch`, whose boxes are xyxy in pixels of the input.
-        batches: of `data.eval_batches`.
-        val: their split.
-        batch_count: how many batches to look at.
+        predictor: has `predict_on_batch`, as a detector or `Cluster.predictor` of one.
+        batches: `data.eval_batches` of the split.
+        dataset: the split.
+        batch_count: batches to run; processes that predict together take the same number.
 
     Returns:
-        Images, their objects and what is found in them, up to eight each.
+        Three lists as `draw_predictions` takes them, in pixels of the images; with masks where the
+        records and the predictions have them.
     """
-    index_of = {image_id: index for index, image_id in enumerate(val.image_ids)}
+    index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
     images: list[np.ndarray] = []
     truth, found = [], []
     for batch in itertools.islice(batches, batch_count):
         predictions = predictor.predict_on_batch(batch["images"])
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)]:
-            record = val[index_of[int(batch["image_ids"][row])]]
-            used = predictions["labels"][row] >= 0
+            record = dataset[index_of[int(batch["image_ids"][row])]]
             images.append(record.image)
-            truth.append({"boxes": record.boxes, "labels": record.labels})
-            found.append(
-                {
-                    "boxes": predictions["boxes"][row][used]
-                    / np.tile(batch["scales"][row], 2)[::-1],
-                    "labels": predictions["labels"][row][used],
-                    "confidence": predictions["confidence"][row][used],
-                }
-            )
+            objects = {"boxes": record.boxes, "labels": record.labels}
+            if record.masks is not None:
+                objects["masks"] = record.masks
+            truth.append(objects)
+            found.append(_detections(predictions, batch, row, record.size))
     return images, truth, found
 
 
@@ -189,3 +189,21 @@ def _plain_backbone(model: keras.Model) -> Any:
     """The detector's backbone without what a pyramid puts on it."""
     backbone: Any = model.backbone
     return getattr(backbone, "backbone", backbone)
+
+
+def _detections(
+    predictions: dict[str, np.ndarray],
+    batch: dict[str, np.ndarray],
+    row: int,
+    size: tuple[int, int],
+) -> dict[str, np.ndarray]:
+    used = predictions["labels"][row] >= 0
+    boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
+    detections = {
+        "boxes": boxes,
+        "labels": predictions["labels"][row][used],
+        "confidence": predictions["confidence"][row][used],
+    }
+    if "masks" in predictions:
+        detections["masks"] = masks_on_image(predictions["masks"][row][used], boxes, *size)
+    return detections

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_densepred import CEDNetBackbone, ResNetBackbone
 from keras_densepred.convert import resnet
+from tests.backbones.test_bicsnet import run
 from tests.weights import normal, set_deterministic_weights
 
 DEPTHS = (1, 2, 1, 1)
@@ -61,8 +62,8 @@ def test_keras_hubs_outputs_are_ours():
     backbone = ResNetBackbone(DEPTHS, msfm=msfm)  # starts as the plain network
     report = resnet.load_keras_hub(backbone, source)
     assert len(report.loaded) == len(source.weights)
-    pyramid = keras.Model(source.inputs, source.pyramid_outputs)([IMAGES])
-    outputs = backbone(IMAGES)
+    pyramid = run(keras.Model(source.input, source.pyramid_outputs), IMAGES)
+    outputs = run(backbone, IMAGES)
     assert outputs.keys() == pyramid.keys()
     for level, output in outputs.items():
         output, theirs = (ops.convert_to_numpy(x) for x in (output, pyramid[level]))

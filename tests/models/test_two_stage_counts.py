@@ -27,9 +27,11 @@ def test_resnet50_with_fpn(detector, parameters):
     "preset,detector,options,millions",
     [
         ("cednet_next_tiny", MaskRCNN, {}, 49.741),
-        ("cednet_next_small", MaskRCNN, {}, 72.090),
+        pytest.param("cednet_next_small", MaskRCNN, {}, 72.090, marks=pytest.mark.slow),
         ("cednet_next_tiny", CascadeMaskRCNN, CEDNET_CASCADE, 87.577),
-        ("cednet_next_small", CascadeMaskRCNN, CEDNET_CASCADE, 109.925),
+        pytest.param(
+            "cednet_next_small", CascadeMaskRCNN, CEDNET_CASCADE, 109.925, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_cednet_without_fpn(preset, detector, options, millions):

@@ -13,6 +13,18 @@ from keras_densepred import CEDNetBackbone, training
 from keras_densepred.data import ShapesDataset, shapes_export
 
 
+class Split:
+    """A data set of which only the number of images is asked."""
+
+    class_names = ("cat",)
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return self.images
+
+
 def make(directory):
     """Writes 12 + 5 pictures as a COCO tree and a small backbone; returns the recipe's flags."""
     root = pathlib.Path(directory)

@@ -14,7 +14,7 @@ import pytest
 from keras_densepred import data, models
 from recipes import coco_yolo as recipe
 from tests.recipes import recipe_toy as toy
-from tests.recipes.test_coco_retinanet import Split
+from tests.recipes.recipe_toy import Split
 
 ROOT = pathlib.Path(__file__).parents[2]
 JAX = keras.config.backend() == "jax"

@@ -34,7 +34,7 @@ from keras_densepred.models.two_stage.regions import (
 )
 from keras_densepred.ops.box_masks import crop_masks
 from keras_densepred.ops.nms import gather_rows, non_max_suppression
-from keras_densepred.ops.replicas import loss_normalizer
+from keras_densepred.ops.replicas import loss_for_logs, loss_normalizer
 from keras_densepred.ops.roi_align import roi_align
 
 Tensor = Any
@@ -47,8 +47,9 @@ COARSEST_REGION_LEVEL = 5  # levels above serve proposals only
 
 # One stage, and Cascade R-CNN's three (Cai and Vasconcelos, section 4): overlap of positive
 # regions, standard deviations that divide their deltas, weight of the stage's losses.
-SINGLE_STAGE = ((0.5, (0.1, 0.1, 0.2, 0.2), 1.0),)
-CASCADE_STAGES = (
+Stages = tuple[tuple[float, tuple[float, ...], float], ...]
+SINGLE_STAGE: Stages = ((0.5, (0.1, 0.1, 0.2, 0.2), 1.0),)
+CASCADE_STAGES: Stages = (
     (0.5, (0.1, 0.1, 0.2, 0.2), 1.0),
     (0.6, (0.05, 0.05, 0.1, 0.1), 0.5),
     (0.7, (0.033, 0.033, 0.067, 0.067), 0.25),
@@ -94,7 +95,7 @@ class TwoStageDetector(keras.Model):
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction, a name of
             `keras.utils.bounding_boxes.convert_format`.
-        head_convs: 3x3 convolutions of a box head.
+        head_convs: 3x3 convolutions of a box head, as wide as the pyramid.
         head_fcs: fully connected layers of a box head.
         head_width: units of these.
         head_norm: whether convolutions of box heads have batch norms.
@@ -105,7 +106,7 @@ class TwoStageDetector(keras.Model):
             second stage; None: smooth L1 in the cascades, else L1. The first stage has L1.
         dynamic: whether overlaps and smooth L1's beta follow training (Dynamic R-CNN); needs one
             stage and smooth L1, which it then sets.
-        rpn_width: filters of the first stage's convolution.
+        rpn_width: filters of the first stage's convolution; by default the pyramid's channels.
         anchor_scale: side of the square anchor over its level's stride.
         num_proposals: regions of an image that reach the second stage.
         samples: regions of an image that train, a quarter of them of objects.
@@ -114,7 +115,7 @@ class TwoStageDetector(keras.Model):
         confidence_threshold: least score of one.
         iou_threshold: overlap above which the lower-scoring box of a class goes.
         mask_convs: 3x3 convolutions of a mask head, where there are any.
-        mask_width: filters of these.
+        mask_width: filters of these; by default the pyramid's channels.
         dtype: dtype policy of the heads; by default the backbone's.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
@@ -122,7 +123,7 @@ class TwoStageDetector(keras.Model):
         ValueError: if an argument is outside of what is listed here.
     """
 
-    stages = SINGLE_STAGE
+    stages: Stages = SINGLE_STAGE
     with_masks = False
 
     def __init__(
@@ -138,7 +139,7 @@ class TwoStageDetector(keras.Model):
         class_agnostic: bool | None = None,
         box_loss: str | None = None,
         dynamic: bool = False,
-        rpn_width: int = 256,
+        rpn_width: int | None = None,
         anchor_scale: float = 8.0,
         num_proposals: int = 1000,
         samples: int = 512,
@@ -147,7 +148,7 @@ class TwoStageDetector(keras.Model):
         confidence_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         mask_convs: int = 4,
-        mask_width: int = 256,
+        mask_width: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
     ):
@@ -176,6 +177,8 @@ class TwoStageDetector(keras.Model):
         backbone = as_two_stage_pyramid(backbone)
         policy = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         super().__init__(dtype=policy, **kwargs)
+        channels = next(iter(backbone.output.values())).shape[-1]
+        rpn_width, mask_width = rpn_width or channels, mask_width or channels
 
         # === Layers ===
         self.backbone = backbone
@@ -188,7 +191,8 @@ class TwoStageDetector(keras.Model):
                 num_classes,
                 head_convs,
                 head_fcs,
-                fc_width=head_width,
+                channels,
+                head_width,
                 norm=head_norm,
                 sync_batch_norm=sync_batch_norm,
                 class_agnostic=class_agnostic,
@@ -245,7 +249,7 @@ class TwoStageDetector(keras.Model):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the heads; the backbone tells their input."""
-        if self.built:
+        if getattr(self, "built", False):  # by the constructor; loading asks again
             return
         channels = next(iter(self.backbone.output.values())).shape[-1]
         self.rpn_head.build((None, None, None, channels))
@@ -474,7 +478,7 @@ class TwoStageDetector(keras.Model):
         parts = self._first_stage_losses(y_pred, truth, height, width)
         parts += self._second_stage_losses(x, y_pred, truth, training)
         for tracker, part in zip(self.loss_trackers, parts, strict=True):
-            tracker.update_state(ops.stop_gradient(part))
+            tracker.update_state(loss_for_logs(part))
         total: Tensor = sum(parts)
         for extra in self.losses:
             total = total + ops.sum(extra)

@@ -56,7 +56,8 @@ class RegionProposalHead(keras.layers.Layer):
 
     def multiply_adds(self, output_shape: tuple[int, ...], norms: bool = False) -> int:
         """Multiply-adds of one call, as `metrics.count_multiply_adds` asks for them."""
-        return math.prod(output_shape[:-1]) * _kernel_sizes(self)
+        kernels = (self.hidden.kernel, self.objectness.kernel, self.deltas.kernel)
+        return math.prod(output_shape[:-1]) * sum(math.prod(k.shape) for k in kernels)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_anchors": self.num_anchors, "width": self.width}
@@ -134,7 +135,7 @@ class BoxHead(keras.layers.Layer):
             shape = (*shape[:-1], self.conv_width)
             if self.norm:
                 self.norms[i].build(shape)
-        flat: tuple[int | None, ...] = (shape[0], math.prod(shape[1:]))
+        flat: tuple[Any, ...] = (shape[0], math.prod(size or 0 for size in shape[1:]))
         for fc in self.fcs:
             fc.build(flat)
             flat = (shape[0], self.fc_width)
@@ -169,6 +170,12 @@ class BoxHead(keras.layers.Layer):
             keras.KerasTensor((rows, self.num_classes + 1), "float32"),
             keras.KerasTensor((rows, self.num_boxes, 4), "float32"),
         )
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one region."""
+        convs = sum(math.prod(conv.kernel.shape) for conv in self.convs)
+        dense = sum(math.prod(fc.kernel.shape) for fc in (*self.fcs, self.classes, self.deltas))
+        return BOX_SIZE**2 * convs + dense
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -260,6 +267,12 @@ class MaskHead(keras.layers.Layer):
         rows, height, width, _ = regions.shape
         return keras.KerasTensor((rows, 2 * height, 2 * width), "float32")
 
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one region, with the masks of all classes, as papers count them."""
+        layers = (*self.convs, self.upsample)
+        kernels = sum(math.prod(layer.kernel.shape) for layer in layers)
+        return MASK_SIZE**2 * (kernels + 4 * math.prod(self.kernel.shape))
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
@@ -271,7 +284,3 @@ class MaskHead(keras.layers.Layer):
 
 def _dense(units: int, name: str, start: Any, dtype: Any) -> keras.layers.Layer:
     return Pointwise(units, kernel_initializer=start, name=name, dtype=dtype)
-
-
-def _kernel_sizes(layer: keras.layers.Layer) -> int:
-    return sum(math.prod(w.shape) for w in layer.weights if w.name.endswith("kernel"))
