@@ -6,6 +6,7 @@ the workaround that it names can go.
 
 import json
 
+import grain
 import keras
 import keras_cv
 import keras_hub
@@ -287,3 +288,12 @@ def test_keras_cv_deeplab_still_takes_p2_and_p5_only(backbone):
     """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
     with pytest.raises(KeyError, match="P2"):
         keras_cv.models.DeepLabV3Plus(DetectionPyramid(backbone, width=8), num_classes=3)
+
+
+@pytest.mark.backend_free
+def test_grain_still_rounds_endless_batches_of_one_up():
+    """`data.batches.endless_batches`."""
+    endless = grain.MapDataset.range(2).repeat()
+    with pytest.raises(OverflowError):
+        endless.batch(1)[::1]
+    assert endless.batch(1, drop_remainder=True)[::1][5].tolist() == [1]

@@ -131,6 +131,27 @@ def rows_of_process(batch_size: int, shard: tuple[int, int]) -> slice:
     return slice(index * rows, (index + 1) * rows)
 
 
+def endless_batches(
+    samples: Any, rows: int, batch_fn: Callable[[Sequence], Any], shard: tuple[int, int]
+) -> Any:
+    """This process' batches of samples without end.
+
+    Args:
+        samples: a repeated `grain.MapDataset`, in which each process' rows of a batch follow those
+            of the process before.
+        rows: of this process in a batch.
+        batch_fn: makes a batch of so many samples.
+        shard: index of this process and number of processes.
+
+    Returns:
+        A `grain.MapDataset`.
+    """
+    # Rounding down, which drops nothing here: to round the number of batches up, grain 0.2.18
+    # divides floating-point numbers, and batches of one sample are then more than `len` may return
+    # ("cannot fit 'int' into an index-sized integer").
+    return samples.batch(rows, drop_remainder=True, batch_fn=batch_fn)[shard[0] :: shard[1]]
+
+
 def first_readable(
     make: Callable[[int], Item],
     index: int,

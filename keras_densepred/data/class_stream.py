@@ -22,6 +22,7 @@ from keras_densepred.data.batches import (
     byte_table,
     check_arguments,
     check_seed,
+    endless_batches,
     first_readable,
     rows_of_process,
 )
@@ -106,15 +107,15 @@ def train_class_batches(
         seed=seed,
         batch_size=batch_size,
     )
-    batches = (
+    samples = (
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
         .repeat()
         .random_map(_Augment(dataset, tuple(steps), on_bad_image))
         .map_with_index(_at_position)
-        .batch(rows_here, batch_fn=make_batch)[shard[0] :: shard[1]]
     )
+    batches = endless_batches(samples, rows_here, make_batch, shard)
     identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
     return BatchStream(batches, identity, workers)
 

@@ -34,6 +34,7 @@ from keras_densepred.data.batches import (
     as_tuple,
     check_arguments,
     check_seed,
+    endless_batches,
     first_readable,
     iterate,
     most_boxes,
@@ -189,16 +190,18 @@ def train_batches(
         pasted = [step.max_pasted for step in transforms if isinstance(step, CopyPaste)]
         max_boxes = most + sum(min(most, count) for count in pasted)
     rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes)
-    batches = (
+    samples = (
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
         .repeat()
         .random_map(_Augment(dataset, transforms, on_bad_image))
-        .batch(
-            rows_here.stop - rows_here.start,
-            batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)),
-        )[shard[0] :: shard[1]]
+    )
+    batches = endless_batches(
+        samples,
+        rows_here.stop - rows_here.start,
+        _TrainBatchMaker(rows, height_and_width(image_size)),
+        shard,
     )
     identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
     return BatchStream(batches, identity, workers, max_boxes)
