@@ -158,6 +158,7 @@ class Settings:
     )
     drop_path: float | None = setting(None, "drop path rate (CEDNet: 0.2 tiny, 0.3 small and base)")
     precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
     # optimizer
     epochs: int | None = setting(None, "passes over the training images (CEDNet: 36)")
     steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
@@ -187,7 +188,7 @@ class Settings:
 
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("devices", "processes", "process_id", "coordinator"),
 )
 _DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
@@ -293,6 +294,7 @@ def build_model(
     else:
         pyramid = DetectionPyramid(backbone, width=settings.width)
         initializer = None if settings.weights else "he_normal"
+    pyramid.rematerialize(settings.rematerialize)
     host = models.RetinaNetKerasHub if settings.head == "keras_hub" else models.RetinaNetKerasCV
     model = host(
         pyramid,

@@ -1,6 +1,7 @@
 """Readers, augmentation, the built-in shapes data set, and batches from them."""
 
 from keras_densepred.data.augment import (
+    Combine,
     CopyPaste,
     DropTinyBoxes,
     FixedSizeCrop,
@@ -16,6 +17,14 @@ from keras_densepred.data.augment_masks import (
     PhotometricDistortion,
     RandomScaleCrop,
     segmentation_augmentation,
+)
+from keras_densepred.data.augment_yolo import (
+    JitterColors,
+    JitterWindow,
+    Mosaic,
+    RandomSizes,
+    resize_images,
+    yolo_augmentation,
 )
 from keras_densepred.data.class_augment import (
     ImageFlip,
@@ -53,6 +62,7 @@ __all__ = [
     "BatchStream",
     "ClassSummary",
     "CocoDataset",
+    "Combine",
     "CopyPaste",
     "DatasetError",
     "DatasetSummary",
@@ -62,11 +72,14 @@ __all__ = [
     "ImageError",
     "ImageFlip",
     "ImageFolder",
+    "JitterColors",
+    "JitterWindow",
     "LabelledImage",
     "LargeScaleJitter",
     "MaskCopyPaste",
     "MaskFolder",
     "Mixing",
+    "Mosaic",
     "PadToSize",
     "PhotometricDistortion",
     "RandAugment",
@@ -74,6 +87,7 @@ __all__ = [
     "RandomFlip",
     "RandomResizedCrop",
     "RandomScaleCrop",
+    "RandomSizes",
     "Record",
     "RectangleCopyPaste",
     "ResizeToFit",
@@ -100,10 +114,12 @@ __all__ = [
     "load_mask",
     "require_same_class_names",
     "require_same_classes",
+    "resize_images",
     "segmentation_augmentation",
     "summarize",
     "summarize_masks",
     "train_batches",
     "train_class_batches",
     "train_mask_batches",
+    "yolo_augmentation",
 ]

@@ -22,8 +22,8 @@ from keras_densepred.data.batches import (
     byte_table,
     check_arguments,
     check_seed,
-    endless_batches,
     first_readable,
+    passes_without_end,
     rows_of_process,
 )
 from keras_densepred.data.class_augment import (
@@ -107,15 +107,15 @@ def train_class_batches(
         seed=seed,
         batch_size=batch_size,
     )
-    samples = (
+    batches = (
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(passes_without_end(len(dataset)))
         .random_map(_Augment(dataset, tuple(steps), on_bad_image))
         .map_with_index(_at_position)
+        .batch(rows_here, batch_fn=make_batch)[shard[0] :: shard[1]]
     )
-    batches = endless_batches(samples, rows_here, make_batch, shard)
     identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
     return BatchStream(batches, identity, workers)
 

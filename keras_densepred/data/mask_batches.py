@@ -19,8 +19,8 @@ from keras_densepred.data.batches import (
     RowMaker,
     as_tuple,
     check_arguments,
-    endless_batches,
     first_readable,
+    passes_without_end,
     rows_of_process,
 )
 from keras_densepred.data.eval_passes import EvalBatches
@@ -89,18 +89,16 @@ def train_mask_batches(
         raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
     transforms = segmentation_augmentation(image_size) if augment is None else augment
     rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes=0)
-    samples = (
+    batches = (
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(passes_without_end(len(dataset)))
         .random_map(_Augment(dataset, tuple(transforms), on_bad_image))
-    )
-    batches = endless_batches(
-        samples,
-        rows_here.stop - rows_here.start,
-        _TrainBatchMaker(rows, height_and_width(image_size)),
-        shard,
+        .batch(
+            rows_here.stop - rows_here.start,
+            batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)),
+        )[shard[0] :: shard[1]]
     )
     identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
     return BatchStream(batches, identity, workers)

@@ -57,11 +57,6 @@ def test_a_batch_depends_on_seed_and_number_only():
         assert not np.array_equal(next(stream)["masks"], expected[0]["masks"])
 
 
-def test_batches_of_one_image():
-    with train(data.ShapesSegmentation(2, 32), batch_size=1) as stream:
-        assert next(stream)["masks"].shape == (1, 24, 24)
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_the_rows_of_a_batch(count):
     dataset = data.ShapesSegmentation(6, 32)
