@@ -157,17 +157,19 @@ def complete(settings: Settings, train: Any) -> Settings:
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
 
 
-def check(settings: Settings, train: Any) -> None:
+def check(settings: Settings, train: Any, cluster: training.Cluster) -> None:
     """Refuses what cannot be trained before anything slow happens."""
     training.require_trainable(train, settings.batch_size, settings.image_size)
-    if (
-        settings.head == "yolov8"
-        and settings.multi_scale
-        and keras.backend.backend() == ("tensorflow")
-    ):
-        raise training.SettingsError(
-            "KerasCV's YOLOv8 takes images of one size on TensorFlow: use --no-multi-scale."
-        )
+    if settings.multi_scale and keras.backend.backend() == "tensorflow":
+        # tf.data hands out batches of one shape to several devices, and the host's grid is static.
+        for reason, holds in (
+            ("on several devices", cluster.devices > 1),
+            ("with KerasCV's YOLOv8", settings.head == "yolov8"),
+        ):
+            if holds:
+                raise training.SettingsError(
+                    f"TensorFlow trains on images of one size {reason}: use --no-multi-scale."
+                )
 
 
 def fit_anchors(settings: Settings, train: Any) -> list[tuple[float, float]] | None:
@@ -289,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             seed=settings.seed,
         )
         settings = complete(settings, train)
-        check(settings, train)
+        check(settings, train, cluster)
         cluster.say(cluster.describe(settings.batch_size))
         return run(settings, cluster, train, val)
 
