@@ -14,7 +14,9 @@ from keras_densepred.backbones import (
     CSPNetBackbone,
     DetectionPyramid,
     ElasticDenseNetBackbone,
+    FeaturePyramid,
     PeleeNetBackbone,
+    ResNetBackbone,
 )
 from keras_densepred.models import (
     BiCSNetImageClassifier,
@@ -34,8 +36,10 @@ __all__ = [
     "CSPNetImageClassifier",
     "DetectionPyramid",
     "ElasticDenseNetBackbone",
+    "FeaturePyramid",
     "NonMaxSuppression",
     "PeleeNetBackbone",
+    "ResNetBackbone",
     "__version__",
     "backbones",
     "layers",

@@ -4,9 +4,14 @@ CEDNet (authors' code, ConvNeXt's commands): 300 epochs at 224 px, batch 4096, A
 warm-up epochs and a cosine, decay 0.05 on matrices, mixup / cutmix, RandAugment, random erasing,
 label smoothing, drop path, layer scale, averaged weights, one head at every stage.
 
+BiCSNet (ImageNet and iNaturalist): 250 epochs at 224 px, batch 1024, 5 warm-up epochs and a cosine,
+crop and flip; P4..P7 at the size of P3 are averaged with it. The paper names neither optimizer nor
+rate: SGD at 0.4 is ours.
+
     python recipes/imagenet_pretrain.py                                     # built-in shapes
     python recipes/imagenet_pretrain.py --data-dir MY_FOLDERS --image-size 128 --output runs/mine
     python recipes/imagenet_pretrain.py --data-dir IMAGENET --preset cednet_next_tiny
+    python recipes/imagenet_pretrain.py --data-dir IMAGENET --experiment bicsnet_imagenet
     torchrun --nproc-per-node 8 recipes/imagenet_pretrain.py --data-dir IMAGENET  # PyTorch, 8 GPUs
 
 Settings left open come from `--experiment`, by default the family's on 100,000 images and more, and
@@ -40,6 +45,26 @@ SMALL_STEPS = 700  # steps of a run from random weights on few images
 CROP_RATIO = 0.875  # share of the resized image that evaluation looks at
 WARPED_FROM = 384  # pixels from which on evaluation warps the whole image (CEDNet's code)
 
+_BICSNET: dict[str, Any] = {  # BiCSNet, section on classification
+    "preset": "bicsnet_48",
+    "image_size": 224,
+    "batch_size": 1024,
+    "epochs": 250,
+    "warmup_epochs": 5.0,
+    # The paper names no optimizer: SGD of its detectors, at the usual 0.1 for a batch of 256.
+    "optimizer": "sgd",
+    "learning_rate": 0.4,
+    "floor": 0.0,
+    "weight_decay": 4e-5,
+    "ema": 0.0,
+    "min_area": 0.08,
+    "rand_augment": False,
+    "erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "smoothing": 0.0,
+    "evaluate_every": 10,
+}
 # Named settings. A family adds its paper's here; the flags go before them.
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "cednet": {  # CEDNet, authors' code, main.py's defaults and TRAINING.md's commands
@@ -48,6 +73,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "batch_size": 4096,
         "epochs": 300,
         "warmup_epochs": 20.0,
+        "optimizer": "adamw",
         "learning_rate": 4e-3,
         "floor": 1e-6,
         "weight_decay": 0.05,
@@ -61,11 +87,14 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "layer_scale": 1e-6,
         "evaluate_every": 10,
     },
+    "bicsnet_imagenet": _BICSNET,
+    "bicsnet_inaturalist": _BICSNET,  # the same; the data have 8142 classes
     "small": {  # some hundred to some thousand images, from random weights
         "preset": "cednet_next_pico",
         "image_size": 128,
         "batch_size": 32,
         "warmup_epochs": 2.0,
+        "optimizer": "adamw",
         "learning_rate": 2e-3,
         "floor": 1e-5,
         "weight_decay": 0.05,
@@ -90,9 +119,9 @@ class Settings:
     tfds: str | None = setting(None, "TensorFlow Datasets name instead, such as imagenet2012")
     experiment: str | None = setting(None, "named settings (by the data)", tuple(EXPERIMENTS))
     image_size: int | None = setting(None, "side of training images (paper: 224)")
-    batch_size: int | None = setting(None, "images of one update over all devices (CEDNet: 4096)")
+    batch_size: int | None = setting(None, "images of one update (CEDNet: 4096, BiCSNet: 1024)")
     accumulate: int = setting(1, "steps whose gradients make one update")
-    min_area: float | None = setting(None, "smallest crop, as a share of the area (CEDNet: 0.08)")
+    min_area: float | None = setting(None, "smallest crop, as a share of the area (papers: 0.08)")
     rand_augment: bool | None = setting(None, "RandAugment m9 mstd0.5 inc1 (CEDNet: yes)")
     erasing: float | None = setting(None, "probability of random erasing (CEDNet: 0.25)")
     mixup: float | None = setting(None, "alpha of mixup, 0: none (CEDNet: 0.8)")
@@ -109,12 +138,14 @@ class Settings:
     )
     layer_scale: float | None = setting(None, "start of the layer scale (CEDNet: 1e-6)")
     precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
     # optimizer
-    epochs: int | None = setting(None, "passes over the training images (CEDNet: 300)")
+    epochs: int | None = setting(None, "passes over the training data (CEDNet: 300, BiCSNet: 250)")
     steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
-    learning_rate: float | None = setting(None, "peak rate of AdamW (CEDNet: 4e-3 for batch 4096)")
+    optimizer: str | None = setting(None, "update rule (CEDNet: adamw)", ("adamw", "sgd"))
+    learning_rate: float | None = setting(None, "peak rate (CEDNet: 4e-3 for batch 4096)")
     floor: float | None = setting(None, "rate that the cosine ends at (CEDNet: 1e-6)")
-    warmup_epochs: float | None = setting(None, "epochs of the warm-up (CEDNet: 20)")
+    warmup_epochs: float | None = setting(None, "epochs of the warm-up (CEDNet: 20, BiCSNet: 5)")
     weight_decay: float | None = setting(None, "of matrices and kernels (CEDNet: 0.05)")
     ema: float | None = setting(None, "momentum of averaged weights, 0: none (CEDNet: 0.9999)")
     seed: int = setting(0, "of weights, order, augmentation and drop path")
@@ -130,7 +161,7 @@ class Settings:
 
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("devices", "processes", "process_id", "coordinator"),
 )
 _DROP_PATH = {"tiny": 0.1, "small": 0.4, "base": 0.5, "swin": 0.1, "cswin": 0.2}
@@ -138,7 +169,9 @@ _DROP_PATH = {"tiny": 0.1, "small": 0.4, "base": 0.5, "swin": 0.1, "cswin": 0.2}
 
 def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open from the experiment."""
-    name = settings.experiment or ("cednet" if len(train) >= PAPER_IMAGES else "small")
+    of_bicsnet = (settings.preset or "").startswith("bicsnet")
+    family = "bicsnet_imagenet" if of_bicsnet else "cednet"
+    name = settings.experiment or (family if len(train) >= PAPER_IMAGES else "small")
     defaults = {"experiment": name, **EXPERIMENTS[name]}
     batch_size = settings.batch_size or defaults["batch_size"]
     # The rate follows the batch linearly, as in the papers.
@@ -196,23 +229,33 @@ def check(settings: Settings, train: Any) -> None:
 
 def build_model(settings: Settings, num_classes: int) -> keras.Model:
     """The classifier, compiled; everything random is drawn from the seed."""
-    options = {"drop_path_rate": settings.drop_path, "dtype": settings.precision}
-    if training.cednet_variant(settings.preset) in ("tiny", "small", "base", "pico", "nano"):
-        options["layer_scale_init"] = settings.layer_scale  # the other mixers have none
-    model = models.image_classifier(settings.preset, num_classes, **options)
+    model = models.image_classifier(
+        settings.preset,
+        num_classes,
+        drop_path_rate=settings.drop_path,
+        layer_scale_init=settings.layer_scale,  # of CEDNet only
+        dtype=settings.precision,
+    )
+    model.backbone.rematerialize(settings.rematerialize)
     total = settings.epochs * settings.steps_per_epoch
     warmup = min(round(settings.warmup_epochs * settings.steps_per_epoch), total - 1)
-    optimizer = training.AdamW(
-        training.WarmupCosine(
-            settings.learning_rate, warmup, total, floor=settings.floor, warmup_factor=0.0
-        ),
-        rules=training.matrix_decay_rules(model, settings.weight_decay),
-        use_ema=settings.ema > 0,
+    schedule = training.WarmupCosine(
+        settings.learning_rate, warmup, total, floor=settings.floor, warmup_factor=0.0
+    )
+    options: dict[str, Any] = {
+        "use_ema": settings.ema > 0,
         # Keras averages after every step, also those that only add to the gradients, and counts
         # all of them for the schedule.
-        ema_momentum=settings.ema ** (1 / settings.accumulate),
-        gradient_accumulation_steps=settings.accumulate if settings.accumulate > 1 else None,
-    )
+        "ema_momentum": settings.ema ** (1 / settings.accumulate),
+        "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
+    }
+    if settings.optimizer == "sgd":
+        optimizer = training.momentum_sgd(
+            model, schedule, weight_decay=settings.weight_decay, **options
+        )
+    else:
+        rules = training.matrix_decay_rules(model, settings.weight_decay)
+        optimizer = training.AdamW(schedule, rules=rules, **options)
     # The targets are smoothed and mixed already. With a head at every stage the model takes the
     # mean of their losses. KerasHub's own choice of a metric is for targets of integers.
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=[])

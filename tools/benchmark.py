@@ -1,8 +1,9 @@
-"""Times CEDNet against other forms of it, side by side, and appends the result to a CSV file.
+"""Times networks against other forms of them, side by side, and appends the result to a CSV file.
 
     KERAS_BACKEND=jax python tools/benchmark.py --against stock torch
     KERAS_BACKEND=jax python tools/benchmark.py --mode train --batch 4 --against torch
     python tools/benchmark.py --model pyramid --image-size 640 --against torch torch_compiled
+    python tools/benchmark.py --preset bicsnet_48 --mode forward train --against stock
     python tools/benchmark.py --pipeline
     python tools/benchmark.py --detections
 
@@ -13,6 +14,7 @@ appends it to FILE, with the command, the commit and the versions.
 * forward: the classifier's last head, or the maps of the backbone or the RetinaNet pyramid, as one
   compiled function (PyTorch: eager), images on the device.
 * train: `train_on_batch` of the classifier with the heads of all stages, AdamW.
+* stock: the same network of stock Keras layers. torch: CEDNet as a plain `torch.nn` network.
 * share of peak: floating-point operations of convolutions and dense layers a second, over those of
   the best square matrix product of the same precision measured in the same run.
 * --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipeline, images/s on one
@@ -37,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras
 
-from keras_densepred import CEDNetBackbone, training
+from keras_densepred import backbones, training
 from tools.timing import candidates, detections, measure, pipeline
 
 AGAINST = ("stock", "torch", "torch_compiled")
@@ -90,9 +92,9 @@ def check(arguments: argparse.Namespace) -> None:
     """Raises ValueError, in one sentence, for what cannot be measured."""
     torch_wanted = set(arguments.against) & {"torch", "torch_compiled"}
     for preset in arguments.preset:
-        name = CEDNetBackbone.architecture_preset_name(preset)
+        name = backbones.built_in_preset(preset)
         if name is None:
-            known = ", ".join(CEDNetBackbone.architecture_presets())
+            known = ", ".join(backbones.built_in_presets())
             raise ValueError(f"--preset {preset} is unknown; choose from {known}.")
         if torch_wanted and name not in candidates.TORCH_VARIANTS:
             raise ValueError(
@@ -123,7 +125,7 @@ def measured(arguments: argparse.Namespace):
         arguments.preset, arguments.image_size, arguments.batch, arguments.mode
     ):
         task = candidates.Task(
-            CEDNetBackbone.architecture_preset_name(preset),
+            backbones.built_in_preset(preset),
             arguments.model,
             mode,
             arguments.precision,

@@ -1,9 +1,11 @@
-"""Tells whether a COCO-format data set can be trained on, and shows what is in it.
+"""Tells whether a detection or segmentation data set can be trained on, and shows what is in it.
 
     python tools/check_dataset.py --data-dir DIR --output OUT
     python tools/check_dataset.py --annotations FILE.json --images DIR --samples 9
+    python tools/check_dataset.py --images DIR --mask-dir DIR
 
-Prints a summary of each split, decodes every image, and draws samples with their boxes into the
+Detection: COCO format. Segmentation: Pascal VOC's layout, or images with masks. Prints a summary of
+each split, decodes every image and mask, and draws samples with their boxes or labels into the
 output folder. The exit code is 0 when the data can be trained on; otherwise it is 1, and each
 fault is one sentence.
 """
@@ -16,14 +18,21 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_same_classes
 from keras_densepred.data.draw import draw_objects
+from keras_densepred.data.draw_masks import draw_legend, draw_semantic
 from keras_densepred.data.images import ImageError
+from keras_densepred.data.mask_files import MaskFiles
+from keras_densepred.data.mask_folder import (
+    MaskFolder,
+    find_segmentation_splits,
+    is_segmentation_tree,
+)
 from keras_densepred.data.objects import DatasetError
 
 if TYPE_CHECKING:
@@ -45,16 +54,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parse(argv)
     console = require("rich.console", "data").Console(highlight=False, soft_wrap=True)
+    faults: list[str] = []
     try:
-        paths = (
-            find_coco_splits(options.data_dir)
-            if options.data_dir
-            else {"data": (options.annotations, options.images)}
-        )
-    except DatasetError as error:
+        if options.mask_dir or (options.data_dir and is_segmentation_tree(options.data_dir)):
+            splits = _open_masks(options)
+        else:
+            splits = _open_coco(console, options, faults)
+    except (DatasetError, ImageError) as error:
         return _refuse(console, [str(error)])
 
-    faults: list[str] = []
+    for name, dataset in splits.items():
+        broken = _decode_all(console, name, dataset)
+        faults += broken.values()
+        if isinstance(dataset, MaskFiles) and not broken:
+            # Its summary counts pixels, so it comes when every mask is known to be readable.
+            summary = dataset.summary()
+            console.print(summary)
+            if not summary.labelled:
+                faults.append(f"{summary.name} has no labelled pixel.")
+        if options.samples:
+            path = _write_samples(options.output, name, dataset, options.samples, set(broken))
+            if path is not None:
+                console.print(f"Samples of {name} with their labels: {path}")
+    if faults:
+        return _refuse(console, faults)
+    console.print("[bold green]This data set can be trained on.[/]")
+    return 0
+
+
+def _open_coco(
+    console: Console, options: argparse.Namespace, faults: list[str]
+) -> dict[str, CocoDataset]:
+    """Reads the annotations of each split and shows what is in them; adds to `faults`."""
+    paths = (
+        find_coco_splits(options.data_dir)
+        if options.data_dir
+        else {"data": (options.annotations, options.images)}
+    )
     splits: dict[str, CocoDataset] = {}
     for name, (annotation_file, images) in paths.items():
         console.print(f"Reading {annotation_file} ...")
@@ -69,42 +105,41 @@ def main(argv: Sequence[str] | None = None) -> int:
             require_same_classes(splits)
         except DatasetError as error:
             faults.append(str(error))
-    for name, dataset in splits.items():
-        broken = _decode_all(console, name, dataset)
-        faults += broken.values()
-        if options.samples:
-            path = _write_samples(options.output, name, dataset, options.samples, set(broken))
-            if path is not None:
-                console.print(f"Samples of {name} with their boxes: {path}")
-    if faults:
-        return _refuse(console, faults)
-    console.print("[bold green]This data set can be trained on.[/]")
-    return 0
+    return splits
+
+
+def _open_masks(options: argparse.Namespace) -> dict[str, MaskFiles]:
+    if options.mask_dir:
+        return {"data": MaskFolder(options.images, options.mask_dir)}
+    return find_segmentation_splits(options.data_dir)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Checks a COCO-format data set and draws samples of it.",
+        description="Checks a detection or segmentation data set and draws samples of it.",
         epilog="Exit code 0: it can be trained on. 1: it cannot, and the faults are printed.",
     )
-    parser.add_argument("--data-dir", help="root of a COCO tree with train and val")
+    parser.add_argument("--data-dir", help="root of a COCO or VOC tree with train and val")
     parser.add_argument("--annotations", help="a COCO JSON file, with --images")
-    parser.add_argument("--images", help="the folder of its images")
-    parser.add_argument("--masks", action="store_true", help="check and draw masks too")
+    parser.add_argument("--mask-dir", help="a folder of semantic masks, with --images")
+    parser.add_argument("--images", help="the folder of the images of either")
+    parser.add_argument("--masks", action="store_true", help="check and draw COCO's masks too")
     parser.add_argument("--samples", type=int, default=9, help="pictures to draw for each split")
     parser.add_argument("--output", default="runs/check_dataset", help="folder for the drawings")
     options = parser.parse_args(argv)
-    explicit = options.annotations is not None or options.images is not None
-    if explicit == (options.data_dir is not None):
-        parser.error("give either --data-dir, or both --annotations and --images")
-    if explicit and (options.annotations is None or options.images is None):
-        parser.error("--annotations and --images go together")
+    given = [name for name in ("data_dir", "annotations", "mask_dir") if getattr(options, name)]
+    if len(given) != 1:
+        parser.error(
+            "give one of --data-dir, --annotations with --images, --mask-dir with --images"
+        )
+    if (options.images is None) != (given == ["data_dir"]):
+        parser.error("--images goes with --annotations or --mask-dir")
     if options.samples < 0:
         parser.error("--samples must not be negative")
     return options
 
 
-def _decode_all(console: Console, name: str, dataset: CocoDataset) -> dict[int, str]:
+def _decode_all(console: Console, name: str, dataset: CocoDataset | MaskFiles) -> dict[int, str]:
     """Reads every image; returns position and fault of those that cannot be used."""
     progress_module = require("rich.progress", "data")
 
@@ -136,7 +171,7 @@ def _decode_all(console: Console, name: str, dataset: CocoDataset) -> dict[int, 
 
 
 def _write_samples(
-    folder: str, name: str, dataset: CocoDataset, count: int, broken: set[int]
+    folder: str, name: str, dataset: CocoDataset | MaskFiles, count: int, broken: set[int]
 ) -> Path | None:
     """Draws images spread evenly over the split into one sheet; None without usable images."""
     usable = [index for index in range(len(dataset)) if index not in broken]
@@ -144,28 +179,37 @@ def _write_samples(
         return None
     count = min(count, len(usable))
     pil = require("PIL.Image", "data")
-    pictures = []
+    pictures: list[Any] = []
+    seen: set[int] = set()
     for position in np.linspace(0, len(usable) - 1, count).astype(int):
         record = dataset[usable[position]]
-        drawn = draw_objects(
-            record.image,
-            record.boxes,
-            record.labels,
-            dataset.class_names,
-            crowd=record.crowd,
-            masks=record.masks,
-        )
+        if record.semantic is not None:
+            drawn = draw_semantic(record.image, record.semantic, dataset.class_names)
+            seen |= set(np.unique(record.semantic).tolist())
+        else:
+            drawn = draw_objects(
+                record.image,
+                record.boxes,
+                record.labels,
+                dataset.class_names,
+                crowd=record.crowd,
+                masks=record.masks,
+            )
         width = max(1, round(drawn.shape[1] * _SAMPLE_HEIGHT / drawn.shape[0]))
         pictures.append(pil.fromarray(drawn).resize((width, _SAMPLE_HEIGHT), pil.LANCZOS))
     columns = int(np.ceil(np.sqrt(count)))
     rows = [pictures[start : start + columns] for start in range(0, count, columns)]
     gap = 8
     sheet_width = max(sum(picture.width + gap for picture in row) for row in rows) + gap
-    sheet = pil.new("RGB", (sheet_width, len(rows) * (_SAMPLE_HEIGHT + gap) + gap), "white")
+    legend = draw_legend(sorted(seen), dataset.class_names, sheet_width) if seen else None
+    top = gap + (0 if legend is None else len(legend))
+    sheet = pil.new("RGB", (sheet_width, top + len(rows) * (_SAMPLE_HEIGHT + gap)), "white")
+    if legend is not None:
+        sheet.paste(pil.fromarray(legend), (0, 0))
     for row_number, row in enumerate(rows):
         x = gap
         for picture in row:
-            sheet.paste(picture, (x, gap + row_number * (_SAMPLE_HEIGHT + gap)))
+            sheet.paste(picture, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
             x += picture.width + gap
     path = Path(folder) / f"samples_{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,16 @@ from keras_densepred import (
     DetectionPyramid,
     ElasticDenseNetBackbone,
     PeleeNetBackbone,
+    ResNetBackbone,
 )
-from keras_densepred.models import RetinaNetKerasHub
+from keras_densepred.models import (
+    CascadeMaskRCNN,
+    CascadeRCNN,
+    FasterRCNN,
+    MaskRCNN,
+    RetinaNetKerasHub,
+)
+from tools.two_stage_counting import countable
 
 NOT_BUILT = None  # for a head that this package does not have yet
 
@@ -91,11 +99,41 @@ def _bicsnet_retinanet(backbone: BiCSNetBackbone | BiCSNetLiteBackbone) -> keras
     return RetinaNetKerasHub(backbone, num_classes=91, head_norm=True, head_separable=separable)
 
 
+def _cednet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.Model]:
+    def build(backbone: CEDNetBackbone) -> keras.Model:
+        pyramid = DetectionPyramid(backbone, min_level=2, max_level=6)
+        return countable(detector(pyramid, num_classes=80, **options))
+
+    return build
+
+
+def _resnet_two_stage(detector: type) -> Callable[[Any], keras.Model]:
+    return lambda backbone: countable(detector(backbone, num_classes=80))
+
+
+def _bicsnet_mask(backbone: BiCSNetBackbone) -> keras.Model:
+    units = 1024 if backbone.output_width == 256 else 512
+    options = dict(head_convs=4, head_fcs=1, head_norm=True, head_width=units)
+    return countable(MaskRCNN(backbone, num_classes=91, **options))
+
+
 FAMILIES = {
     "cednet": Family(
         "CEDNet",
         (CEDNetBackbone,),
-        {"ImageNet": _cednet_imagenet, "RetinaNet": _cednet_retinanet},
+        {
+            "ImageNet": _cednet_imagenet,
+            "RetinaNet": _cednet_retinanet,
+            "Mask R-CNN": _cednet_two_stage(MaskRCNN),
+            "Cascade Mask R-CNN": _cednet_two_stage(
+                CascadeMaskRCNN,
+                head_convs=4,
+                head_fcs=1,
+                head_norm=True,
+                class_agnostic=False,
+                box_loss="giou",
+            ),
+        },
     ),
     "bicsnet": Family(
         "BiCSNet",
@@ -104,7 +142,7 @@ FAMILIES = {
             "RetinaNet": _bicsnet_retinanet,
             "ImageNet": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=1000),
             "iNaturalist": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=8142),
-            "Mask R-CNN": NOT_BUILT,
+            "Mask R-CNN": _bicsnet_mask,
             "DeepLabv3": NOT_BUILT,
         },
         counts_norms=True,
@@ -114,6 +152,15 @@ FAMILIES = {
         (CSPNetBackbone, PeleeNetBackbone, CSPDenseNetBackbone, ElasticDenseNetBackbone),
         {"ImageNet": lambda backbone: CSPNetImageClassifier(backbone, num_classes=1000)},
         counts_as_darknet=True,
+    ),
+    "resnet": Family(
+        "ResNet with MSFM",
+        (ResNetBackbone,),
+        {
+            "Faster R-CNN": _resnet_two_stage(FasterRCNN),
+            "Cascade R-CNN": _resnet_two_stage(CascadeRCNN),
+            "Mask R-CNN": _resnet_two_stage(MaskRCNN),
+        },
     ),
 }
 
@@ -177,6 +224,9 @@ def _csp_peleenets() -> tuple[Row, ...]:
     return tuple(rows)
 
 
+_MASK_TINY = "The paper cuts digits off: the authors' code has 49.74M."
+_FROZEN = {"frozen_stages": 1}  # the MSFM paper counts what trains
+
 ROWS = {
     "cednet": (
         Row("cednet_next_tiny", "ImageNet", _IMAGENET, "34", "5.7"),
@@ -214,6 +264,10 @@ ROWS = {
         Row("cednet_swin_tiny", "RetinaNet", _COCO, "37"),
         Row("cednet_cswin_tiny", "RetinaNet", _COCO, "33", reason=_TRUNCATED),
         Row("cednet_resnet50", "RetinaNet", _COCO, "39"),
+        Row("cednet_next_tiny", "Mask R-CNN", _COCO, "49", "274", reason=_MASK_TINY),
+        Row("cednet_next_small", "Mask R-CNN", _COCO, "72", "355"),
+        Row("cednet_next_tiny", "Cascade Mask R-CNN", _COCO, "87", "753"),
+        Row("cednet_next_small", "Cascade Mask R-CNN", _COCO, "110", "833"),
     ),
     "bicsnet": (
         Row("bicsnet_48s", "RetinaNet", (640, 640), None, "33.6"),
@@ -300,5 +354,19 @@ ROWS = {
         _cspnet("ResNeXt-50", 256, "22.19", "10.11", basis="", reason=_BASELINE),
         _cspnet("Darknet Ref", 256, "7.31", "0.96", basis="", reason=_BASELINE),
         _cspnet("EfficientNet-B0", 224, "4.81", "0.915", basis="", reason=_BASELINE),
+    ),
+    "resnet": tuple(
+        Row(preset, head, (800, 1333), parameters, config=_FROZEN)
+        for preset, head, parameters in (
+            ("resnet50", "Faster R-CNN", "41.5"),
+            ("msfm_resnet50", "Faster R-CNN", "43.9"),
+            ("resnet50", "Cascade R-CNN", "69.2"),
+            ("msfm_resnet50", "Cascade R-CNN", "71.5"),
+            ("resnet50", "Mask R-CNN", "44.2"),
+            ("msfm_resnet50", "Mask R-CNN", "46.5"),
+            ("resnet101", "Faster R-CNN", "60.5"),
+            ("msfm_resnet101", "Faster R-CNN", "65.8"),
+            ("msfm_resnet101", "Cascade R-CNN", "93.4"),
+        )
     ),
 }

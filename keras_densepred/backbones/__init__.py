@@ -7,7 +7,10 @@ from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNet
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.detection_pyramid import DetectionPyramid
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
+from keras_densepred.backbones.families import built_in_preset, built_in_presets, load_backbone
+from keras_densepred.backbones.feature_pyramid import FeaturePyramid
 from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
+from keras_densepred.backbones.resnet import ResNetBackbone
 
 __all__ = [
     "BiCSNetBackbone",
@@ -19,6 +22,11 @@ __all__ = [
     "DetectionPyramid",
     "ElasticDenseNetBackbone",
     "FeatureInfo",
+    "FeaturePyramid",
     "PeleeNetBackbone",
     "PyramidBackbone",
+    "ResNetBackbone",
+    "built_in_preset",
+    "built_in_presets",
+    "load_backbone",
 ]

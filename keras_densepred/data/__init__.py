@@ -1,6 +1,8 @@
 """Readers, augmentation, the built-in shapes data set, and batches from them."""
 
+from keras_densepred.data.anchor_shapes import box_shapes, cluster_anchors
 from keras_densepred.data.augment import (
+    Combine,
     CopyPaste,
     DropTinyBoxes,
     FixedSizeCrop,
@@ -16,6 +18,14 @@ from keras_densepred.data.augment_masks import (
     PhotometricDistortion,
     RandomScaleCrop,
     segmentation_augmentation,
+)
+from keras_densepred.data.augment_yolo import (
+    JitterColors,
+    JitterWindow,
+    Mosaic,
+    RandomSizes,
+    resize_images,
+    yolo_augmentation,
 )
 from keras_densepred.data.class_augment import (
     ImageFlip,
@@ -37,13 +47,14 @@ from keras_densepred.data.mask_shapes import ShapesSegmentation
 from keras_densepred.data.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.mixing import Mixing
 from keras_densepred.data.objects import DatasetError
+from keras_densepred.data.opening import open_detection
 from keras_densepred.data.rand_augment import RandAugment
 from keras_densepred.data.records import IGNORE_LABEL, LabelledImage, Record
 from keras_densepred.data.shapes import ShapesDataset
 from keras_densepred.data.shapes_classes import ShapesClassification
 from keras_densepred.data.summary import DatasetSummary, summarize
 from keras_densepred.data.tfds import TfdsClassification, TfdsDetection
-from keras_densepred.data.tfds_masks import TfdsSegmentation
+from keras_densepred.data.tfds_masks import TfdsSegmentation, find_tfds_segmentation
 from keras_densepred.data.train_stream import BatchStream, train_batches
 from keras_densepred.data.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
 
@@ -53,6 +64,7 @@ __all__ = [
     "BatchStream",
     "ClassSummary",
     "CocoDataset",
+    "Combine",
     "CopyPaste",
     "DatasetError",
     "DatasetSummary",
@@ -62,11 +74,14 @@ __all__ = [
     "ImageError",
     "ImageFlip",
     "ImageFolder",
+    "JitterColors",
+    "JitterWindow",
     "LabelledImage",
     "LargeScaleJitter",
     "MaskCopyPaste",
     "MaskFolder",
     "Mixing",
+    "Mosaic",
     "PadToSize",
     "PhotometricDistortion",
     "RandAugment",
@@ -74,6 +89,7 @@ __all__ = [
     "RandomFlip",
     "RandomResizedCrop",
     "RandomScaleCrop",
+    "RandomSizes",
     "Record",
     "RectangleCopyPaste",
     "ResizeToFit",
@@ -86,6 +102,8 @@ __all__ = [
     "TfdsDetection",
     "TfdsSegmentation",
     "VocSegmentation",
+    "box_shapes",
+    "cluster_anchors",
     "coco_augmentation",
     "eval_batches",
     "eval_class_batches",
@@ -94,15 +112,19 @@ __all__ = [
     "find_class_folders",
     "find_coco_splits",
     "find_segmentation_splits",
+    "find_tfds_segmentation",
     "imagenet_augmentation",
     "load_image",
     "load_mask",
+    "open_detection",
     "require_same_class_names",
     "require_same_classes",
+    "resize_images",
     "segmentation_augmentation",
     "summarize",
     "summarize_masks",
     "train_batches",
     "train_class_batches",
     "train_mask_batches",
+    "yolo_augmentation",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.augment import PAD_COLOR
+from keras_densepred.data.box_masks import cut_by_boxes
 from keras_densepred.data.deferred import DeferredImage
 from keras_densepred.data.images import ImageError
 from keras_densepred.data.objects import DatasetError
@@ -43,11 +44,15 @@ class DetectionDataset(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RowMaker:
-    """Writes a record into a row of a batch; images as bytes where `mean` and `std` are None."""
+    """Writes a record into a row of a batch; images as bytes where `mean` and `std` are None.
+
+    With `mask_size` batches have the objects' masks, cut out by their boxes.
+    """
 
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     max_boxes: int
+    mask_size: int | None = None
 
     def __post_init__(self) -> None:
         byte_table(self.mean, self.std)
@@ -55,11 +60,15 @@ class RowMaker:
     def empty(self, batch_size: int, canvas: tuple[int, int]) -> Batch:
         """A batch of images `(height, width)` not yet written, all zero, without boxes."""
         dtype = np.uint8 if self.mean is None else np.float32
-        return {
+        batch = {
             "images": np.zeros((batch_size, *canvas, 3), dtype),
             "boxes": np.full((batch_size, self.max_boxes, 4), -1, np.float32),
             "labels": np.full((batch_size, self.max_boxes), -1, np.int32),
         }
+        if self.mask_size is not None:
+            shape = (batch_size, self.max_boxes, self.mask_size, self.mask_size)
+            batch["masks"] = np.zeros(shape, np.uint8)
+        return batch
 
     def write(self, batch: Batch, row: int, record: Record) -> int:
         """Returns how many boxes were dropped because the row is full."""
@@ -78,6 +87,14 @@ class RowMaker:
             record = record.select(np.sort(np.argsort(-area, kind="stable")[: self.max_boxes]))
         batch["boxes"][row, : len(record.boxes)] = record.boxes
         batch["labels"][row, : len(record.labels)] = record.labels
+        if self.mask_size is not None:
+            if record.masks is None:
+                raise ValueError(
+                    f"{record.file_name} has no instance masks: open the data set with "
+                    "`with_masks=True`, or leave `mask_size` out."
+                )
+            cut = cut_by_boxes(record.masks, record.boxes, self.mask_size)
+            batch["masks"][row, : len(cut)] = cut
         return max(excess, 0)
 
 
@@ -101,6 +118,15 @@ def byte_table(mean: Sequence[float] | None, std: Sequence[float] | None) -> np.
 def as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
     """`mean` or `std` as they are kept."""
     return None if values is None else tuple(values)
+
+
+def passes_without_end(num_images: int) -> int:
+    """How often a stream goes through its data: more batches than any run takes.
+
+    Grain 0.2 counts `repeat()` without a number as the largest integer there is, which batches of
+    one row exceed by its rounding.
+    """
+    return max(1, 2**40 // num_images)
 
 
 def rows_of_process(batch_size: int, shard: tuple[int, int]) -> slice:

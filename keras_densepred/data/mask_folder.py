@@ -126,6 +126,17 @@ def find_segmentation_splits(
     return {split: MaskFolder(*folders[split], names) for split in folders}
 
 
+def is_segmentation_tree(data_dir: str | os.PathLike[str]) -> bool:
+    """Whether `find_segmentation_splits` is for a folder, and not a reader of detection data.
+
+    Args:
+        data_dir: root of a tree.
+    """
+    base = Path(data_dir)
+    folders = (base / "masks", base / "train" / "masks")
+    return find_voc_root(base) is not None or any(folder.is_dir() for folder in folders)
+
+
 _ANY = tuple(f"class_{label}" for label in range(IGNORE_LABEL))
 
 

@@ -128,6 +128,29 @@ class TfdsSegmentation:
         return f"TFDS {self.name}, {self.split}, image {index}"
 
 
+def find_tfds_segmentation(
+    name: str, data_dir: str | os.PathLike[str] | None = None
+) -> dict[str, TfdsSegmentation]:
+    """Opens the split to train on and the one to evaluate on.
+
+    Args:
+        name: as of `TfdsSegmentation`.
+        data_dir: as of `TfdsSegmentation`.
+
+    Returns:
+        `{"train": data set, "val": data set}`: TFDS' `train`, and `validation`, or `test` where
+        there is none, or the last tenth of `train` where there is neither.
+
+    Raises:
+        DatasetError: as of `TfdsSegmentation`.
+    """
+    known = open_tfds(name, "train", data_dir).dataset_info.splits
+    held_out = next((split for split in ("validation", "test") if split in known), None)
+    splits = ("train", held_out) if held_out else ("train[:90%]", "train[90%:]")
+    train, val = (TfdsSegmentation(name, split, data_dir=data_dir) for split in splits)
+    return {"train": train, "val": val}
+
+
 def _mask_feature(features: Mapping, name: str) -> str:
     """The image feature of one channel beside `image`."""
     image_feature = require("tensorflow_datasets", "data").features.Image

@@ -23,6 +23,7 @@ from keras_densepred.layers.mobile import (
     mb_conv_block,
     squeeze_excitation,
 )
+from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
@@ -44,6 +45,7 @@ from keras_densepred.layers.window_attention import (
 
 __all__ = [
     "GELU",
+    "MSFM",
     "TOKEN_MIXERS",
     "Activation",
     "Add",

@@ -65,8 +65,25 @@ class SyncConvBatchNorm(_QuickInference, BatchNorm):
     """`ConvBatchNorm` whose statistics are of all devices' rows."""
 
 
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FixedBatchNorm(ConvBatchNorm):
+    """`ConvBatchNorm` that always normalises with its moving statistics, which stay as they are.
+
+    How detectors fine-tune ("norm_eval"): their batches are too small for statistics. Unlike in a
+    layer with `trainable=False`, scale and offset train.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
 def batch_norm(
-    name: str, momentum: float, epsilon: float, synchronized: bool = False, dtype=None
+    name: str,
+    momentum: float,
+    epsilon: float,
+    synchronized: bool = False,
+    dtype=None,
+    fixed: bool = False,
 ) -> keras.layers.Layer:
     """The one place where networks of convolutions get their batch normalisation from.
 
@@ -77,8 +94,10 @@ def batch_norm(
         synchronized: whether the devices of `training.distribute` share the statistics of a batch
             in training. On JAX they always do.
         dtype: dtype policy of the layer.
+        fixed: whether the moving statistics normalise in training too, and stay as they are.
     """
     layer = SyncConvBatchNorm if synchronized else ConvBatchNorm
+    layer = FixedBatchNorm if fixed else layer
     return layer(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)
 
 
@@ -93,6 +112,7 @@ class ConvNorm:
         sync_batch_norm: whether replicas share the statistics of a batch in training.
         dtype: dtype policy of all layers.
         negative_slope: of leaky ReLU; Darknet's is 0.1.
+        fixed_statistics: whether batch norms use their moving statistics in training too.
     """
 
     activation: str = "relu"
@@ -101,6 +121,7 @@ class ConvNorm:
     sync_batch_norm: bool = False
     dtype: object = None
     negative_slope: float = 0.1
+    fixed_statistics: bool = False
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
@@ -137,7 +158,14 @@ class ConvNorm:
 
     def norm_layer(self, name: str) -> keras.layers.Layer:
         """The layer that `norm` applies."""
-        return batch_norm(name, self.momentum, self.epsilon, self.sync_batch_norm, self.dtype)
+        return batch_norm(
+            name,
+            self.momentum,
+            self.epsilon,
+            self.sync_batch_norm,
+            self.dtype,
+            self.fixed_statistics,
+        )
 
     def act(self, x, name: str):
         if self.activation == "leaky_relu":

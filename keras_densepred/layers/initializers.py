@@ -19,18 +19,20 @@ class FanOutNormal(keras.initializers.Initializer):
         fan_out: number of values an input value contributes to; None: all axes of the weight but
             the second to last, as for `(height, width, in, out)` and `(in, out)` kernels.
         seed: integer, or None for one from Python's generator.
+        gain: factor of the standard deviation; sqrt(2) is He's, before a ReLU.
     """
 
-    def __init__(self, fan_out: int | None = None, seed: int | None = None):
+    def __init__(self, fan_out: int | None = None, seed: int | None = None, gain: float = 1.0):
         self.fan_out = fan_out
         self.seed = random.randint(1, 10**9) if seed is None else seed
+        self.gain = gain
 
     def __call__(self, shape, dtype=None):
         fan_out = self.fan_out or math.prod(shape[:-2]) * shape[-1]
-        return _normal(shape, fan_out, self.seed, dtype)
+        return _normal(shape, fan_out / self.gain**2, self.seed, dtype)
 
     def get_config(self):
-        return {"fan_out": self.fan_out, "seed": self.seed}
+        return {"fan_out": self.fan_out, "seed": self.seed, "gain": self.gain}
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -56,6 +58,51 @@ class FanInNormal(keras.initializers.Initializer):
         return {"fan_in": self.fan_in, "seed": self.seed}
 
 
-def _normal(shape, fan: int, seed: int, dtype):
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class XavierUniform(keras.initializers.Initializer):
+    """Uniform with variance `2 / (fan_in + fan_out)` (Glorot and Bengio, 2010), as FPNs start.
+
+    Drawn by NumPy, for the reasons given at `FanOutNormal`.
+
+    Args:
+        seed: integer, or None for one from Python's generator.
+    """
+
+    def __init__(self, seed: int | None = None):
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+
+    def __call__(self, shape, dtype=None):
+        area = math.prod(shape[:-2])
+        limit = math.sqrt(6.0 / (area * (shape[-2] + shape[-1])))
+        values = np.random.default_rng(self.seed).random(tuple(shape), dtype=np.float32)
+        return keras.ops.convert_to_tensor(limit * (2.0 * values - 1.0), dtype=dtype)
+
+    def get_config(self):
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FixedNormal(keras.initializers.Initializer):
+    """Normal with a given standard deviation, as detection heads start.
+
+    Drawn by NumPy, for the reasons given at `FanOutNormal`.
+
+    Args:
+        stddev: the standard deviation.
+        seed: integer, or None for one from Python's generator.
+    """
+
+    def __init__(self, stddev: float, seed: int | None = None):
+        self.stddev = stddev
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+
+    def __call__(self, shape, dtype=None):
+        return _normal(shape, self.stddev**-2, self.seed, dtype)
+
+    def get_config(self):
+        return {"stddev": self.stddev, "seed": self.seed}
+
+
+def _normal(shape, fan: float, seed: int, dtype):
     values = np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32)
     return keras.ops.convert_to_tensor(values / math.sqrt(fan), dtype=dtype)

@@ -55,3 +55,18 @@ class GlobalMean(Direct, keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1, 1, input_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class Subsample(Direct, keras.layers.Layer):
+    """Every other position along both axes: halves a map, rounded up.
+
+    Input: `(batch, height, width, channels)`.
+    """
+
+    def call(self, inputs):
+        return inputs[:, ::2, ::2]
+
+    def compute_output_shape(self, input_shape):
+        batch, *sizes, channels = input_shape
+        return (batch, *(None if size is None else -(-size // 2) for size in sizes), channels)

@@ -11,9 +11,17 @@ import keras
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.metrics.mask_results import (
+    masks_to_rle,
+    segmentations_as_arrays,
+    segmentations_from_arrays,
+)
 
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 """The numbers that `coco_average_precision` gives for all classes together."""
+
+MASK_PREFIX = "mask_"
+"""What precedes the names of the same numbers for masks."""
 
 Gather = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -103,14 +111,16 @@ def detections_to_coco(
 
     Args:
         predictions: `boxes` `(B, K, 4)` xyxy in pixels of the network input, `labels` `(B, K)`
-            with -1 in unused rows, `confidence` `(B, K)`.
+            with -1 in unused rows, `confidence` `(B, K)`; and of detectors with masks `masks`
+            `(B, K, S, S)` probabilities from edge to edge of the boxes.
         batch: of `data.eval_batches`: `image_ids` `(B,)`, `scales` `(B, 2)` (y, x), `valid`
             `(B,)`; rows that are not valid are left out.
         category_ids: label -> COCO category id.
         image_sizes: image id -> `(height, width)` in original pixels; boxes are cut there.
 
     Returns:
-        One dictionary for each detection: `image_id`, `category_id`, `bbox`, `score`.
+        One dictionary for each detection: `image_id`, `category_id`, `bbox`, `score`, and with
+        masks `segmentation`.
     """
     results = []
     for row in np.flatnonzero(batch["valid"]):
@@ -121,16 +131,25 @@ def detections_to_coco(
         boxes = np.asarray(predictions["boxes"][row], np.float64)[used]
         boxes = boxes / (scale_x, scale_y, scale_x, scale_y)
         boxes = np.clip(boxes, 0, (width, height, width, height))
+        segmentations: list[dict[str, Any]] = [{} for _ in boxes]
+        if "masks" in predictions:
+            masks = np.asarray(predictions["masks"][row], np.float64)[used]
+            segmentations = [
+                {"segmentation": rle} for rle in masks_to_rle(masks, boxes, height, width)
+            ]
         boxes[:, 2:] -= boxes[:, :2]
         labels = np.asarray(predictions["labels"][row])[used].tolist()
         scores = np.asarray(predictions["confidence"][row], np.float64)[used].tolist()
-        for box, label, score in zip(boxes.tolist(), labels, scores, strict=True):
+        for box, label, score, segmentation in zip(
+            boxes.tolist(), labels, scores, segmentations, strict=True
+        ):
             results.append(
                 {
                     "image_id": image_id,
                     "category_id": int(category_ids[label]),
                     "bbox": box,
                     "score": score,
+                    **segmentation,
                 }
             )
     return results
@@ -155,45 +174,63 @@ def evaluate_detector(
             processes call this function then and get the same result.
 
     Returns:
-        What `coco_average_precision` returns.
+        What `coco_average_precision` returns; of a model that predicts masks, on a split that has
+        them, also the same for masks, under names that begin with `MASK_PREFIX`.
     """
     ground_truth = dataset.ground_truth()
     image_sizes = {item["id"]: (item["height"], item["width"]) for item in ground_truth["images"]}
+    has_masks = all("segmentation" in item for item in ground_truth["annotations"])
     detections: list[dict[str, Any]] = []
     for done, batch in enumerate(batches, start=1):
         predictions = model.predict_on_batch(batch["images"])
+        has_masks &= "masks" in predictions
+        if not has_masks:
+            predictions = {key: value for key, value in predictions.items() if key != "masks"}
         detections += detections_to_coco(predictions, batch, dataset.category_ids, image_sizes)
         if on_batch is not None:
             on_batch(done)
     if gather is not None:
-        detections = _from_arrays(gather(_as_arrays(detections)))
-    return coco_average_precision(ground_truth, detections)
+        detections = _from_arrays(gather(_as_arrays(detections, has_masks)))
+    results = coco_average_precision(ground_truth, detections)
+    if has_masks:
+        # With a box beside it the evaluator would measure an object by its box.
+        masks = [{k: v for k, v in item.items() if k != "bbox"} for item in detections]
+        scores = coco_average_precision(ground_truth, masks, "segm")
+        results |= {f"{MASK_PREFIX}{key}": value for key, value in scores.items()}
+    return results
 
 
-def _as_arrays(detections: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def _as_arrays(detections: Sequence[Mapping[str, Any]], has_masks: bool) -> dict[str, np.ndarray]:
     ids = [(item["image_id"], item["category_id"]) for item in detections]
     numbers = [(*item["bbox"], item["score"]) for item in detections]
     return {
         "ids": np.array(ids, np.int64).reshape(-1, 2),
         "numbers": np.array(numbers, np.float64).reshape(-1, 5),
+        **(segmentations_as_arrays(detections) if has_masks else {}),
     }
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    return [
+    detections = [
         {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
         for (image_id, category_id), (*box, score) in zip(
             arrays["ids"].tolist(), arrays["numbers"].tolist(), strict=True
         )
     ]
+    if "rle_bytes" in arrays:
+        segmentations = segmentations_from_arrays(arrays)
+        for item, segmentation in zip(detections, segmentations, strict=True):
+            item["segmentation"] = segmentation
+    return detections
 
 
 class CocoEvaluation(keras.callbacks.Callback):
     """Evaluates average precision during `fit`, on any backend.
 
     After an epoch the numbers of `SUMMARY_KEYS` are in the logs as `val_AP`, `val_AP50` and so on,
-    so that `CSVLogger`, `ModelCheckpoint(monitor="val_AP", mode="max")` and the history see them,
-    provided this callback is listed before them.
+    those of masks as `val_mask_AP` and so on, so that `CSVLogger`,
+    `ModelCheckpoint(monitor="val_AP", mode="max")` and the history see them, provided this callback
+    is listed before them.
 
     Args:
         batches: `data.eval_batches` of the split.
@@ -247,10 +284,12 @@ class CocoEvaluation(keras.callbacks.Callback):
                 progress.update if progress else None,
                 self.gather,
             )
+        keys = [*SUMMARY_KEYS, *(f"{MASK_PREFIX}{key}" for key in SUMMARY_KEYS)]
+        keys = [key for key in keys if key in self.results]
         if logs is not None:
-            logs.update({f"val_{key}": self.results[key] for key in SUMMARY_KEYS})
+            logs.update({f"val_{key}": self.results[key] for key in keys})
         if self.verbose:
-            print(", ".join(f"val_{key} {self.results[key]:.3f}" for key in SUMMARY_KEYS))
+            print(", ".join(f"val_{key} {self.results[key]:.3f}" for key in keys))
 
 
 def _check_detections(

@@ -11,13 +11,12 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL
-from keras_densepred.metrics.coco_map import EvaluationBatches
+from keras_densepred.metrics.coco_map import EvaluationBatches, Gather
 
 SEGMENTATION_KEYS = ("mIoU", "pixel_accuracy")
 """The numbers of all classes together in the logs and results of segmentation."""
 
 Predict = Callable[[np.ndarray], np.ndarray]
-SumOverProcesses = Callable[[np.ndarray], np.ndarray]
 
 
 class PixelCounts:
@@ -69,14 +68,15 @@ class PixelCounts:
         cells = np.bincount(true * self.num_classes + found, minlength=self.num_classes**2)
         self.confusion += cells.reshape(self.confusion.shape)
 
-    def add_over_processes(self, total: SumOverProcesses) -> None:
-        """Replaces the counts of this process by those of all.
+    def gathered(self, gather: Gather) -> PixelCounts:
+        """The counts of all processes together.
 
         Args:
-            total: returns the elementwise sum of an array `(N,)` float64 over the processes.
+            gather: concatenates arrays of the processes along axis 0, as `training.Cluster.gather`.
         """
-        flat = np.asarray(total(self.confusion.ravel().astype(np.float64)))
-        self.confusion = np.rint(flat).astype(np.int64).reshape(self.confusion.shape)
+        total = PixelCounts(self.num_classes, self.ignore_label)
+        total.confusion = gather({"confusion": self.confusion[None]})["confusion"].sum(axis=0)
+        return total
 
     def results(self, class_names: Sequence[str]) -> dict[str, float]:
         """The numbers of what was counted.
@@ -176,10 +176,6 @@ def count_pixels(
     return counts
 
 
-def _alone(values: np.ndarray) -> np.ndarray:
-    return values
-
-
 class SegmentationEvaluation(keras.callbacks.Callback):
     """Evaluates mean intersection over union during `fit`, on any backend.
 
@@ -195,8 +191,9 @@ class SegmentationEvaluation(keras.callbacks.Callback):
             moving averages; by default the weights as they are.
         inference: makes of `model.predict_on_batch` what predicts, for instance
             `models.multi_scale`; by default whole images as they are in the batch.
-        sum_over_processes: elementwise sum of an array `(N,)` float64 over the processes that
-            share the batches; by default this process is the only one.
+        predictor: what predicts in the model's place, such as `training.Cluster.predictor(model)`.
+        gather: puts the counts of several processes together, as `training.Cluster.gather`; all
+            processes then evaluate alike, each its share of the batches.
         verbose: whether to show progress and print the result.
 
     Attributes:
@@ -213,7 +210,8 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         every: int = 1,
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         inference: Callable[[Predict], Predict] | None = None,
-        sum_over_processes: SumOverProcesses = _alone,
+        predictor: Any = None,
+        gather: Gather | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -224,7 +222,8 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         self.every = every
         self.weights = weights
         self.inference = inference
-        self.sum_over_processes = sum_over_processes
+        self.predictor = predictor
+        self.gather = gather
         self.verbose = verbose
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
@@ -257,7 +256,7 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         Returns:
             `results`.
         """
-        predict = model.predict_on_batch
+        predict = (self.predictor or model).predict_on_batch
         if self.inference is not None:
             predict = self.inference(predict)
         progress = (
@@ -270,7 +269,8 @@ class SegmentationEvaluation(keras.callbacks.Callback):
                 len(self.class_names),
                 progress.update if progress else None,
             )
-        counts.add_over_processes(self.sum_over_processes)
+        if self.gather is not None:
+            counts = counts.gathered(self.gather)
         self.confusion = counts.confusion
         self.results = counts.results(self.class_names)
         return self.results

@@ -28,7 +28,13 @@ IGNORED = -2
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
-def anchor_boxes(height: int | Tensor, width: int | Tensor, levels: Sequence[int]) -> Tensor:
+def anchor_boxes(
+    height: int | Tensor,
+    width: int | Tensor,
+    levels: Sequence[int],
+    anchor_scale: float = ANCHOR_SCALE,
+    octave_scales: Sequence[float] = OCTAVE_SCALES,
+) -> Tensor:
     """Anchors of one image size.
 
     Args:
@@ -37,19 +43,30 @@ def anchor_boxes(height: int | Tensor, width: int | Tensor, levels: Sequence[int
         width: image width in pixels.
         levels: pyramid levels such as `range(3, 8)`; level n has stride 2^n and
             ceil(size / stride) cells a side.
+        anchor_scale: side of the smallest square anchor of a level over its stride.
+        octave_scales: sides of the square anchors of a cell over that of the smallest.
 
     Returns:
         (A, 4) float32 xyxy in pixels, not clipped to the image. Order: level, row, column, ratio,
         scale.
     """
-    return ops.concatenate([_level_anchors(height, width, 2**level) for level in levels], axis=0)
+    parts = [
+        _level_anchors(height, width, 2**level, anchor_scale, octave_scales) for level in levels
+    ]
+    return ops.concatenate(parts, axis=0)
 
 
-def _level_anchors(height: int | Tensor, width: int | Tensor, stride: int) -> Tensor:
+def _level_anchors(
+    height: int | Tensor,
+    width: int | Tensor,
+    stride: int,
+    anchor_scale: float,
+    octave_scales: Sequence[float],
+) -> Tensor:
     half_sides = []
     for ratio in ASPECT_RATIOS:
-        for octave in OCTAVE_SCALES:
-            side = ANCHOR_SCALE * octave * stride
+        for octave in octave_scales:
+            side = anchor_scale * octave * stride
             half_sides.append((side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2))
     half_sides = ops.convert_to_tensor(half_sides, "float32")[None, None]
     x = ops.cast(ops.arange((width + stride - 1) // stride, dtype="int32") * stride, "float32")
@@ -61,7 +78,14 @@ def _level_anchors(height: int | Tensor, width: int | Tensor, stride: int) -> Te
     )
 
 
-def assign_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def assign_targets(
+    anchors: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    positive_iou: float = POSITIVE_IOU,
+    negative_iou: float = NEGATIVE_IOU,
+    least_best_iou: float = 0.0,
+) -> tuple[Tensor, Tensor]:
     """What each anchor has to predict.
 
     An anchor belongs to the box it overlaps most if that is at least 0.5; below 0.4 it is
@@ -75,6 +99,10 @@ def assign_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tens
         anchors: (A, 4) xyxy.
         boxes: (B, M, 4) xyxy in the same unit; padding rows may hold anything finite.
         labels: (B, M) class indices, negative for padding rows.
+        positive_iou: the 0.5 above; 0.7 in a region proposal network.
+        negative_iou: the 0.4 above; 0.3 in a region proposal network.
+        least_best_iou: a box takes those anchors only that overlap it by more than this (0.3 in a
+            region proposal network).
 
     Returns:
         Deltas (B, A, 4) float32, meaningful where the label is >= 0 and finite everywhere, and
@@ -85,26 +113,26 @@ def assign_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tens
     if boxes.shape[1] == 0:
         boxes = ops.pad(boxes, [(0, 0), (0, 1), (0, 0)], constant_values=-1.0)
         labels = ops.pad(labels, [(0, 0), (0, 1)], constant_values=-1)
-    overlap = ops.where(labels[:, None] >= 0, _pairwise_iou(anchors, boxes), 0.0)
+    overlap = ops.where(labels[:, None] >= 0, pairwise_iou(anchors, boxes), 0.0)
 
     best_of_box = ops.max(overlap, axis=1, keepdims=True)
     # The margin keeps equal overlaps equal whatever order a backend multiplies in: all anchors
     # around a small box tie, and they are positive together.
-    is_best = ops.logical_and(overlap >= best_of_box * (1.0 - 1e-5), best_of_box > 0.0)
+    is_best = ops.logical_and(overlap >= best_of_box * (1.0 - 1e-5), best_of_box > least_best_iou)
     preference = ops.where(is_best, overlap + 1.0, overlap)
     matched = ops.argmax(preference, axis=-1)
     best_overlap = ops.max(overlap, axis=-1)
-    positive = ops.logical_or(ops.any(is_best, axis=-1), best_overlap >= POSITIVE_IOU)
+    positive = ops.logical_or(ops.any(is_best, axis=-1), best_overlap >= positive_iou)
 
-    targets = ops.where(best_overlap < NEGATIVE_IOU, BACKGROUND, IGNORED)
+    targets = ops.where(best_overlap < negative_iou, BACKGROUND, IGNORED)
     targets = ops.where(positive, ops.take_along_axis(labels, matched, axis=1), targets)
     matched_boxes = ops.take_along_axis(boxes, matched[..., None], axis=1)
-    return _encode(anchors, matched_boxes), ops.cast(targets, "int32")
+    return encode_boxes(anchors, matched_boxes), ops.cast(targets, "int32")
 
 
-def _pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(B, A, M) intersection over union of (A, 4) and (B, M, 4)."""
-    anchors = anchors[None, :, None]
+def pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """(B, A, M) intersection over union of (A, 4) or (B, A, 4) with (B, M, 4)."""
+    anchors = ops.expand_dims(anchors if len(anchors.shape) == 3 else anchors[None], 2)
     boxes = boxes[:, None]
     # One coordinate at a time: a last axis of two would cost a strided pass over B x A x M.
     overlap_x = ops.minimum(anchors[..., 2], boxes[..., 2]) - ops.maximum(
@@ -119,31 +147,45 @@ def _pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
     return intersection / ops.maximum(anchor_area + box_area - intersection, 1e-6)
 
 
-def _encode(anchors: Tensor, boxes: Tensor) -> Tensor:
-    anchor_size = anchors[:, 2:] - anchors[:, :2]
+def encode_boxes(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """The deltas that `decode_boxes` makes boxes of again.
+
+    Args:
+        anchors: (A, 4) or (B, A, 4) xyxy in pixels; one without area counts as a thousandth.
+        boxes: (B, A, 4) xyxy in pixels, likewise.
+
+    Returns:
+        (B, A, 4) float32, finite for any finite boxes.
+    """
+    anchor_size = ops.maximum(anchors[..., 2:] - anchors[..., :2], 1e-3)
     size = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-3)
-    shift = (boxes[..., :2] + boxes[..., 2:] - anchors[:, :2] - anchors[:, 2:]) / 2.0
+    shift = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2.0
     return ops.concatenate([shift / anchor_size, ops.log(size / anchor_size)], axis=-1)
 
 
 def decode_boxes(
-    anchors: Tensor, deltas: Tensor, height: int | Tensor, width: int | Tensor
+    anchors: Tensor,
+    deltas: Tensor,
+    height: int | Tensor | None = None,
+    width: int | Tensor | None = None,
 ) -> Tensor:
     """Boxes from predicted deltas, clipped to the image.
 
     Args:
         anchors: (A, 4) xyxy in pixels, or (B, A, 4), each image its own.
         deltas: (B, A, 4), any float type.
-        height: image height in pixels.
+        height: image height in pixels; None for boxes that are not clipped.
         width: image width in pixels.
 
     Returns:
-        (B, A, 4) float32 xyxy in pixels, 0 <= x <= width and 0 <= y <= height.
+        (B, A, 4) float32 xyxy in pixels, 0 <= x <= width and 0 <= y <= height if given.
     """
     deltas = ops.cast(deltas, "float32")
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2.0 + deltas[..., :2] * anchor_size
     half = anchor_size * ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_RATIO, MAX_LOG_RATIO)) / 2.0
     corners = ops.concatenate([centre - half, centre + half], axis=-1)
+    if height is None:
+        return corners
     limit = ops.cast(ops.stack([width, height, width, height]), "float32")
     return ops.minimum(ops.maximum(corners, 0.0), limit)

@@ -7,6 +7,7 @@ import keras
 import keras_hub
 from keras_hub.src.utils import preset_utils
 
+from keras_densepred.backbones.families import built_in_preset, load_backbone
 from keras_densepred.backbones.pyramid_backbone import PyramidBackbone
 from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
@@ -143,18 +144,9 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         Raises:
             ValueError: if there is no such preset.
         """
-        for family in _families(PyramidBackbone):
-            if family.architecture_preset_name(preset) is not None:
-                return cls(family.from_preset(preset), **kwargs)
+        if built_in_preset(preset) is not None:
+            return cls(load_backbone(preset), **kwargs)
         # Past Task.from_preset: it refuses every backbone whose class is not exactly
         # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
         loader = preset_utils.get_preset_loader(preset)
         return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)
-
-
-def _families(base: type[PyramidBackbone]) -> list[type[PyramidBackbone]]:
-    """All classes derived from one, also from those derived."""
-    found = []
-    for family in base.__subclasses__():
-        found += [family, *_families(family)]
-    return found

@@ -230,7 +230,7 @@ def _foldable(nodes: list, outputs: list) -> dict[int, Any]:
             readers[id(tensor)].append(node)
     for tensor in outputs:
         readers[id(tensor)].append(None)
-    calls = defaultdict(int)
+    calls: dict[int, int] = defaultdict(int)
     for node in nodes:
         calls[id(node.operation)] += 1
     pairs = {}

@@ -1,10 +1,8 @@
 """The classifier that belongs to a backbone, whichever of our families it is of."""
 
-import pathlib
-
 import keras_hub
 
-from keras_densepred.backbones import CEDNetBackbone
+from keras_densepred.backbones import CEDNetBackbone, load_backbone
 from keras_densepred.backbones.pyramid_backbone import PyramidBackbone
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.pooled_classifier import BiCSNetImageClassifier, CSPNetImageClassifier
@@ -23,25 +21,15 @@ def image_classifier(
 
     Args:
         preset: name of a built-in preset, such as `"cednet_next_tiny"`, with random weights, or the
-            directory of a saved backbone, with its weights.
+            directory of a saved backbone, with its weights; as `backbones.load_backbone`.
         num_classes: number of classes.
-        **backbone_options: arguments of the backbone that differ from the preset's.
+        **backbone_options: arguments of the backbone that differ from the preset's; those that the
+            family does not have are left out.
 
     Raises:
         ValueError: if no family has such a preset, or the directory's backbone is of none.
     """
-    known: list[str] = []
-    for backbone_class, classifier in _CLASSIFIERS.items():
-        if backbone_class.architecture_preset_name(preset) is not None:
-            backbone = backbone_class.from_preset(preset, **backbone_options)
-            return classifier(backbone, num_classes)
-        known += backbone_class.architecture_presets()
-    if not pathlib.Path(preset).is_dir():
-        raise ValueError(
-            f"There is no directory and no built-in preset {preset!r}; there are "
-            f"{', '.join(known)}."
-        )
-    backbone = keras_hub.models.Backbone.from_preset(preset, **backbone_options)
+    backbone = load_backbone(preset, **backbone_options)
     for backbone_class, classifier in _CLASSIFIERS.items():
         if isinstance(backbone, backbone_class):
             return classifier(backbone, num_classes)

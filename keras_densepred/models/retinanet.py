@@ -6,6 +6,7 @@ import keras
 import keras_hub
 from keras_hub.src.utils import preset_utils
 
+from keras_densepred.models.anchors import ANCHOR_SCALE
 from keras_densepred.models.retinanet_core import RetinaNetCore
 
 
@@ -47,6 +48,8 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
             BiCSNet and SpineNet.
         head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
+        anchor_scale: side of the smallest square anchor of a level over its stride; 4, in BiCSNet
+            up to BiCSNet-94 3.
         **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
 
     Raises:
@@ -81,6 +84,7 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         head_activation: str = "relu",
         head_norm: bool = False,
         head_separable: bool = False,
+        anchor_scale: float = ANCHOR_SCALE,
         **kwargs: Any,
     ):
         super().__init__(
@@ -95,6 +99,7 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
             head_activation,
             head_norm,
             head_separable,
+            anchor_scale,
             **kwargs,
         )
         self.preprocessor = preprocessor

@@ -161,8 +161,11 @@ class RetinaNetCore:
         head_activation: str = "relu",
         head_norm: bool = False,
         head_separable: bool = False,
+        anchor_scale: float = anchor_ops.ANCHOR_SCALE,
         **kwargs: Any,
     ):
+        if anchor_scale <= 0:
+            raise ValueError(f"`anchor_scale` is {anchor_scale}; give a positive number.")
         # === Layers ===
         backbone = as_detection_pyramid(backbone)
         head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
@@ -204,6 +207,7 @@ class RetinaNetCore:
         self.head_activation = head_activation
         self.head_norm = head_norm
         self.head_separable = head_separable
+        self.anchor_scale = anchor_scale
         self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
         self.box_head = box_head
         self.classification_head = classification_head
@@ -290,7 +294,7 @@ class RetinaNetCore:
         boxes = keras.utils.bounding_boxes.convert_format(
             y["boxes"], self.bounding_box_format, "xyxy", height=height, width=width
         )
-        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels)
+        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
         box_targets, labels = anchor_ops.assign_targets(anchors, boxes, y["labels"])
         classes = ops.arange(self.num_classes, dtype="int32")
         class_targets = ops.cast(labels[..., None] == classes, "float32")
@@ -333,7 +337,7 @@ class RetinaNetCore:
             `"labels"` (B, M), `"confidence"` (B, M), padded with -1, `"num_detections"` (B,).
         """
         height, width = ops.shape(images)[1:3]
-        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels)
+        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
         deltas, logits = predictions[self.box_output], predictions[self.classification_output]
         if type(self.prediction_decoder) is NonMaxSuppression:  # a subclass may not take anchors
             return self.prediction_decoder(deltas, logits, images=images, anchors=anchors)
@@ -358,6 +362,7 @@ class RetinaNetCore:
             "head_activation": self.head_activation,
             "head_norm": self.head_norm,
             "head_separable": self.head_separable,
+            "anchor_scale": self.anchor_scale,
             "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
             "dtype": keras.saving.serialize_keras_object(self.head_dtype),
             "name": self.name,

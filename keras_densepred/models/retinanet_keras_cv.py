@@ -45,6 +45,8 @@ class RetinaNetKerasCV(RetinaNetCore, keras_cv.models.RetinaNet):
         head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
             BiCSNet and SpineNet.
         head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
+        anchor_scale: side of the smallest square anchor of a level over its stride; 4, in BiCSNet
+            up to BiCSNet-94 3.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Bilinear up-sampling of channels-last maps by a whole factor, cut to a size."""
+"""Bilinear resizing of channels-last maps: by a whole factor and cut, or to a size."""
 
 import keras
 from keras import ops
@@ -36,6 +36,27 @@ def upsample_bilinear(inputs, factor: int, size: tuple):
     if all(isinstance(side, int) for side in size) and tuple(outputs.shape[1:3]) == tuple(size):
         return outputs
     return outputs[:, : size[0], : size[1]]
+
+
+def resize_bilinear(inputs, size: tuple):
+    """Resizes a map to a size, with half-pixel centres and without antialiasing.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        size: height and width of the result; integers, or scalar tensors where TensorFlow traces
+            unknown sizes.
+
+    Returns:
+        `(batch, *size, channels)` in the dtype of `inputs`.
+    """
+    if all(isinstance(side, int) for side in size):
+        return ops.image.resize(
+            inputs, size, "bilinear", antialias=False, data_format="channels_last"
+        )
+    # keras 3.15.1 refuses sizes that are tensors: it compares them in Python.
+    import tensorflow as tf
+
+    return tf.cast(tf.image.resize(inputs, tf.stack(size), "bilinear"), inputs.dtype)
 
 
 def _interleave(x, factor: int, axis: int):

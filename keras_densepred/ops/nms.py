@@ -50,7 +50,8 @@ def non_max_suppression(
     Args:
         boxes: (B, N, 4) corners (x1, y1, x2, y2), any unit. (y1, x1, y2, x2) serves as well.
             Or a function that computes the corners (B, K, 4) of the boxes at an index (B, K)
-            int32 < N, called once: only the boxes that take part are computed then.
+            int32 < N, called once: only the boxes that take part are computed then. Boxes that
+            differ by class are (B, N, C, 4), or (B, K, C, 4) from the function.
         scores: (B, N, C) score of each class for each box; several classes may claim one box.
         iou_threshold: overlap above which the lower candidate goes, in [0, 1].
         score_threshold: least score of a candidate.
@@ -71,7 +72,7 @@ def non_max_suppression(
     # second selection at K x C scores instead of N x C (6 million at 800 px and 80 classes).
     # What is large stays in the type it came in; to float32 goes what was selected.
     best = ops.cast(ops.max(scores, axis=-1), "float32")
-    box_index = _top_k_index(best, pre_nms_top_k)
+    box_index = top_k_index(best, pre_nms_top_k)
     num_kept_boxes = box_index.shape[1]
     num_boxes = ops.shape(scores)[1]
     is_box = box_index < num_boxes
@@ -81,7 +82,7 @@ def non_max_suppression(
     boxes = boxes(box_index) if callable(boxes) else gather_rows(boxes, box_index)
 
     pair_scores = ops.reshape(pair_scores, (-1, num_kept_boxes * num_classes))
-    pair_index = _top_k_index(pair_scores, pre_nms_top_k)
+    pair_index = top_k_index(pair_scores, pre_nms_top_k)
     num_pairs = pair_index.shape[1]
     scores = gather_rows(pair_scores, pair_index)
     if from_logits:
@@ -94,10 +95,15 @@ def non_max_suppression(
     scores = gather_rows(scores, order)
     pair_index = gather_rows(pair_index, order)
     labels = pair_index % num_classes
-    boxes = ops.cast(gather_rows(boxes, pair_index // num_classes), "float32")
+    if len(boxes.shape) == 4:
+        boxes = ops.reshape(boxes, (-1, num_kept_boxes * num_classes, 4))
+        boxes = gather_rows(boxes, pair_index)
+    else:
+        boxes = gather_rows(boxes, pair_index // num_classes)
+    boxes = ops.cast(boxes, "float32")
 
     num_slots = min(max_detections, num_pairs)
-    slots = _greedy_slots(boxes, labels, scores >= score_threshold, iou_threshold, num_slots)
+    slots = greedy_slots(boxes, labels, scores >= score_threshold, iou_threshold, num_slots)
     filled = slots >= 0
     slots = ops.maximum(slots, 0)
     detections = {
@@ -132,7 +138,7 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return ops.take(flat, index + first, axis=0)
 
 
-def _top_k_index(values: Tensor, k: int) -> Tensor:
+def top_k_index(values: Tensor, k: int) -> Tensor:
     """Ascending indices (B, min(k, N)) int32 of the k largest of (B, N).
 
     An open N (a TensorFlow graph) counts as at least k: where it is less, the indices past N - 1
@@ -146,7 +152,7 @@ def _top_k_index(values: Tensor, k: int) -> Tensor:
     return ops.sort(ops.cast(index, "int32"), axis=-1)
 
 
-def _greedy_slots(
+def greedy_slots(
     boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float, num_slots: int
 ) -> Tensor:
     """(B, num_slots) int32: the survivors among candidates in descending order, then -1.

@@ -3,6 +3,12 @@
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.confusion import draw_classified, draw_confusion
+from keras_densepred.training.detection import (
+    predict_samples,
+    require_trainable,
+    tell_skipped,
+    train_detector,
+)
 from keras_densepred.training.distribution import distribute
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.layer_decay import (
@@ -18,6 +24,7 @@ from keras_densepred.training.optim import (
     WarmupCosine,
     WarmupSteps,
     averaged_weights,
+    momentum_sgd,
 )
 from keras_densepred.training.report import (
     MetricsLog,
@@ -28,7 +35,11 @@ from keras_densepred.training.report import (
     write_classes,
 )
 from keras_densepred.training.resume import fit
-from keras_densepred.training.segmentation import draw_segmentations
+from keras_densepred.training.segmentation import (
+    describe_iou,
+    draw_segmentations,
+    write_iou,
+)
 from keras_densepred.training.settings import (
     SettingsError,
     claim_output,
@@ -57,6 +68,7 @@ __all__ = [
     "cednet_variant",
     "claim_output",
     "current_cluster",
+    "describe_iou",
     "distribute",
     "draw_classified",
     "draw_confusion",
@@ -65,10 +77,16 @@ __all__ = [
     "fit",
     "keep_freed_memory",
     "matrix_decay_rules",
+    "momentum_sgd",
     "parse_settings",
     "plot_curves",
+    "predict_samples",
+    "require_trainable",
     "setting",
+    "tell_skipped",
+    "train_detector",
     "write_atomically",
     "write_classes",
+    "write_iou",
     "write_model_card",
 ]

@@ -297,7 +297,8 @@ def draw_predictions(
 
     Args:
         images: (H, W, 3) uint8 RGB each.
-        truth: `{"boxes": (N, 4) xyxy in pixels of the image, "labels": (N,)}` each.
+        truth: `{"boxes": (N, 4) xyxy in pixels of the image, "labels": (N,)}` each, and of
+            instances `"masks": (N, H, W)` bool.
         predictions: the same with `"confidence": (N,)`.
         class_names: by label.
         path: of the PNG.
@@ -315,19 +316,37 @@ def draw_predictions(
         bilinear = image_module.Resampling.BILINEAR
         small = np.asarray(image_module.fromarray(image).resize(size, bilinear))
         sure = np.asarray(found["confidence"]) >= min_confidence
-        left = draw_objects(small, real["boxes"] * scale, real["labels"], class_names)
+        left = draw_objects(
+            small,
+            real["boxes"] * scale,
+            real["labels"],
+            class_names,
+            masks=_resized_masks(real.get("masks"), small),
+        )
         right = draw_objects(
             small,
             found["boxes"][sure] * scale,
             found["labels"][sure],
             class_names,
             scores=found["confidence"][sure],
+            masks=_resized_masks(found["masks"][sure] if "masks" in found else None, small),
         )
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
     titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
     buffer = io.BytesIO()
     picture_sheet(rows, titles, side).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
+
+
+def _resized_masks(masks: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:
+    """`(N, H, W)` masks at the size of an image, by nearest neighbours."""
+    if masks is None:
+        return None
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(image.shape[:2], masks.shape[1:], strict=True)
+    )
+    return masks[:, rows].take(columns, axis=2)
 
 
 def picture_sheet(rows: Sequence[tuple[Any, Any]], titles: tuple[str, str], side: int) -> Any:

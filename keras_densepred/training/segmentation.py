@@ -1,8 +1,9 @@
-"""Drawn predictions of a segmenter beside the truth."""
+"""What a segmentation run leaves behind: drawn predictions, intersection over union by class."""
 
+import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -55,3 +56,50 @@ def draw_segmentations(
     buffer = io.BytesIO()
     whole.save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
+
+
+def write_iou(path: str | os.PathLike[str], results: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes the intersection over union of each class as CSV, one column for each evaluation.
+
+    Args:
+        path: of the CSV: a row for each class, then `mIoU` and `pixel_accuracy`. A class that
+            neither truth nor prediction has is an empty field.
+        results: name of the evaluation, such as `"val"`, to what `metrics.PixelCounts.results`
+            gave.
+    """
+    rows = _rows_of(results)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *results])
+    writer.writerows(
+        [name, *("" if value < 0 else f"{value:.6f}" for value in values)]
+        for name, values in rows.items()
+    )
+    write_atomically(path, text.getvalue().encode())
+
+
+def describe_iou(results: Mapping[str, Mapping[str, float]]) -> str:
+    """The table of `write_iou` as text, for printing.
+
+    Args:
+        results: as of `write_iou`.
+
+    Returns:
+        A line for each class; "-" where neither truth nor prediction has it.
+    """
+    rows = _rows_of(results)
+    width = max(len(name) for name in (*rows, "IoU of"))
+    lines = [f"{'IoU of':{width}}" + "".join(f"  {name:>12}" for name in results)]
+    for name, values in rows.items():
+        shown = ("-" if value < 0 else f"{value:.3f}" for value in values)
+        lines.append(f"{name:{width}}" + "".join(f"  {text:>12}" for text in shown))
+    return "\n".join(lines)
+
+
+def _rows_of(results: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
+    """Class name to its value in each evaluation, and the numbers of all classes at the end."""
+    first = next(iter(results.values()))
+    classes = [name for name in first if name.startswith("IoU/")]
+    rows = {name.removeprefix("IoU/"): [r[name] for r in results.values()] for name in classes}
+    totals = [name for name in first if name not in classes]
+    return rows | {name: [r[name] for r in results.values()] for name in totals}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
+from keras_densepred.data.box_masks import cut_by_boxes
 from tests.data.pictures import (
     NORMAL,
     Pictures,
@@ -369,3 +370,29 @@ def test_masks_are_pasted_along_their_outline_in_the_pipeline():
         mixed, plain = next(stream), next(alone)
     assert (mixed["labels"] >= 0).sum() > (plain["labels"] >= 0).sum()
     assert (mixed["images"] != plain["images"]).any()
+
+
+def test_masks_are_cut_out_by_their_boxes():
+    dataset = data.ShapesDataset(4, 64, with_masks=True)
+    with train(dataset, image_size=64, mask_size=8) as stream:
+        batch = next(stream)
+    assert batch["masks"].shape == (*batch["labels"].shape, 8, 8)
+    assert batch["masks"].dtype == np.uint8 and batch["masks"].max() == 1
+    used = batch["labels"] >= 0
+    assert batch["masks"][used].any(axis=(1, 2)).all() and not batch["masks"][~used].any()
+    message = "has no instance masks: open the data set with"
+    with (
+        train(data.ShapesDataset(4, 64), image_size=64, mask_size=8) as stream,
+        pytest.raises(ValueError, match=message),
+    ):
+        next(stream)
+    with pytest.raises(ValueError, match="`mask_size` must be positive"):
+        train(dataset, mask_size=0)
+
+
+def test_a_cut_mask_is_the_masks_part_in_its_box():
+    mask = np.zeros((1, 6, 8), bool)
+    mask[0, 2:4, 2:6] = True
+    assert cut_by_boxes(mask, np.array([[2, 2, 6, 4]]), 4).all()
+    assert np.array_equal(cut_by_boxes(mask, np.array([[0, 0, 8, 6]]), 8)[0, 3], mask[0, 2])
+    assert cut_by_boxes(mask, np.array([[5.9, 3.9, 6, 4]]), 3).all()

@@ -7,11 +7,15 @@ import io
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from keras_densepred import metrics
+from keras_densepred import data, metrics
+from keras_densepred.data.box_masks import cut_by_boxes
+from keras_densepred.metrics.mask_results import masks_on_image
+from keras_densepred.ops.box_masks import paste_masks
 
 free = pytest.mark.backend_free
 CATEGORIES = [{"id": 0, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 90, "name": "never seen"}]
@@ -324,3 +328,67 @@ def test_callback_uses_other_weights_on_request_and_only_now_and_then():
 def test_callback_refuses_a_senseless_interval():
     with pytest.raises(ValueError, match="`every`"):
         metrics.CocoEvaluation([], FixedSplit(), every=0)
+
+
+class MaskDetector:
+    """Predicts each image's objects as they are: boxes, and masks of which half is wrong."""
+
+    def __init__(self, truth):
+        self.truth = truth
+
+    def predict_on_batch(self, images):
+        return self.truth
+
+
+@free
+def test_masks_are_evaluated_beside_boxes():
+    dataset = data.ShapesDataset(3, 64, with_masks=True)
+    plain_colours = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    batches = data.eval_batches(dataset, batch_size=3, image_size=64, **plain_colours)
+    records = [dataset[i] for i in range(3)]
+    most = max(len(record.labels) for record in records)
+    found = {
+        "boxes": np.full((3, most, 4), -1, "float32"),
+        "labels": np.full((3, most), -1, "int32"),
+        "confidence": np.full((3, most), -1, "float32"),
+        "masks": np.zeros((3, most, 56, 56), "float32"),
+    }
+    for row, record in enumerate(records):
+        count = len(record.labels)
+        found["boxes"][row, :count] = record.boxes
+        found["labels"][row, :count] = record.labels
+        found["confidence"][row, :count] = 0.9
+        found["masks"][row, :count] = cut_by_boxes(record.masks, record.boxes, 56)
+    gathered = []
+
+    def gather(arrays):
+        gathered.append(arrays)
+        return arrays
+
+    for results in (
+        metrics.evaluate_detector(MaskDetector(found), batches, dataset),
+        metrics.evaluate_detector(MaskDetector(found), batches, dataset, gather=gather),
+    ):
+        assert results["AP"] == pytest.approx(1.0)
+        assert results["mask_AP50"] == pytest.approx(1.0) and results["mask_AP"] > 0.85
+    assert gathered[0]["rle_bytes"].dtype == np.uint8
+    worse = {**found, "masks": found["masks"] * (np.arange(56) < 14)}
+    results = metrics.evaluate_detector(MaskDetector(worse), batches, dataset)
+    assert results["AP"] == pytest.approx(1.0) and results["mask_AP50"] < 0.2
+    plain = data.ShapesDataset(3, 64)
+    results = metrics.evaluate_detector(MaskDetector(found), batches, plain)
+    assert results["AP"] == pytest.approx(1.0) and "mask_AP" not in results
+
+
+@free
+def test_masks_in_run_lengths_are_those_pasted():
+    rng = np.random.default_rng(0)
+    masks = rng.uniform(size=(4, 7, 7))
+    boxes = np.array([[2, 3, 30, 20], [-5, 10, 8, 50], [3.3, 4.4, 3.9, 5.2], [4, 4, 4, 4]])
+    pasted = ops.convert_to_numpy(paste_masks(masks, boxes, 40, 33)) >= 0.5
+    decoded = masks_on_image(masks, boxes, 40, 33)
+    # The pasted one falls off within half a cell outside of its box, too.
+    x, y = np.meshgrid(np.arange(33), np.arange(40))
+    for ours, whole, (x1, y1, x2, y2) in zip(decoded, pasted, boxes, strict=True):
+        inside = (x >= np.floor(x1)) & (x < np.ceil(x2)) & (y >= np.floor(y1)) & (y < np.ceil(y2))
+        assert np.array_equal(ours, whole & inside)

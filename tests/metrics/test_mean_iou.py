@@ -144,9 +144,14 @@ def test_counts_of_processes_add_up():
         )
         for index in range(2)
     ]
-    other = shares[1].confusion.ravel()
-    shares[0].add_over_processes(lambda values: values + other)
-    np.testing.assert_array_equal(shares[0].confusion, whole.confusion)
+
+    def gather(arrays):
+        return {
+            name: np.concatenate([array, shares[1].confusion[None]])
+            for name, array in arrays.items()
+        }
+
+    np.testing.assert_array_equal(shares[0].gathered(gather).confusion, whole.confusion)
 
 
 def test_evaluation_during_fit():
@@ -178,6 +183,11 @@ def test_evaluation_during_fit():
     assert history["val_mIoU"] == [1.0, 1.0] and history["val_pixel_accuracy"] == [1.0, 1.0]
     assert len(entered) == 2, "every second epoch and the last"
     assert evaluation.confusion.sum() == 4 * 63
+    evaluation.predictor = Oracle(60, wrong=(0,))  # with a device of its own, say
+    evaluation.gather = lambda arrays: {k: np.concatenate([v, v]) for k, v in arrays.items()}
+    evaluation.inference = None
+    assert evaluation.evaluate(model)["pixel_accuracy"] == 0.75
+    assert evaluation.confusion.sum() == 2 * 4 * 63, "of two processes"
     other = metrics.SegmentationEvaluation([], dataset.class_names)
     other.set_state(evaluation.get_state())
     assert other.results == evaluation.results

@@ -134,3 +134,11 @@ def test_decoded_boxes_stay_finite_and_in_the_image():
     boxes = to_numpy(anchor_ops.decode_boxes(anchors, deltas, 32, 64))
     assert np.isfinite(boxes).all()
     assert boxes.min() >= 0 and boxes[..., 0::2].max() <= 64 and boxes[..., 1::2].max() <= 32
+
+
+def test_anchors_of_another_scale_have_the_same_centres():
+    plain = to_numpy(anchor_ops.anchor_boxes(64, 64, range(3, 5)))
+    smaller = to_numpy(anchor_ops.anchor_boxes(64, 64, range(3, 5), 3.0))
+    np.testing.assert_allclose(smaller[:, :2] + smaller[:, 2:], plain[:, :2] + plain[:, 2:])
+    sides, half = plain[:, 2:] - plain[:, :2], smaller[:, 2:] - smaller[:, :2]
+    np.testing.assert_allclose(half, 0.75 * sides, rtol=1e-6)

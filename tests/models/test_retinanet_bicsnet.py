@@ -57,6 +57,7 @@ def detector(member):
         head_norm=True,
         head_activation="swish",
         head_separable=member == "lite",
+        anchor_scale=3.0,
     )
 
 

@@ -1,7 +1,6 @@
 """The RetinaNet recipe from flags to files, at toy size."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,16 +14,15 @@ import pytest
 
 from keras_densepred import CEDNetBackbone, data, training
 from recipes import coco_retinanet as recipe
+from tests.recipes import recipe_toy as toy
+from tests.recipes.recipe_toy import Split
 
-TOY = pathlib.Path(__file__).with_name("recipe_toy.py")
-_spec = importlib.util.spec_from_file_location("recipe_toy", TOY)
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return [*toy.make(tmp_path_factory.mktemp("toy")), *toy.RETINANET]
 
 
 @pytest.mark.parametrize("head", ["keras_hub", pytest.param("keras_cv", marks=pytest.mark.slow)])
@@ -59,11 +57,9 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
 
 
 def run(kill_after, flags):
-    root = TOY.parents[2]
+    command = [sys.executable, "-m", "tests.recipes.recipe_toy", "coco_retinanet", str(kill_after)]
     return subprocess.run(
-        [sys.executable, str(TOY), str(kill_after), *flags],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        cwd=root,
+        [*command, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
     ).returncode
 
 
@@ -99,7 +95,7 @@ def test_another_run_in_the_output_is_refused(flags, tmp_path):
     [
         (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
         (["--image-size", "70"], "no multiple of 32"),
-        (["--tfds", "coco/2017"], "--data-dir or --tfds, not both"),
+        (["--tfds", "coco/2017"], "`data_dir` or `tfds`, not both"),
         (["--weights", "nowhere/at/all"], "nowhere/at/all"),
     ],
 )
@@ -108,18 +104,6 @@ def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
         recipe.main([*flags, *more, "--output", str(tmp_path / "out")])
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out" / "metrics.csv").exists()
-
-
-class Split:
-    """A data set of which only the number of images is asked."""
-
-    class_names = ("cat",)
-
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return self.images
 
 
 def test_paper_settings_for_coco():
@@ -148,10 +132,74 @@ def test_paper_settings_for_coco():
         for name, value in dataclasses.asdict(settings).items()
         if name
         not in (
-            *("data_dir", "tfds", "weights"),
+            *("data_dir", "tfds", "weights", "activation"),
             *("devices", "processes", "process_id", "coordinator"),
         )
     )
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("experiment", "epochs", "drops", "scale_min", "activation", "drop_path"),
+    [
+        ("bicsnet_a", 350, (320, 340), 0.5, "relu", 0.0),
+        ("bicsnet_b", 500, (470, 490), 0.1, "swish", 0.2),
+    ],
+)
+def test_bicsnets_strategies(experiment, epochs, drops, scale_min, activation, drop_path):
+    """BICSNET.md 1.5."""
+    settings = recipe.complete(recipe.Settings(experiment=experiment), Split(117_266))
+    steps = 117_266 // 128
+    expected = {
+        "preset": "bicsnet_48",
+        "image_size": 640,
+        "batch_size": 128,
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "scale_min": scale_min,
+        "scale_max": 2.0,
+        "copy_paste": False,
+        "activation": activation,
+        "drop_path": drop_path,
+        "optimizer": "sgd",
+        "learning_rate": 0.16,
+        "warmup_steps": 2 * steps,
+        "focal_gamma": 1.5,
+    }
+    assert {name: getattr(settings, name) for name in expected} == expected
+    schedule = recipe.make_schedule(settings)
+    assert schedule.drops == tuple(epoch * steps for epoch in drops)
+    assert float(schedule(0)) == 0.0
+    rates = [float(schedule(epoch * steps)) for epoch in (2, drops[0], drops[1])]
+    assert rates == pytest.approx([0.16, 0.016, 0.0016], rel=1e-3)
+
+
+@pytest.mark.backend_free
+def test_bicsnet_by_its_name_and_at_its_size():
+    settings = recipe.complete(recipe.Settings(preset="bicsnet_94", batch_size=64), Split(117_266))
+    assert (settings.experiment, settings.image_size) == ("bicsnet_b", 1024)
+    assert settings.learning_rate == pytest.approx(0.08)
+    assert recipe.complete(recipe.Settings(preset="bicsnet_94"), Split(99)).experiment == "small"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["bicsnet_48", "bicsnet_lite0"])
+def test_bicsnet_trains_with_its_heads(flags, tmp_path, preset):
+    more = ["--experiment", "bicsnet_b", "--preset", preset, "--width", "8"]
+    settings = recipe.complete(
+        training.parse_settings(recipe.Settings, [*flags, *more], ""), Split(12)
+    )
+    settings = dataclasses.replace(settings, weights=None)
+    backbone = recipe.build_backbone(settings)
+    model = recipe.build_model(settings, backbone, 3)
+    assert backbone.activation == model.head_activation == "swish" and backbone.sync_batch_norm
+    assert (model.head_norm, model.head_width, model.anchor_scale) == (True, 8, 3.0)
+    assert model.head_separable == ("lite" in preset)
+    decayed = [v for v in model.trainable_variables if model.optimizer._use_weight_decay(v)]
+    assert {len(v.shape) for v in decayed} == {2, 4}
+    train = data.ShapesDataset(12, 64)
+    images, targets = next(recipe.batch_opener(settings, train, [])(0))
+    assert np.isfinite(model.train_on_batch(images, targets)).all()
 
 
 def test_flags_win_over_the_paper():
@@ -165,8 +213,8 @@ def test_frozen_backbone_does_not_move(flags, tmp_path):
     settings = recipe.complete(
         training.parse_settings(recipe.Settings, [*flags, "--freeze-backbone"], ""), Split(12)
     )
-    model = recipe.build_model(settings, 3)
-    backbone = model.backbone.backbone
+    backbone = recipe.build_backbone(settings)
+    model = recipe.build_model(settings, backbone, 3)
     before = [keras.ops.convert_to_numpy(weight).copy() for weight in backbone.weights]
     train = data.ShapesDataset(12, 64)
     images, targets = next(recipe.batch_opener(settings, train, [])(0))

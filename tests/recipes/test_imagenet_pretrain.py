@@ -12,7 +12,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from keras_densepred import CEDNetImageClassifier
+from keras_densepred import BiCSNetImageClassifier, CEDNetImageClassifier
 from recipes import imagenet_pretrain as recipe
 from tests.recipes import pretrain_toy as toy
 
@@ -98,6 +98,34 @@ def test_large_data_get_the_papers_settings():
 @pytest.mark.parametrize("preset, rate", [("cednet_next_s", 0.4), ("cednet_next_base", 0.5)])
 def test_larger_backbones_drop_more(preset, rate):
     assert recipe.complete(recipe.Settings(preset=preset), Split(1_281_167)).drop_path == rate
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"preset": "bicsnet_48"},
+        {"experiment": "bicsnet_imagenet"},
+        {"experiment": "bicsnet_inaturalist"},
+    ],
+)
+def test_bicsnets_settings(given):
+    """BICSNET.md 1.5."""
+    settings = recipe.complete(recipe.Settings(**given), Split(1_281_167))
+    assert (settings.preset, settings.image_size, settings.batch_size) == ("bicsnet_48", 224, 1024)
+    assert (settings.epochs, settings.warmup_epochs, settings.optimizer) == (250, 5, "sgd")
+    assert (settings.rand_augment, settings.erasing, settings.mixup) == (False, 0.0, 0.0)
+    assert (settings.drop_path, settings.ema, settings.steps_per_epoch) == (0.0, 0.0, 1251)
+
+
+@pytest.mark.slow
+def test_bicsnet_from_flags_to_files(flags, tmp_path):
+    preset = ["--experiment", "bicsnet_imagenet", "--preset", "bicsnet_lite0"]
+    output = tmp_path / "out"
+    results = recipe.main([*flags, *preset, "--output", str(output)])
+    assert set(results) == {"val_loss", "val_top1", "val_top5"}
+    classifier = BiCSNetImageClassifier.from_preset(str(output / "preset" / "classifier"))
+    assert classifier(np.zeros((1, 32, 32, 3), "float32")).shape == (1, 2)
 
 
 @pytest.mark.backend_free

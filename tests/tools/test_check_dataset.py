@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.masks import write_image, write_mask, write_voc
+
 pytestmark = pytest.mark.backend_free
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "check_dataset.py"
@@ -135,6 +137,9 @@ def test_empty_folder(main, tmp_path, capsys):
         [],
         ["--data-dir", "a", "--annotations", "b", "--images", "c"],
         ["--annotations", "b"],
+        ["--mask-dir", "b"],
+        ["--mask-dir", "b", "--images", "c", "--annotations", "d"],
+        ["--data-dir", "a", "--images", "c"],
         ["--data-dir", "a", "--samples", "-1"],
     ],
 )
@@ -143,3 +148,42 @@ def test_wrong_arguments(main, arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.fixture
+def voc(tmp_path):
+    write_voc(tmp_path / "voc", {"train": ["a", "b"], "val": ["c"]})
+    return tmp_path / "voc"
+
+
+def test_good_masks(main, voc, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--data-dir", str(voc), "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "voc, train: 2 images, 21 classes" in printed
+    assert "ignored 16.7 % of all pixels" in printed
+    assert "can be trained on" in printed
+    assert sorted(path.name for path in out.iterdir()) == ["samples_train.png", "samples_val.png"]
+    with Image.open(out / "samples_val.png") as sheet:
+        assert sheet.height > 480 + 20, "a legend above the picture"
+
+
+def test_every_bad_mask_is_named(main, voc, tmp_path, capsys):
+    masks = voc / "SegmentationClass"
+    write_mask(masks / "a.png", np.full((2, 3), 77, np.uint8))
+    write_mask(masks / "b.png", np.zeros((4, 4), np.uint8))
+    write_mask(masks / "c.png", np.full((2, 3), 255, np.uint8))
+    assert main(["--data-dir", str(voc), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "a.png has label 77 at row 0, column 0" in printed
+    assert "b.png is 4 x 4 pixels and its image" in printed
+    assert "voc, val has no labelled pixel" in printed
+    assert "cannot be trained on: 3 faults" in printed
+
+
+def test_a_folder_of_masks(main, tmp_path, capsys):
+    write_image(tmp_path / "pictures" / "a.jpg")
+    write_mask(tmp_path / "labels" / "a.png")
+    paths = ["--images", str(tmp_path / "pictures"), "--mask-dir", str(tmp_path / "labels")]
+    assert main([*paths, "--samples", "0"]) == 0
+    assert "class_2" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What is timed: our CEDNet on the active backend, and the networks it is compared with.
+"""What is timed: our networks on the active backend, and those they are compared with.
 
 Each candidate is a callable that computes one forward pass or one training step and returns when
 the device is done. Images are ready on the device; a training step is the cross entropy of the
@@ -13,9 +13,8 @@ import keras
 import numpy as np
 
 import keras_densepred
-from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.metrics.multiply_adds import count_multiply_adds
-from tools.baselines.cednet_stock import with_stock_layers
+from tools.baselines.stock_layers import with_stock_layers
 
 NUM_CLASSES = 1000
 LEARNING_RATE = 1e-4
@@ -35,8 +34,8 @@ class Task:
     """One row of work: which network, at what size, doing what.
 
     Attributes:
-        preset: preset of `CEDNetBackbone`.
-        model: `"classifier"`, `"backbone"` (C2..C5) or `"pyramid"` (RetinaNet's P3..P7).
+        preset: built-in preset of a backbone.
+        model: `"classifier"`, `"backbone"` (its own levels) or `"pyramid"` (RetinaNet's P3..P7).
         mode: `"forward"` or `"train"`.
         precision: a key of `POLICIES`.
         image_size: side of the square images in pixels.
@@ -60,19 +59,19 @@ class Task:
 
 def keras_model(task: Task) -> keras.Model:
     """Our network as a plain functional model; a classifier in training has all stages' heads."""
-    backbone = CEDNetBackbone.from_preset(
-        task.preset,
-        image_shape=(task.image_size, task.image_size, 3),
-        dtype=POLICIES[task.precision],
-    )
-    if task.model == "backbone":
-        return keras.Model(backbone.inputs, backbone.outputs)
-    if task.model == "pyramid":
-        pyramid = keras_densepred.DetectionPyramid(backbone)
-        return keras.Model(pyramid.inputs, pyramid.outputs)
-    classifier = keras_densepred.CEDNetImageClassifier(backbone, NUM_CLASSES)
-    heads = classifier.outputs if task.mode == "train" else classifier.outputs[-1]
-    return keras.Model(classifier.inputs, heads)
+    options = {
+        "image_shape": (task.image_size, task.image_size, 3),
+        "dtype": POLICIES[task.precision],
+    }
+    if task.model == "classifier":
+        classifier = keras_densepred.models.image_classifier(task.preset, NUM_CLASSES, **options)
+        outputs = classifier.outputs if task.mode == "train" else classifier.outputs[-1]
+        return keras.Model(classifier.inputs, outputs)
+    backbone = keras_densepred.backbones.load_backbone(task.preset, **options)
+    # BiCSNet gives RetinaNet's levels itself.
+    if task.model == "pyramid" and not hasattr(backbone, "max_level"):
+        backbone = keras_densepred.DetectionPyramid(backbone)
+    return keras.Model(backbone.inputs, backbone.outputs)
 
 
 def gflop(model: keras.Model, task: Task) -> float:

@@ -1,0 +1,145 @@
+"""Weights of ResNets in KerasHub's and timm's layouts.
+
+Both have the stride in the 3x3 convolution, as `ResNetBackbone` has. MSFM's modules have no
+published weights: they stay as they are, by default the identity, so that a network with modules
+starts as the plain one.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+
+from keras_densepred.backbones.resnet import ResNetBackbone
+from keras_densepred.convert.cednet import LoadReport
+
+# A block's convolutions here, in KerasHub's numbering; timm calls the shortcut `downsample`.
+_UNITS = {"shortcut": 0, "reduce": 1, "spatial": 2, "expand": 3}
+_TIMM_WEIGHTS = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def load_keras_hub(backbone: ResNetBackbone, source: keras.Model) -> LoadReport:
+    """Loads the weights of KerasHub's ResNet, such as its preset `"resnet_50_imagenet"`.
+
+    Nothing is assigned unless everything fits.
+
+    Args:
+        backbone: of the same depths.
+        source: a `keras_hub.models.ResNetBackbone` with `block_type="bottleneck_block"` and
+            without pre-activation.
+
+    Returns:
+        A `LoadReport`; `loaded` are the paths of `source`'s weights.
+
+    Raises:
+        ValueError: if the source has other layers than `backbone` or other shapes. The message
+            names them.
+    """
+    state = {weight.path: keras.ops.convert_to_numpy(weight) for weight in source.weights}
+    return _load(backbone, state, _keras_hub_key, lambda key, value: value)
+
+
+def load_timm(backbone: ResNetBackbone, state: Mapping[str, np.ndarray]) -> LoadReport:
+    """Loads a state of timm's or torchvision's ResNet.
+
+    `convert.cednet.read_checkpoint` reads the file of one. Nothing is assigned unless everything
+    fits.
+
+    Args:
+        backbone: of the same depths.
+        state: their key names (`"layer1.0.conv1.weight"`) to arrays in PyTorch's layout.
+
+    Returns:
+        A `LoadReport`; the classifier (`fc`) is skipped.
+
+    Raises:
+        ValueError: if the state has other keys than `backbone` needs or other shapes. The message
+            names them.
+    """
+    state = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
+    return _load(backbone, state, _timm_key, _from_torch)
+
+
+def _load(
+    backbone: ResNetBackbone,
+    state: Mapping[str, np.ndarray],
+    key_of: Callable[[str, str], str],
+    convert: Callable[[str, np.ndarray], np.ndarray],
+) -> LoadReport:
+    if not isinstance(backbone, ResNetBackbone):
+        raise ValueError(
+            f"{backbone.name} is a {type(backbone).__name__}; `convert.resnet` serves "
+            "ResNetBackbone."
+        )
+    targets = {}
+    for weight in backbone.weights:
+        layer, name = weight.path.split("/")[-2:]
+        if "_msfm/" not in weight.path:
+            targets[key_of(layer, name)] = weight
+    missing = [key for key in targets if key not in state]
+    skipped = [key for key in state if key.startswith("fc.")]
+    unknown = [key for key in state if key not in targets and key not in skipped]
+    for what, keys in (("lack", missing), ("have, unknown here,", unknown)):
+        if keys:
+            raise ValueError(
+                f"The weights {what} {', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}: "
+                f"give those of a bottleneck ResNet of the depths {backbone.depths}."
+            )
+    values = {key: convert(key, np.asarray(state[key])) for key in targets}
+    for key, weight in targets.items():
+        value = values[key]
+        if value.ndim == 4 and len(weight.shape) == 2 and value.shape[:2] == (1, 1):
+            values[key] = value = value[0, 0]  # a 1x1 convolution of stride 1 is a Dense layer here
+        if value.shape != tuple(weight.shape):
+            raise ValueError(
+                f"The array of {key!r} has the shape {np.shape(state[key])}, which does not fit "
+                f"the weight {weight.path!r} of shape {tuple(weight.shape)}: choose the `width` "
+                "the weights were made with."
+            )
+    for key, weight in targets.items():
+        weight.assign(values[key])
+    return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+
+
+def _parts(layer: str) -> tuple[int, int, int, str] | None:
+    """Stage from 1, block from 0, convolution as KerasHub counts, and its kind; None: the stem."""
+    match = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(conv|norm)", layer)
+    if match is None:
+        return None
+    return int(match[1]), int(match[2]) - 1, _UNITS[match[3]], match[4]
+
+
+def _keras_hub_key(layer: str, weight: str) -> str:
+    parts = _parts(layer)
+    if parts is None:
+        name = {"stem_conv": "conv1_conv", "stem_norm": "conv1_bn"}[layer]
+    else:
+        stage, block, unit, kind = parts
+        kind = {"conv": "conv", "norm": "bn"}[kind]
+        name = f"stack{stage - 1}_block{block}_{unit}_{kind}"
+    return f"{name}/{weight}"
+
+
+def _timm_key(layer: str, weight: str) -> str:
+    parts = _parts(layer)
+    if parts is None:
+        name = {"stem_conv": "conv1", "stem_norm": "bn1"}[layer]
+    else:
+        stage, block, unit, kind = parts
+        if unit == 0:
+            module = f"downsample.{0 if kind == 'conv' else 1}"
+        else:
+            module = f"{'conv' if kind == 'conv' else 'bn'}{unit}"
+        name = f"layer{stage}.{block}.{module}"
+    return f"{name}.{_TIMM_WEIGHTS[weight]}"
+
+
+def _from_torch(key: str, value: np.ndarray) -> np.ndarray:
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value

@@ -1,0 +1,142 @@
+"""The two-stage recipe from flags to files, at toy size."""
+
+import dataclasses
+import json
+
+import keras
+import pytest
+
+from keras_densepred import CEDNetBackbone, FeaturePyramid, data, training
+from recipes import coco_mask_rcnn as recipe
+from tests.recipes import recipe_toy as toy
+from tests.recipes.recipe_toy import Split
+
+# A two-stage step is long to compile: on PyTorch, which does not, the recipe runs in every test.
+compiled = pytest.mark.slow if keras.config.backend() != "torch" else ()
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return [*toy.make(tmp_path_factory.mktemp("toy")), "--width", "8", "--drop-path", "0.5"]
+
+
+@pytest.mark.parametrize("detector", [pytest.param("mask", marks=compiled)])
+def test_from_flags_to_files(flags, tmp_path, capsys, detector):
+    output = tmp_path / "out"
+    results = recipe.main([*flags, "--detector", detector, "--output", str(output)])
+    assert 0 <= results["AP"] <= results["AP50"] <= 1 and "mask_AP50" in results
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        "settings.json",
+        "metrics.csv",
+        "curves.png",
+        "predictions.png",
+        "preset",
+        "checkpoints",
+    }
+    header = (output / "metrics.csv").read_text().splitlines()[0]
+    for column in ("rpn_box_loss", "class_loss", "mask_loss", "val_AP50", "val_mask_AP50"):
+        assert column in header
+    assert f"masks {results['mask_AP']:.3f}" in capsys.readouterr().out
+    model = keras.saving.load_model(output / "preset" / "detector.keras")
+    classes = json.loads((output / "preset" / "classes.json").read_text())
+    assert [entry["name"] for entry in classes] == list(data.ShapesDataset(1, 64).class_names)
+    assert type(model).__name__ == "MaskRCNN" and len(classes) == model.num_classes
+    assert isinstance(
+        CEDNetBackbone.from_preset(str(output / "preset" / "backbone")), CEDNetBackbone
+    )
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "given,expected",
+    [
+        (
+            {"experiment": "msfm", "batch_size": 8},
+            {
+                "preset": "msfm_resnet50",
+                "epochs": 12,
+                "learning_rate": 0.01,  # by the batch
+                "optimizer": "sgd",
+                "weight_decay": 1e-4,
+                "warmup_steps": 500,
+                "copy_paste": False,
+                "anchor_scale": 8.0,
+            },
+        ),
+        (
+            {"preset": "cednet_next_s", "detector": "cascade_mask"},
+            {
+                "experiment": "cednet",
+                "epochs": 36,
+                "learning_rate": 2e-4,
+                "layer_decay": 0.7,
+                "drop_path": 0.3,
+                "scale_min": 0.1,
+                "copy_paste": True,
+            },
+        ),
+        (
+            {"preset": "bicsnet_140"},
+            {
+                "experiment": "bicsnet",
+                "epochs": 350,
+                "batch_size": 128,
+                "learning_rate": 0.16,
+                "anchor_scale": 4.0,
+            },
+        ),
+    ],
+    ids=("msfm", "cednet", "bicsnet"),
+)
+def test_paper_settings(given, expected):
+    """MSFM.md, "Protocol"; CEDNET.md 2.2; BICSNET.md 1.4, 1.5."""
+    settings = recipe.complete(recipe.Settings(**given), Split(117_266))
+    assert {name: getattr(settings, name) for name in expected} == expected
+    open_yet = {name for name, value in dataclasses.asdict(settings).items() if value is None}
+    assert open_yet == {
+        *("data_dir", "weights", "max_boxes"),
+        *("devices", "processes", "process_id", "coordinator"),
+    }
+
+
+@pytest.mark.backend_free
+def test_msfms_schedule():
+    settings = recipe.complete(recipe.Settings(experiment="msfm"), Split(117_266))
+    steps = settings.steps_per_epoch
+    assert recipe.make_schedule(settings).drops == (8 * steps, 11 * steps)
+
+
+@pytest.mark.backend_free
+def test_each_family_has_its_pyramid():
+    def built(**given):
+        settings = recipe.Settings(experiment="small", width=8, **given)
+        return recipe.build_model(recipe.complete(settings, Split(100)), 3)
+
+    cednet = built(detector="cascade")
+    assert cednet.pyramid_levels == (2, 3, 4, 5, 6) and cednet.box_loss == "giou"
+    resnet = built(preset="resnet50", detector="faster", dynamic=True)
+    assert isinstance(resnet.backbone, FeaturePyramid) and resnet.dynamic
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
+        (["--image-size", "70"], "no multiple of 32"),
+        (["--detector", "cascade", "--dynamic"], "`dynamic` is for one stage"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        recipe.main([*flags, *more, "--output", str(tmp_path / "out")])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+@pytest.mark.backend_free
+def test_another_run_in_the_output_is_refused(flags, tmp_path):
+    training.claim_output(tmp_path, {"epochs": 99})
+    with pytest.raises(training.SettingsError, match="holds a run with other settings"):
+        recipe.main([*flags, "--output", str(tmp_path)])

@@ -1,0 +1,48 @@
+"""Two-stage detectors as graphs that `metrics.count_multiply_adds` can count.
+
+As MMDetection counts: the box heads on 1000 regions, the mask heads on 100, with the masks of all
+classes; RoIAlign and what proposes are no convolutions.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_densepred.models.two_stage.core import TwoStageDetector
+
+REGIONS, MASKED_REGIONS = 1000, 100
+
+
+class _RegionHeads(keras.layers.Layer):
+    """Stands for the heads of the second stage, whose weights it holds."""
+
+    def __init__(self, detector: TwoStageDetector):
+        super().__init__(name="region_heads")
+        self.box_heads = list(detector.box_heads)
+        self.mask_heads = list(detector.mask_heads)
+        self.built = True
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape
+
+    def call(self, feature: Any) -> Any:
+        return feature
+
+    def multiply_adds(self, output_shape: tuple[int, ...], norms: bool = False) -> int:
+        boxes = sum(head.multiply_adds() for head in self.box_heads)
+        return REGIONS * boxes + MASKED_REGIONS * sum(h.multiply_adds() for h in self.mask_heads)
+
+
+def countable(detector: TwoStageDetector) -> keras.Model:
+    """A functional model with the parameters and the arithmetic of a two-stage detector.
+
+    Args:
+        detector: on a backbone with a fixed image size.
+
+    Returns:
+        The model; it serves for counting only.
+    """
+    levels = detector.backbone.output
+    outputs = [detector.rpn_head(feature) for feature in levels.values()]
+    outputs.append(_RegionHeads(detector)(next(iter(levels.values()))))
+    return keras.Model(detector.backbone.input, outputs)
