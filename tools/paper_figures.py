@@ -23,7 +23,7 @@ from keras_densepred import (
     ElasticDenseNetBackbone,
     PeleeNetBackbone,
 )
-from keras_densepred.models import RetinaNetKerasHub
+from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
 
 NOT_BUILT = None  # for a head that this package does not have yet
 
@@ -105,7 +105,7 @@ FAMILIES = {
             "ImageNet": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=1000),
             "iNaturalist": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=8142),
             "Mask R-CNN": NOT_BUILT,
-            "DeepLabv3": NOT_BUILT,
+            "DeepLabv3": lambda backbone: DeepLabV3(backbone, num_classes=21),
         },
         counts_norms=True,
     ),
