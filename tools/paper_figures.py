@@ -27,6 +27,7 @@ from keras_densepred import (
 from keras_densepred.models import (
     CascadeMaskRCNN,
     CascadeRCNN,
+    DeepLabV3,
     FasterRCNN,
     MaskRCNN,
     RetinaNetKerasHub,
@@ -143,7 +144,7 @@ FAMILIES = {
             "ImageNet": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=1000),
             "iNaturalist": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=8142),
             "Mask R-CNN": _bicsnet_mask,
-            "DeepLabv3": NOT_BUILT,
+            "DeepLabv3": lambda backbone: DeepLabV3(backbone, num_classes=21),
         },
         counts_norms=True,
     ),
