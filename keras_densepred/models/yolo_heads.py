@@ -190,7 +190,7 @@ def cem(kit: ConvNorm, features: Pyramid, sam: bool = False) -> dict[str, Tensor
     context = GlobalMean(name="cem_mean", dtype=kit.dtype)(features["P5"])
     context = kit.unit(context, 128, 1, "cem_context")
     outputs = {}
-    pooled = {}  # of each finer level, at the size of this one
+    pooled: dict[str, Tensor] = {}  # of each finer level, at the size of this one
     for level, here in lateral.items():
         name, number = f"cem_{level.lower()}", int(level[1])
         for other, x in pooled.items():
