@@ -21,8 +21,8 @@ appends it to FILE, with the command, the commit and the versions.
 * --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipeline, images/s on one
   core. --detections: box decoding and non-maximum suppression of 8 images, 76,725 anchors and 80
   classes.
-* --detectors: CSPNet's detectors (all, or those named), image by image from pixels to boxes: as they
-  are, with batch norms folded, and exported to ONNX Runtime in float32 and in 8-bit integers.
+* --detectors: CSPNet's detectors (all, or those named), image by image from pixels to boxes: as
+  they are, with batch norms folded, and in ONNX Runtime in float32 and in 8-bit integers.
 """
 
 import argparse

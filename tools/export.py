@@ -3,11 +3,11 @@
     KERAS_BACKEND=torch python tools/export.py runs/coco_yolo/model.keras --image-size 416 \\
         --output detector.onnx [--int8 COCO_DIR]
 
-MODEL is a saved `.keras` model (detector, classifier, segmenter), or a preset of a backbone, by name
-or directory. A detector's file decodes its boxes and suppresses: `keras_densepred.export.export_onnx`
-says what goes in and comes out. `--int8` calibrates on images of a data set in COCO's layout and
-writes FILE.int8.onnx beside the file; then sizes, times and what changes are printed. The images are
-prepared as the recipes prepare them: 0..1 for YOLOv3, ImageNet's mean and deviation otherwise.
+MODEL is a saved `.keras` model (detector, classifier, segmenter), or a preset of a backbone, by
+name or directory. A detector's file decodes its boxes and suppresses; what goes in and comes out is
+said in `keras_densepred.export.export_onnx`. `--int8` calibrates on images of a data set in COCO's
+layout and writes FILE.int8.onnx beside the file; then sizes, times and what changes are printed.
+The images are prepared as the recipes do: 0..1 for YOLOv3, else ImageNet's mean and deviation.
 """
 
 from __future__ import annotations

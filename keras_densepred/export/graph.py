@@ -72,9 +72,9 @@ class Exported(keras.Model):
 def plain_convolutions(model: keras.Model) -> keras.Model:
     """A copy in which 1x1 convolutions are convolutions.
 
-    Here they are matrix products of channels-last maps, which is what the Keras backends are fastest
-    at. ONNX Runtime keeps its maps in blocks of channels, and would turn each of them around for a
-    product.
+    Here they are matrix products of channels-last maps, which is what the Keras backends are
+    fastest at. ONNX Runtime keeps its maps in blocks of channels, and would turn each of them
+    around for a product.
 
     Args:
         model: a functional model without models inside.

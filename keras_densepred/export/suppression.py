@@ -35,7 +35,7 @@ def add_suppression(
     """
     onnx = require("onnx", "export")
     graph = proto.graph
-    boxes, scores = (output.type.tensor_type.shape for output in graph.output)
+    scores = {output.name: output.type.tensor_type.shape for output in graph.output}["scores"]
     num_boxes, num_classes = (scores.dim[axis].dim_value for axis in (1, 2))
     build = _Builder(onnx, graph)
     for name in ("boxes", "scores"):
