@@ -27,9 +27,11 @@ from keras_densepred import (
 from keras_densepred.models import (
     CascadeMaskRCNN,
     CascadeRCNN,
+    DeepLabV3,
     FasterRCNN,
     MaskRCNN,
     RetinaNetKerasHub,
+    YOLOv3Detector,
 )
 from tools.two_stage_counting import countable
 
@@ -117,6 +119,23 @@ def _bicsnet_mask(backbone: BiCSNetBackbone) -> keras.Model:
     return countable(MaskRCNN(backbone, num_classes=91, **options))
 
 
+_NECKS = {
+    "PRN": "prn",
+    "PRN-3l": "prn_3l",
+    "CEM": "cem",
+    "CEM (SAM)": "cem_sam",
+    "GFM": "gfm",
+    "EFM": "efm",
+    "EFM (SAM)": "efm_sam",
+    "EFM (SPP)": "efm_spp",
+    "PANet-SPP": "panet_spp",
+}
+
+
+def _yolo(neck: str) -> Callable[[Any], keras.Model]:
+    return lambda backbone: YOLOv3Detector(backbone, num_classes=80, neck=neck)
+
+
 FAMILIES = {
     "cednet": Family(
         "CEDNet",
@@ -143,14 +162,17 @@ FAMILIES = {
             "ImageNet": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=1000),
             "iNaturalist": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=8142),
             "Mask R-CNN": _bicsnet_mask,
-            "DeepLabv3": NOT_BUILT,
+            "DeepLabv3": lambda backbone: DeepLabV3(backbone, num_classes=21),
         },
         counts_norms=True,
     ),
     "cspnet": Family(
         "CSPNet",
         (CSPNetBackbone, PeleeNetBackbone, CSPDenseNetBackbone, ElasticDenseNetBackbone),
-        {"ImageNet": lambda backbone: CSPNetImageClassifier(backbone, num_classes=1000)},
+        {
+            "ImageNet": lambda backbone: CSPNetImageClassifier(backbone, num_classes=1000),
+            **{name: _yolo(neck) for name, neck in _NECKS.items()},
+        },
         counts_as_darknet=True,
     ),
     "resnet": Family(
@@ -226,6 +248,40 @@ def _csp_peleenets() -> tuple[Row, ...]:
 
 _MASK_TINY = "The paper cuts digits off: the authors' code has 49.74M."
 _FROZEN = {"frozen_stages": 1}  # the MSFM paper counts what trains
+
+_FILE = "The paper counts the numbers in the file, norms and biases included."
+
+
+def _csp_detectors() -> tuple[Row, ...]:
+    """Tables 3 and 4, and figure 8."""
+    rows = (
+        ("peleenet", "PRN", 416, "3.16", "4.04", "FIRM", _FILE),
+        ("peleenet", "PRN-3l", 416, "3.36", "5.03", "FIRM", _FILE),
+        ("csp_peleenet", "PRN", 416, None, "3.590", "FIRM", ""),
+        ("csp_peleenet", "PRN-3l", 416, None, "4.586", "FIRM", ""),
+        ("csp_peleenet", "CEM", 416, None, "4.049", "DECODED", ""),
+        ("csp_peleenet", "CEM (SAM)", 416, None, "4.165", "DECODED", ""),
+        ("csp_peleenet", "GFM", 416, None, "4.605", "CALIBRATED", ""),
+        ("csp_peleenet", "EFM", 416, None, "4.868", "DECODED", ""),
+        ("csp_peleenet", "EFM (SAM)", 416, "4.31", "5.068", "DECODED", ""),
+        ("csp_peleenet", "EFM (SAM)", 512, "4.31", "7.68", "DECODED", ""),
+        ("csp_peleenet", "EFM (SPP)", 416, None, "4.863", "DECODED", ""),
+        ("csp_peleenet_ref", "EFM (SAM)", 320, "5.67", "3.43", "CALIBRATED", _UNKNOWN),
+        ("csp_densenet_ref", "EFM (SAM)", 320, "5.05", "2.89", "CALIBRATED", _UNKNOWN),
+        ("csp_peleenet_ref", "PRN-3l", 320, "4.79", "3.15", "CALIBRATED", _UNKNOWN),
+        ("csp_peleenet_ref", "PRN", 320, "4.59", "2.56", "CALIBRATED", _UNKNOWN),
+        ("csp_densenet_ref", "PRN", 320, "3.97", "2.01", "CALIBRATED", _UNKNOWN),
+        ("csp_densenet_b_ref", "PRN", 320, "1.87", "1.59", "CALIBRATED", _UNKNOWN),
+        *(
+            ("csp_resnext_50", "PANet-SPP", size, "56.9", bflops, "FIRM", "")
+            for size, bflops in ((320, "27.9"), (416, "47.1"), (512, "71.3"), (608, "100.6"))
+        ),
+    )
+    return tuple(
+        Row(preset, head, (size, size), parameters, bflops, basis=basis, reason=reason)
+        for preset, head, size, parameters, bflops, basis, reason in rows
+    )
+
 
 ROWS = {
     "cednet": (
@@ -350,6 +406,7 @@ ROWS = {
         _cspnet("csp_resnext_50_timm", 256, basis=""),
         _cspnet("csp_resnet_50_timm", 256, basis=""),
         _cspnet("csp_darknet_53_timm", 256, basis=""),
+        *_csp_detectors(),
         _cspnet("ResNet-10", 256, "5.24", "2.273", basis="", reason=_BASELINE),
         _cspnet("ResNeXt-50", 256, "22.19", "10.11", basis="", reason=_BASELINE),
         _cspnet("Darknet Ref", 256, "7.31", "0.96", basis="", reason=_BASELINE),

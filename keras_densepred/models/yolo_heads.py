@@ -9,7 +9,7 @@ Each convolution is 1x1 or 3x3, batch norm, activation unless said otherwise.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -89,6 +89,32 @@ def predict_maps(
     return outputs
 
 
+def darknet_order(convs: Sequence[str], features: Pyramid) -> tuple[str, ...]:
+    """The convolutions of neck and predictions in the order of a Darknet file.
+
+    There a level is predicted as soon as its map is made.
+
+    Args:
+        convs: names of the neck's convolutions in the order in which they were made.
+        features: what the neck returned.
+
+    Returns:
+        These names, each prediction's behind the last convolution that its map is made of.
+    """
+    order = list(convs)
+    for level, feature in features.items():
+        made_of, open_tensors = set(), [feature]
+        while open_tensors:
+            history = open_tensors.pop()._keras_history
+            if history.operation.name not in made_of:
+                made_of.add(history.operation.name)
+                node = history.operation._inbound_nodes[history.node_index]
+                open_tensors += node.input_tensors
+        last = max(order.index(name) for name in convs if name in made_of)
+        order.insert(last + 1, f"yolo_{level.lower()}_prediction")
+    return tuple(order)
+
+
 def _concat(kit: ConvNorm, maps: list, name: str):
     return Concat(name=name, dtype=kit.dtype)(maps)
 
@@ -164,7 +190,7 @@ def cem(kit: ConvNorm, features: Pyramid, sam: bool = False) -> dict[str, Tensor
     context = GlobalMean(name="cem_mean", dtype=kit.dtype)(features["P5"])
     context = kit.unit(context, 128, 1, "cem_context")
     outputs = {}
-    pooled = {}  # of each finer level, at the size of this one
+    pooled: dict[str, Tensor] = {}  # of each finer level, at the size of this one
     for level, here in lateral.items():
         name, number = f"cem_{level.lower()}", int(level[1])
         for other, x in pooled.items():
@@ -293,15 +319,14 @@ def panet_spp(kit: ConvNorm, features: Pyramid) -> dict[str, Tensor]:
         x = _concat(kit, [lateral, x], f"{name}_concat")
         down[level] = _alternating(kit, x, channels, name)
     up = {"P3": down["P3"]}
+    outputs = {"P3": kit.unit(down["P3"], 256, 3, "panet_out_p3")}
     for level, below, channels in (("P4", "P3", 256), ("P5", "P4", 512)):
         name = f"panet_n{level[1]}"
         x = kit.unit(up[below], channels, 3, f"{name}_down", stride=2)
         x = _concat(kit, [x, down[level]], f"{name}_concat")
         up[level] = _alternating(kit, x, channels, name)
-    return {
-        level: kit.unit(x, 2 * x.shape[-1], 3, f"panet_out_{level.lower()}")
-        for level, x in up.items()
-    }
+        outputs[level] = kit.unit(up[level], 2 * channels, 3, f"panet_out_{level.lower()}")
+    return outputs
 
 
 def _cem_sam(kit: ConvNorm, features: Pyramid) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.conv_norm import OrderedConvNorm
 from keras_densepred.models import yolo_decoding as decoding
 from keras_densepred.models.decoding import NonMaxSuppression
-from keras_densepred.models.yolo_heads import YOLO_NECKS, predict_maps
+from keras_densepred.models.yolo_heads import YOLO_NECKS, darknet_order, predict_maps
 from keras_densepred.models.yolo_losses import level_losses
 from keras_densepred.models.yolo_settings import (
     YOLO_ANCHORS,
@@ -96,15 +96,14 @@ class YOLOv3Detector(keras.Model):
         settings = _named(loss, YOLO_LOSSES, "loss")
 
         # === Functional model ===
-        kit = ConvNorm(
+        kit = OrderedConvNorm(
             activation,
             momentum,
             epsilon=1e-5,
             sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
             dtype=head_dtype,
         )
-        images = keras.Input(backbone.image_shape, name="images")
-        features = YOLO_NECKS[neck](kit, backbone(images))
+        features = YOLO_NECKS[neck](kit, backbone.pyramid_outputs)
         anchors = anchors or ("yolov3_tiny" if len(features) == 2 else "yolov3")
         anchors = tuple((float(w), float(h)) for w, h in _named(anchors, YOLO_ANCHORS, "anchors"))
         level_masks = level_anchors(tuple(features), anchors, masks)
@@ -114,7 +113,7 @@ class YOLOv3Detector(keras.Model):
             {level: len(mask) for level, mask in level_masks.items()},
             head_dtype,
         )
-        super().__init__(inputs=images, outputs=outputs, **kwargs)
+        super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
 
         # === Config ===
         self.backbone = backbone
@@ -127,6 +126,7 @@ class YOLOv3Detector(keras.Model):
         self.activation = activation
         self.momentum = momentum
         self.head_dtype = head_dtype
+        self._neck_order = darknet_order(kit.order, features)
         self.prediction_decoder = prediction_decoder or NonMaxSuppression(
             bounding_box_format, from_logits=False, iou_threshold=0.45
         )
@@ -319,6 +319,11 @@ class YOLOv3Detector(keras.Model):
             all_scores.append(ops.reshape(scores, (ops.shape(scores)[0], -1, self.num_classes)))
         sides = ops.concatenate([image_size, image_size])
         return ops.concatenate(all_boxes, axis=1) * sides, ops.concatenate(all_scores, axis=1)
+
+    @property
+    def darknet_order(self) -> tuple[str, ...]:
+        """The names of the convolutions in the order of Darknet's files (`convert.darknet`)."""
+        return (*self.backbone.darknet_order, *self._neck_order)
 
     def get_config(self) -> dict[str, Any]:
         return {

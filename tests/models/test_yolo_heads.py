@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.backbones import CSPDenseNetBackbone, CSPNetBackbone, PeleeNetBackbone
+from keras_densepred.convert import darknet
 from keras_densepred.metrics import darknet_costs
 from keras_densepred.models import YOLO_NECKS, YOLOv3Detector
 from keras_densepred.models.yolo_heads import ObjectnessBias
@@ -67,6 +68,18 @@ def test_counts(network):
         assert round(darknet_costs.count_file_floats(model) / 1e6, 4) == row["file"]
         # Every layer of the networks with several sizes works at every position.
         assert round(operations * (row["size"] / size) ** 2, 4) == row["bf"]
+
+
+@pytest.mark.backend_free
+def test_darknet_files():
+    """The length of the published csresnext50-panet-spp.weights; predictions follow their maps."""
+    backbone = CSPNetBackbone.from_preset("csp_resnext_50")
+    model = YOLOv3Detector(backbone, 80, "panet_spp")
+    weights = darknet.darknet_weights(model)
+    assert 20 + 4 * sum(int(np.prod(weight.shape)) for weight in weights) == 228_123_400
+    order = model.darknet_order
+    behind = [order[order.index(f"yolo_p{level}_prediction") + 1 :][:1] for level in (3, 4, 5)]
+    assert behind == [("panet_n4_down_conv",), ("panet_n5_down_conv",), ()]
 
 
 def cost(neck, size=416):
