@@ -283,6 +283,23 @@ class YOLOv3Detector(keras.Model):
             `"labels"` (B, M), `"confidence"` (B, M), padded with -1, `"num_detections"` (B,).
         """
         height, width = ops.shape(images)[1:3]
+        boxes, scores = self.boxes_and_scores(outputs, images)
+        boxes = keras.utils.bounding_boxes.convert_format(
+            boxes, "xyxy", self.bounding_box_format, height=height, width=width
+        )
+        return self.prediction_decoder(boxes, scores, images=images)
+
+    def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """All boxes and their scores, before any suppression.
+
+        Args:
+            outputs: what `model(images)` returns.
+            images: (B, H, W, 3); only their shape is read.
+
+        Returns:
+            (B, N, 4) xyxy in pixels, inside the image, and (B, N, C) scores in [0, 1], float32.
+        """
+        height, width = ops.shape(images)[1:3]
         image_size = decoding.size_pair(height, width)
         all_boxes, all_scores = [], []
         for level, mask in self.masks.items():
@@ -300,14 +317,8 @@ class YOLOv3Detector(keras.Model):
             all_boxes.append(ops.reshape(boxes, (ops.shape(boxes)[0], -1, 4)))
             scores = decoding.class_scores(logits)
             all_scores.append(ops.reshape(scores, (ops.shape(scores)[0], -1, self.num_classes)))
-        boxes = keras.utils.bounding_boxes.convert_format(
-            ops.concatenate(all_boxes, axis=1),
-            "rel_xyxy",
-            self.bounding_box_format,
-            height=height,
-            width=width,
-        )
-        return self.prediction_decoder(boxes, ops.concatenate(all_scores, axis=1), images=images)
+        sides = ops.concatenate([image_size, image_size])
+        return ops.concatenate(all_boxes, axis=1) * sides, ops.concatenate(all_scores, axis=1)
 
     @property
     def darknet_order(self) -> tuple[str, ...]:

@@ -90,13 +90,22 @@ def _conv_grouped(inputs, kernel, strides, padding, groups):
 def _patches_are_faster(inputs) -> bool:
     backend = keras.config.backend()
     if backend == "torch":
-        return inputs.device.type == "cpu"
+        return inputs.device.type == "cpu" and not _is_exporting()
     return backend == "jax" and jax_runs_on_cpu()
 
 
 def _has_fewer_positions_than_filters(inputs, kernel, strides, padding) -> bool:
+    if inputs.device.type != "cpu" or _is_exporting():
+        return False
     rows, columns = _output_size(inputs, kernel, strides, padding)
-    return inputs.device.type == "cpu" and inputs.shape[0] * rows * columns <= kernel.shape[-1]
+    return inputs.shape[0] * rows * columns <= kernel.shape[-1]
+
+
+def _is_exporting() -> bool:
+    """Whether torch writes the graph for another runtime, which has convolutions of its own."""
+    import torch
+
+    return torch.compiler.is_exporting()
 
 
 def _output_size(inputs, kernel, strides, padding) -> tuple[int, int]:
