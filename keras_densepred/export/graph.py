@@ -47,7 +47,7 @@ class Exported(keras.Model):
         if self.detector is not None:
             # A method and not the detector, whose weights would be exported too.
             self._decode = model.boxes_and_scores
-            self.names = ("boxes", "scores")
+            self.names: tuple[str, ...] = ("boxes", "scores")
         elif isinstance(self.graph.output, dict):
             self.names = tuple(self.graph.output)
         else:
