@@ -18,7 +18,7 @@ class Exported(keras.Model):
         model: what is exported: a functional model, or a detector with `boxes_and_scores`.
 
     Attributes:
-        detector: the model if it is a detector, otherwise None.
+        decoder: the `prediction_decoder` of a detector, otherwise None.
         names: the outputs' names, in their order.
 
     Raises:
@@ -28,13 +28,14 @@ class Exported(keras.Model):
 
     def __init__(self, model: keras.Model):
         super().__init__(name=f"{model.name}_exported")
-        self.detector = model if hasattr(model, "boxes_and_scores") else None
-        if self.detector is None and type(model).predict_step is not keras.Model.predict_step:
+        is_detector = hasattr(model, "boxes_and_scores")
+        self.decoder = model.prediction_decoder if is_detector else None
+        if not is_detector and type(model).predict_step is not keras.Model.predict_step:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of the detectors YOLOv3Detector "
                 "and RetinaNet have one."
             )
-        low = {layer.compute_dtype for layer in model._flatten_layers()} - {"float32", "uint8"}
+        low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
         if low:
             raise ValueError(
                 f"{model.name!r} computes in {', '.join(sorted(low))}: build or load it with the "
@@ -44,7 +45,7 @@ class Exported(keras.Model):
         self.graph = plain_convolutions(
             folded.graph if isinstance(folded, FoldedDetector) else folded
         )
-        if self.detector is not None:
+        if is_detector:
             # A method and not the detector, whose weights would be exported too.
             self._decode = model.boxes_and_scores
             self.names: tuple[str, ...] = ("boxes", "scores")
@@ -62,7 +63,7 @@ class Exported(keras.Model):
     def call(self, images: Tensor, training: bool | None = None) -> tuple[Tensor, ...]:
         """(B, H, W, 3) -> the tensors that `names` names."""
         outputs = self.graph(images, training=False)
-        if self.detector is not None:
+        if self.decoder is not None:
             return self._decode(outputs, images)
         if isinstance(outputs, dict):
             return tuple(outputs[name] for name in self.names)
@@ -84,7 +85,8 @@ def plain_convolutions(model: keras.Model) -> keras.Model:
     """
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, Pointwise) and len(layer.input.shape) == 4:
+        shared = len(layer._inbound_nodes) > 1  # by maps that may differ in their axes
+        if isinstance(layer, Pointwise) and not shared and len(layer.input.shape) == 4:
             return Conv(
                 layer.units, 1, use_bias=layer.use_bias, name=layer.name, dtype=layer.dtype_policy
             )

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -62,14 +63,14 @@ def export_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / "model.onnx"
-        _write(exported, unfinished, (batch_size, *sides, 3))
+        shapes = _write(exported, unfinished, (batch_size, *sides, 3))
         proto = onnx.load(unfinished)
-        _name_outputs(proto, exported.names)
-        if exported.detector is not None and suppress:
-            decoder = exported.detector.prediction_decoder
-            proto = add_suppression(
+        _name_outputs(proto, exported.names, shapes)
+        decoder = exported.decoder
+        if decoder is not None and suppress:
+            add_suppression(
                 proto,
-                batch_size,
+                shapes[1],
                 iou_threshold=decoder.iou_threshold,
                 score_threshold=decoder.confidence_threshold,
                 max_detections=decoder.max_detections,
@@ -95,9 +96,10 @@ def _require_converter() -> None:
         require(_CONVERTERS[backend], "export")
 
 
-def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> None:
+def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Runs the backend's converter; returns the shapes of the outputs."""
     signature = [keras.InputSpec(shape=shape, dtype="float32", name="images")]
-    model(keras.ops.zeros(shape))
+    shapes = [tuple(output.shape) for output in model(keras.ops.zeros(shape))]
     # The converters tell their progress at length.
     levels = {name: logging.getLogger(name).level for name in ("tf2onnx", "torch.onnx")}
     for name in levels:
@@ -109,16 +111,19 @@ def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> None:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+    return shapes
 
 
-def _name_outputs(proto, names: tuple[str, ...]) -> None:
-    """Gives the outputs, which come in the order of `names`, those names."""
+def _name_outputs(proto: Any, names: tuple[str, ...], shapes: list[tuple[int, ...]]) -> None:
+    """Gives the outputs, which come in the order of `names`, those names and shapes."""
     onnx = require("onnx", "export")
     taken = [output.name for output in proto.graph.output]
     if len(taken) != len(names):
         raise ValueError(f"The converter gave outputs {taken}, not one each for {list(names)}.")
-    for output, name in zip(proto.graph.output, names, strict=True):
-        proto.graph.node.append(
-            onnx.helper.make_node("Identity", [output.name], [name], name=f"name_{name}")
-        )
-        output.name = name
+    del proto.graph.output[:]
+    for old, name, shape in zip(taken, names, shapes, strict=True):
+        if old != name:
+            node = onnx.helper.make_node("Identity", [old], [name], name=f"name_{name}")
+            proto.graph.node.append(node)
+        kind = onnx.TensorProto.FLOAT
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))

@@ -49,13 +49,17 @@ def quantize_onnx(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         prepared, unfinished = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        network = onnx.load(prepared)
+        for number, node in enumerate(network.graph.node):
+            node.name = f"{number}_{node.name}"  # some have none
+        onnx.save(network, prepared)
         quantization.quantize_static(
             str(prepared),
             str(unfinished),
             _reader(images, quantization.CalibrationDataReader),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(_OPERATORS),
-            nodes_to_exclude=_after_the_network(onnx.load(prepared).graph),
+            nodes_to_exclude=_after_the_network(network.graph),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

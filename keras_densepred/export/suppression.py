@@ -9,34 +9,31 @@ from keras_densepred._optional import require
 
 def add_suppression(
     proto: Any,
-    batch_size: int,
+    scores_shape: tuple[int, ...],
     *,
     iou_threshold: float,
     score_threshold: float,
     max_detections: int,
     candidates: int,
-) -> Any:
+) -> None:
     """Turns boxes and scores into detections, class by class.
 
     ONNX's `NonMaxSuppression` is the greedy rule of `ops.nms`. It wants (B, C, N) scores; so that
     not all of them are moved, it gets the boxes with the `candidates` best single classes.
 
     Args:
-        proto: `onnx.ModelProto` with the outputs `"boxes"` (B, N, 4) and `"scores"` (B, N, C).
-        batch_size: B.
+        proto: `onnx.ModelProto` with the outputs `"boxes"` (B, N, 4) and `"scores"` (B, N, C),
+            which get the outputs `"boxes"` (B, M, 4) and `"confidence"` (B, M) float32, `"labels"`
+            (B, M) and `"num_detections"` (B,) int64 instead.
+        scores_shape: (B, N, C).
         iou_threshold: overlap above which the lower candidate goes.
         score_threshold: least score of a candidate.
         max_detections: M, detections of an image.
         candidates: boxes of an image that take part.
-
-    Returns:
-        The model with the outputs `"boxes"` (B, M, 4) and `"confidence"` (B, M) float32,
-        `"labels"` (B, M) and `"num_detections"` (B,) int64.
     """
     onnx = require("onnx", "export")
     graph = proto.graph
-    scores = {output.name: output.type.tensor_type.shape for output in graph.output}["scores"]
-    num_boxes, num_classes = (scores.dim[axis].dim_value for axis in (1, 2))
+    batch_size, num_boxes, _ = scores_shape
     build = _Builder(onnx, graph)
     for name in ("boxes", "scores"):
         build.rename(name, f"nms/all_{name}")
@@ -44,7 +41,6 @@ def add_suppression(
         _one_image(
             build,
             image,
-            num_classes,
             min(candidates, num_boxes),
             # The operator drops a score that equals its threshold.
             np.nextafter(np.float32(score_threshold), np.float32(-1)),
@@ -61,7 +57,6 @@ def add_suppression(
     for (name, (kind, shape)), tensors in zip(kinds.items(), zip(*parts, strict=True), strict=True):
         build("Concat", *tensors, axis=0, output=name)
         graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
-    return proto
 
 
 class _Builder:
@@ -98,13 +93,13 @@ class _Builder:
     def rename(self, old: str, new: str) -> None:
         """Frees the name of an output for another tensor."""
         for node in self.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
             node.output[:] = [new if name == old else name for name in node.output]
 
 
 def _one_image(
     build: _Builder,
     image: int,
-    num_classes: int,
     candidates: int,
     score_threshold: float,
     iou_threshold: float,
