@@ -6,7 +6,7 @@ KERAS_BACKEND ?= jax
 DEMO_OUTPUT ?= runs/demo
 # Two processes fill two cores: XLA compiles on one thread.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
-EXTRAS := tensorflow,jax,torch,cv,data,convert,dev
+EXTRAS := tensorflow,jax,torch,cv,data,convert,export,dev
 
 .PHONY: install demo test test-slow lint clean
 

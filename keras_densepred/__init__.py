@@ -10,13 +10,18 @@ from keras_densepred.backbones import (
     BiCSNetBackbone,
     BiCSNetLiteBackbone,
     CEDNetBackbone,
+    CSPDenseNetBackbone,
+    CSPNetBackbone,
     DetectionPyramid,
+    ElasticDenseNetBackbone,
     FeaturePyramid,
+    PeleeNetBackbone,
     ResNetBackbone,
 )
 from keras_densepred.models import (
     BiCSNetImageClassifier,
     CEDNetImageClassifier,
+    CSPNetImageClassifier,
     NonMaxSuppression,
 )
 
@@ -26,9 +31,14 @@ __all__ = [
     "BiCSNetLiteBackbone",
     "CEDNetBackbone",
     "CEDNetImageClassifier",
+    "CSPDenseNetBackbone",
+    "CSPNetBackbone",
+    "CSPNetImageClassifier",
     "DetectionPyramid",
+    "ElasticDenseNetBackbone",
     "FeaturePyramid",
     "NonMaxSuppression",
+    "PeleeNetBackbone",
     "ResNetBackbone",
     "__version__",
     "backbones",

@@ -20,7 +20,6 @@ Status: COCO not yet run. MSFM's frame differs: a batch has one shape here, so i
 into a square of 1088 px (photos of 4:3 have a short side of 816 in it, for the paper's 800).
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -39,7 +38,6 @@ from keras_densepred import (
     FeaturePyramid,
     backbones,
     data,
-    metrics,
     models,
     training,
 )
@@ -228,40 +226,6 @@ def complete(settings: Settings, train: Any) -> Settings:
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
 
 
-def open_data(settings: Settings) -> tuple[Any, Any]:
-    """Opens the training and the validation split, with masks where the detector has them."""
-    masks = settings.has_masks
-    if settings.data_dir:
-        splits = data.find_coco_splits(settings.data_dir)
-        train, val = (
-            data.CocoDataset(*splits[name], with_masks=masks) for name in ("train", "val")
-        )
-        data.require_same_classes({"train": train, "val": val})
-        return train, val
-    size = settings.image_size or 96
-    return tuple(
-        data.ShapesDataset(count, size, settings.seed, split, with_masks=masks)
-        for count, split in ((1600, "train"), (200, "val"))
-    )
-
-
-def check(settings: Settings, train: Any) -> None:
-    """Refuses what cannot be trained before anything slow happens."""
-    if len(train) < settings.batch_size:
-        raise training.SettingsError(
-            f"There are {len(train)} training images and a batch takes {settings.batch_size}: "
-            f"use --batch-size {len(train)} or less."
-        )
-    if settings.image_size % 32:
-        raise training.SettingsError(
-            f"--image-size {settings.image_size} is no multiple of 32, which the backbone needs."
-        )
-    if not train.class_names:
-        raise training.SettingsError(
-            "The training annotations name no category, so there is nothing to detect."
-        )
-
-
 def build_model(settings: Settings, num_classes: int) -> models.FasterRCNN:
     """Backbone, pyramid and heads, compiled; everything random is drawn from the seed."""
     options: dict[str, Any] = {"sync_batch_norm": True}
@@ -409,9 +373,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         settings.devices, settings.processes, settings.process_id, settings.coordinator
     ) as cluster:
         cluster.say("Reading the annotations ...")
-        train, val = open_data(settings)
+        train, val = data.open_detection(
+            settings.data_dir,
+            shapes_size=settings.image_size or 96,
+            seed=settings.seed,
+            with_masks=settings.has_masks,
+        )
         settings = complete(settings, train)
-        check(settings, train)
+        training.require_trainable(train, settings.batch_size, settings.image_size)
         cluster.say(cluster.describe(settings.batch_size))
         return run(settings, cluster, train, val)
 
@@ -430,65 +399,23 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
     keras.utils.set_random_seed(settings.seed)
     model = build_model(settings, len(train.class_names))
     cluster.say(f"{model.count_params():,} parameters; learning rate {settings.learning_rate:g}")
-    output = pathlib.Path(settings.output)
-    cluster.run_on_main(lambda: training.claim_output(output, decisive))
-    eval_batches = open_evaluation(settings, val, cluster.shard)
-    predictor = cluster.predictor(model)
-    evaluation = metrics.CocoEvaluation(
-        eval_batches,
-        val,
-        every=settings.evaluate_every,
-        weights=lambda: training.averaged_weights(model),
-        predictor=predictor,
-        gather=cluster.gather,
-        verbose=False,
-    )
-    progress = training.Progress(settings.batch_size)
     streams: list[data.BatchStream] = []
-    with contextlib.closing(progress):
-        training.fit(
-            model,
-            batch_opener(settings, train, streams, cluster.shard),
-            epochs=settings.epochs,
-            steps_per_epoch=settings.steps_per_epoch,
-            checkpoint=training.ResumableCheckpoint(
-                output / "checkpoints", decisive, every_minutes=settings.checkpoint_minutes
-            ),
-            callbacks=[
-                evaluation,
-                training.MetricsLog(output / "metrics.csv", output / "curves.png"),
-                progress,
-            ],
-        )
-    skipped = {name for stream in streams for name in stream.skipped_images}
-    if skipped:
-        print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
-    if not evaluation.results:  # the run had been finished before
-        cluster.say("Evaluating ...")
-        evaluation.results = metrics.evaluate_detector(
-            predictor, eval_batches, val, gather=cluster.gather
-        )
-    cluster.say("Drawing predictions and saving the preset ...")
-    # The same number of batches in all processes, some of which may have fewer images in them.
-    enough = -(-8 // cluster.rows(settings.batch_size))
-    samples = training.predict_samples(predictor, eval_batches, val, enough)
-
-    def write() -> None:
-        training.draw_predictions(*samples, val.class_names, output / "predictions.png")
-        backbone = getattr(model.backbone, "backbone", model.backbone)
-        backbone.save_to_preset(str(output / "preset" / "backbone"))
-        model.save(output / "preset" / "detector.keras")
-        training.write_classes(output / "preset" / "classes.json", train)
-
-    cluster.run_on_main(write)
-    results = evaluation.results
-    files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
-    cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
-    masks = f", masks {results['mask_AP']:.3f} and {results['mask_AP50']:.3f}"
-    cluster.say(
-        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}"
-        f"{masks if 'mask_AP' in results else ''} on {len(val)} validation images"
+    results = training.train_detector(
+        model,
+        batch_opener(settings, train, streams, cluster.shard),
+        cluster=cluster,
+        train=train,
+        val=val,
+        eval_batches=open_evaluation(settings, val, cluster.shard),
+        output=settings.output,
+        decisive=decisive,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        evaluate_every=settings.evaluate_every,
+        checkpoint_minutes=settings.checkpoint_minutes,
     )
+    training.tell_skipped(streams)
     return results
 
 

@@ -20,9 +20,7 @@ Status: COCO not yet run (CEDNet starts from ImageNet weights that were never pu
 built-in shapes and small folders train from random weights in minutes on two CPU cores.
 """
 
-import contextlib
 import dataclasses
-import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +38,6 @@ from keras_densepred import (
     DetectionPyramid,
     backbones,
     data,
-    metrics,
     models,
     training,
 )
@@ -158,6 +155,7 @@ class Settings:
     )
     drop_path: float | None = setting(None, "drop path rate (CEDNet: 0.2 tiny, 0.3 small and base)")
     precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
     # optimizer
     epochs: int | None = setting(None, "passes over the training images (CEDNet: 36)")
     steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
@@ -187,7 +185,7 @@ class Settings:
 
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("devices", "processes", "process_id", "coordinator"),
 )
 _DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
@@ -219,43 +217,6 @@ def complete(settings: Settings, train: Any) -> Settings:
     defaults = open_yet | defaults | {"steps_per_epoch": steps, "epochs": epochs}
     given = dataclasses.asdict(settings)
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
-
-
-def open_data(settings: Settings) -> tuple[Any, Any]:
-    """Opens the training and the validation split."""
-    if settings.data_dir and settings.tfds:
-        raise training.SettingsError("Give --data-dir or --tfds, not both.")
-    if settings.tfds:
-        return tuple(
-            data.TfdsDetection(settings.tfds, split=split) for split in ("train", "validation")
-        )
-    if settings.data_dir:
-        splits = data.find_coco_splits(settings.data_dir)
-        train, val = (data.CocoDataset(*splits[name]) for name in ("train", "val"))
-        data.require_same_classes({"train": train, "val": val})
-        return train, val
-    size = settings.image_size or 96
-    return tuple(
-        data.ShapesDataset(count, size, settings.seed, split)
-        for count, split in ((1600, "train"), (200, "val"))
-    )
-
-
-def check(settings: Settings, train: Any) -> None:
-    """Refuses what cannot be trained before anything slow happens."""
-    if len(train) < settings.batch_size:
-        raise training.SettingsError(
-            f"There are {len(train)} training images and a batch takes {settings.batch_size}: "
-            f"use --batch-size {len(train)} or less."
-        )
-    if settings.image_size % 32:
-        raise training.SettingsError(
-            f"--image-size {settings.image_size} is no multiple of 32, which the backbone needs."
-        )
-    if not train.class_names:
-        raise training.SettingsError(
-            "The training annotations name no category, so there is nothing to detect."
-        )
 
 
 def build_backbone(settings: Settings) -> backbones.PyramidBackbone:
@@ -293,6 +254,7 @@ def build_model(
     else:
         pyramid = DetectionPyramid(backbone, width=settings.width)
         initializer = None if settings.weights else "he_normal"
+    pyramid.rematerialize(settings.rematerialize)
     host = models.RetinaNetKerasHub if settings.head == "keras_hub" else models.RetinaNetKerasCV
     model = host(
         pyramid,
@@ -391,30 +353,6 @@ def open_evaluation(settings: Settings, val: Any, shard: tuple[int, int]) -> dat
     )
 
 
-def predict_samples(
-    predictor: Any, batches: Any, val: Any, batch_count: int
-) -> tuple[list, list, list]:
-    """Takes up to eight of this process' validation images: images, objects, what is found."""
-    index_of = {image_id: index for index, image_id in enumerate(val.image_ids)}
-    images, truth, found = [], [], []
-    for batch in itertools.islice(batches, batch_count):
-        predictions = predictor.predict_on_batch(batch["images"])
-        for row in np.flatnonzero(batch["valid"])[: 8 - len(images)]:
-            record = val[index_of[int(batch["image_ids"][row])]]
-            used = predictions["labels"][row] >= 0
-            images.append(record.image)
-            truth.append({"boxes": record.boxes, "labels": record.labels})
-            found.append(
-                {
-                    "boxes": predictions["boxes"][row][used]
-                    / np.tile(batch["scales"][row], 2)[::-1],
-                    "labels": predictions["labels"][row][used],
-                    "confidence": predictions["confidence"][row][used],
-                }
-            )
-    return images, truth, found
-
-
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Trains, evaluates and writes everything to `--output`.
 
@@ -434,9 +372,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         settings.devices, settings.processes, settings.process_id, settings.coordinator
     ) as cluster:
         cluster.say("Reading the annotations ...")
-        train, val = open_data(settings)
+        train, val = data.open_detection(
+            settings.data_dir,
+            settings.tfds,
+            shapes_size=settings.image_size or 96,
+            seed=settings.seed,
+        )
         settings = complete(settings, train)
-        check(settings, train)
+        training.require_trainable(train, settings.batch_size, settings.image_size)
         cluster.say(cluster.describe(settings.batch_size))
         return run(settings, cluster, train, val)
 
@@ -456,62 +399,23 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
     backbone = build_backbone(settings)
     model = build_model(settings, backbone, len(train.class_names))
     cluster.say(f"{model.count_params():,} parameters; learning rate {settings.learning_rate:g}")
-    output = pathlib.Path(settings.output)
-    cluster.run_on_main(lambda: training.claim_output(output, decisive))
-    eval_batches = open_evaluation(settings, val, cluster.shard)
-    predictor = cluster.predictor(model)
-    evaluation = metrics.CocoEvaluation(
-        eval_batches,
-        val,
-        every=settings.evaluate_every,
-        weights=lambda: training.averaged_weights(model),
-        predictor=predictor,
-        gather=cluster.gather,
-        verbose=False,
-    )
-    progress = training.Progress(settings.batch_size)
     streams: list[data.BatchStream] = []
-    with contextlib.closing(progress):
-        training.fit(
-            model,
-            batch_opener(settings, train, streams, cluster.shard),
-            epochs=settings.epochs,
-            steps_per_epoch=settings.steps_per_epoch,
-            checkpoint=training.ResumableCheckpoint(
-                output / "checkpoints", decisive, every_minutes=settings.checkpoint_minutes
-            ),
-            callbacks=[
-                evaluation,
-                training.MetricsLog(output / "metrics.csv", output / "curves.png"),
-                progress,
-            ],
-        )
-    skipped = {name for stream in streams for name in stream.skipped_images}
-    if skipped:
-        print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
-    if not evaluation.results:  # the run had been finished before
-        cluster.say("Evaluating ...")
-        evaluation.results = metrics.evaluate_detector(
-            predictor, eval_batches, val, gather=cluster.gather
-        )
-    cluster.say("Drawing predictions and saving the preset ...")
-    # The same number of batches in all processes, some of which may have fewer images in them.
-    enough = -(-8 // cluster.rows(settings.batch_size))
-    samples = predict_samples(predictor, eval_batches, val, enough)
-
-    def write() -> None:
-        training.draw_predictions(*samples, val.class_names, output / "predictions.png")
-        backbone.save_to_preset(str(output / "preset" / "backbone"))
-        model.save(output / "preset" / "detector.keras")
-        training.write_classes(output / "preset" / "classes.json", train)
-
-    cluster.run_on_main(write)
-    results = evaluation.results
-    files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
-    cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
-    cluster.say(
-        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f} on {len(val)} validation images"
+    results = training.train_detector(
+        model,
+        batch_opener(settings, train, streams, cluster.shard),
+        cluster=cluster,
+        train=train,
+        val=val,
+        eval_batches=open_evaluation(settings, val, cluster.shard),
+        output=settings.output,
+        decisive=decisive,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        evaluate_every=settings.evaluate_every,
+        checkpoint_minutes=settings.checkpoint_minutes,
     )
+    training.tell_skipped(streams)
     return results
 
 

@@ -138,6 +138,7 @@ class Settings:
     )
     layer_scale: float | None = setting(None, "start of the layer scale (CEDNet: 1e-6)")
     precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
     # optimizer
     epochs: int | None = setting(None, "passes over the training data (CEDNet: 300, BiCSNet: 250)")
     steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
@@ -160,7 +161,7 @@ class Settings:
 
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("devices", "processes", "process_id", "coordinator"),
 )
 _DROP_PATH = {"tiny": 0.1, "small": 0.4, "base": 0.5, "swin": 0.1, "cswin": 0.2}
@@ -235,6 +236,7 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
         layer_scale_init=settings.layer_scale,  # of CEDNet only
         dtype=settings.precision,
     )
+    model.backbone.rematerialize(settings.rematerialize)
     total = settings.epochs * settings.steps_per_epoch
     warmup = min(round(settings.warmup_epochs * settings.steps_per_epoch), total - 1)
     schedule = training.WarmupCosine(

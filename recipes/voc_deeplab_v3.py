@@ -68,6 +68,7 @@ class Settings:
     aspp: bool | None = setting(None, "atrous spatial pyramid pooling in our head (paper: yes)")
     drop_path: float | None = setting(None, "drop path rate (BiCSNet's strategy B: 0.2)")
     precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
     # optimizer
     steps: int | None = setting(None, "in all, rounded up to whole epochs (paper: 20,000)")
     steps_per_epoch: int | None = setting(
@@ -99,7 +100,7 @@ class Settings:
 
 # What changes where a run continues, how fast it goes or how it is tested, but not its weights.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("evaluate_train", "sliding_window", "multi_scale", "flip"),
     *("devices", "processes", "process_id", "coordinator"),
 )
@@ -186,6 +187,7 @@ def build_backbone(settings: Settings) -> backbones.PyramidBackbone:
         **fresh,
     )
     backbone.trainable = not settings.freeze_backbone
+    backbone.rematerialize(settings.rematerialize)
     return backbone
 
 

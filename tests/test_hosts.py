@@ -287,3 +287,12 @@ def test_keras_cv_deeplab_still_takes_p2_and_p5_only(backbone):
     """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
     with pytest.raises(KeyError, match="P2"):
         keras_cv.models.DeepLabV3Plus(DetectionPyramid(backbone, width=8), num_classes=3)
+
+
+def test_keras_resizing_still_puts_later_layers_into_training():
+    """keras 3.15.1, Resizing.call; models.deeplab_v3_keras_hub."""
+    inputs = keras.Input((4, 4, 2))
+    norm = keras.layers.BatchNormalization()
+    model = keras.Model(inputs, norm(keras.layers.Resizing(4, 4)(inputs)))
+    model(np.full((1, 4, 4, 2), 3.0, "float32"))
+    assert np.all(keras.ops.convert_to_numpy(norm.moving_mean) > 0)

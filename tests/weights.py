@@ -47,7 +47,8 @@ def gradients(model: keras.Model, images: np.ndarray) -> list[np.ndarray | None]
             loss = loss_of(model(images, training=True))
         grads = tape.gradient(loss, [v.value for v in model.trainable_variables])
     elif backend == "torch":
-        model.zero_grad()
+        for variable in model.trainable_variables:  # `zero_grad` knows them after a `fit` only
+            variable.value.grad = None
         loss_of(model(images, training=True)).backward()
         grads = [v.value.grad for v in model.trainable_variables]
     else:

@@ -6,6 +6,7 @@
     python tools/benchmark.py --preset bicsnet_48 --mode forward train --against stock
     python tools/benchmark.py --pipeline
     python tools/benchmark.py --detections
+    python tools/benchmark.py --detectors csp_peleenet_efm_sam csp_densenet_b_ref_prn
 
 All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
@@ -20,6 +21,8 @@ appends it to FILE, with the command, the commit and the versions.
 * --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipeline, images/s on one
   core. --detections: box decoding and non-maximum suppression of 8 images, 76,725 anchors and 80
   classes.
+* --detectors: CSPNet's detectors (all, or those named), image by image from pixels to boxes: as
+  they are, with batch norms folded, and in ONNX Runtime in float32 and in 8-bit integers.
 """
 
 import argparse
@@ -40,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 
 from keras_densepred import backbones, training
-from tools.timing import candidates, detections, measure, pipeline
+from tools.timing import candidates, detections, detectors, measure, pipeline
 
 AGAINST = ("stock", "torch", "torch_compiled")
 PEAK_SIZES = (1024, 2048, 4096)
@@ -85,6 +88,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pipeline", action="store_true", help="time the input pipeline instead")
     parser.add_argument("--data-dir", type=Path, help="COCO-format folder for --pipeline")
     parser.add_argument("--detections", action="store_true", help="time box decoding and NMS")
+    parser.add_argument(
+        "--detectors", nargs="*", metavar="ROW", help="time CSPNet's detectors, or those named"
+    )
     return parser.parse_args(argv)
 
 
@@ -118,6 +124,10 @@ def measured(arguments: argparse.Namespace):
         return
     if arguments.detections:
         for row in detections.measure_detections(repeats=arguments.rounds):
+            yield from shown([{"backend": keras.config.backend(), **row}])
+        return
+    if arguments.detectors is not None:
+        for row in detectors.measure_detectors(arguments.detectors, arguments.rounds):
             yield from shown([{"backend": keras.config.backend(), **row}])
         return
     peak = None

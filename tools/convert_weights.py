@@ -1,10 +1,15 @@
 """Turns the weights of other code bases into preset directories that `from_preset` loads.
 
-    python tools/convert_weights.py cednet CHECKPOINT --preset NAME --output DIR [--ema]
+    python tools/convert_weights.py cednet CHECKPOINT --preset NAME [--output DIR] [--ema]
+    python tools/convert_weights.py timm CHECKPOINT [--output DIR]
+    python tools/convert_weights.py darknet FILE --preset NAME [--classes N] [--output DIR]
 
-CHECKPOINT is a `.pth` file (read as weights alone, nothing in it is run) or a `.safetensors` file
-of the CEDNet authors' code: plain, with averaged weights (`--ema`), or wrapped by mmdetection or
-mmsegmentation. What it holds decides what is saved: a classifier, a pyramid or a backbone.
+CHECKPOINT is a `.pth` file (read as weights alone, nothing in it is run) or a `.safetensors` file:
+of the CEDNet authors' code, plain, with averaged weights (`--ema`), or wrapped by mmdetection or
+mmsegmentation; or of timm's cspdarknet53, cspresnet50 or cspresnext50. FILE is a `.weights` file of
+the CSPNet authors' csdarknet53, csresnet50 or csresnext50 with its classifier. What a checkpoint
+holds decides what is saved: a classifier, a pyramid or a backbone. The default of DIR is the file's
+name without its ending.
 """
 
 import argparse
@@ -17,8 +22,15 @@ from pathlib import Path
 
 import keras
 
-from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, DetectionPyramid
-from keras_densepred.convert import cednet
+from keras_densepred import (
+    CEDNetBackbone,
+    CEDNetImageClassifier,
+    CSPNetBackbone,
+    CSPNetImageClassifier,
+    DetectionPyramid,
+)
+from keras_densepred.convert import cednet, darknet, timm
+from keras_densepred.convert.state import read_checkpoint
 
 
 def model_for(state: dict, preset: str) -> keras.Model:
@@ -44,13 +56,42 @@ def model_for(state: dict, preset: str) -> keras.Model:
     return backbone
 
 
-def convert_cednet(checkpoint: Path, preset: str, output: Path, ema: bool) -> None:
-    if output.exists():
-        raise ValueError(f"{output} already exists: choose another directory for --output.")
-    print(f"Reading {checkpoint} ...")
-    state = cednet.read_checkpoint(checkpoint, ema=ema)
-    model = model_for(state, preset)
-    report = cednet.load_state(model, state)
+def load_cednet(arguments: argparse.Namespace) -> keras.Model:
+    """The model that a checkpoint of the CEDNet authors' code makes."""
+    state = read_checkpoint(arguments.checkpoint, ema=arguments.ema)
+    model = model_for(state, arguments.preset)
+    cednet.load_state(model, state)
+    return model
+
+
+def load_timm(arguments: argparse.Namespace) -> keras.Model:
+    """The backbone, or classifier if there is a head, that a checkpoint of timm's makes."""
+    state = read_checkpoint(arguments.checkpoint)
+    model = CSPNetBackbone.from_preset(arguments.preset or timm.preset_of(state))
+    if "head.fc.weight" in state:
+        model = CSPNetImageClassifier(model, num_classes=len(state["head.fc.weight"]))
+    timm.load_state(model, state)
+    return model
+
+
+def load_darknet(arguments: argparse.Namespace) -> keras.Model:
+    """The classifier that a file of Darknet's makes."""
+    if CSPNetBackbone.architecture_preset_name(arguments.preset) is None:
+        names = ", ".join(CSPNetBackbone.architecture_presets())
+        raise ValueError(
+            f"There is no architecture preset {arguments.preset!r}: choose one of {names}."
+        )
+    backbone = CSPNetBackbone.from_preset(arguments.preset)
+    model = CSPNetImageClassifier(backbone, num_classes=arguments.classes)
+    darknet.load_weights(model, arguments.checkpoint)
+    return model
+
+
+LOADERS = {"cednet": load_cednet, "timm": load_timm, "darknet": load_darknet}
+
+
+def save(model: keras.Model, output: Path) -> None:
+    """Saves a preset under a temporary name and renames it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -59,27 +100,35 @@ def convert_cednet(checkpoint: Path, preset: str, output: Path, ema: bool) -> No
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    print(
-        f"Loaded {len(report.loaded)} arrays into a {type(model).__name__} and saved it: "
-        f'{type(model).__name__}.from_preset("{output}").'
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("family", choices=("cednet",), help="whose weights these are")
+    parser.add_argument("family", choices=tuple(LOADERS), help="whose weights these are")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--preset", required=True, help="architecture, such as cednet_next_tiny")
-    parser.add_argument("--output", required=True, type=Path, help="preset directory to make")
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights (model_ema)")
+    parser.add_argument("--preset", help="architecture, such as cednet_next_tiny; timm's is found")
+    parser.add_argument("--output", type=Path, help="preset directory to make")
+    parser.add_argument("--ema", action="store_true", help="CEDNet: the averaged weights")
+    parser.add_argument("--classes", type=int, default=1000, help="Darknet: of the classifier")
     arguments = parser.parse_args(argv)
+    output = arguments.output or arguments.checkpoint.with_suffix("")
     try:
-        convert_cednet(arguments.checkpoint, arguments.preset, arguments.output, arguments.ema)
+        if arguments.preset is None and arguments.family != "timm":
+            raise ValueError(f"Weights of {arguments.family} need --preset, the architecture.")
+        if output.exists():
+            raise ValueError(f"{output} already exists: choose another directory for --output.")
+        print(f"Reading {arguments.checkpoint} ...")
+        model = LOADERS[arguments.family](arguments)
+        save(model, output)
     except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(
+        f"Loaded {len(model.weights)} arrays into a {type(model).__name__} and saved it: "
+        f'{type(model).__name__}.from_preset("{output}").'
+    )
     return 0
 
 

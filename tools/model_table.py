@@ -2,6 +2,7 @@
 
     python tools/model_table.py [--format text|csv|markdown] [--family cednet] [--output FILE]
     python tools/model_table.py --format markdown --from-csv benchmarks/model_table.csv
+    python tools/model_table.py --layers csp_peleenet peleenet [--image-size 416] [--output X.png]
 
 Each row is a model at its paper's input size and with its paper's head; a preset that no paper
 reports is counted alone at 224 px. Multiply-adds are those of convolutions and dense layers; the
@@ -9,9 +10,16 @@ products between queries, keys and values stand apart, after a plus sign, and wh
 figures count each normalised element as one (BiCSNet's do) its column is compared with that sum,
 which is the number in parentheses.
 
+CSPNet's figures are Darknet's (`metrics.darknet_costs`): weights without norms and biases, and
+BFLOPs, two a multiply-add. `--layers` lists for each layer what it costs and reads and writes: the
+paper's figures 7 (compute bottleneck) and 8 (memory traffic), drawn if the output is a picture.
+
 Status: "agrees" is within the paper's rounding or 1 %; "known difference" has its reason below the
 table; "not built" is a model that this package does not have; "ours" is a preset of no paper, or
-a model the paper gives no number of; "differs" is an error somewhere.
+a model the paper gives no number of; "differs" is an error somewhere. CSPNet's networks come with
+a word on where they are from: FIRM, from the authors' configuration or met in every published
+number; DECODED, from several published numbers that leave some of the wiring open; CALIBRATED, of
+our own design in the paper's style, near its figures.
 
 README's table is the Markdown of `benchmarks/model_table.csv`, which `--format csv` writes.
 """
@@ -29,7 +37,9 @@ from pathlib import Path
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from keras_densepred.metrics.darknet_costs import count_operations, count_weights
 from keras_densepred.metrics.multiply_adds import count_attention_products, count_multiply_adds
+from tools import layer_table
 from tools.paper_figures import FAMILIES, ROWS, Family, Row
 
 TOLERANCE = 0.01  # of the paper's figure, beside its rounding
@@ -44,14 +54,17 @@ class Count:
         preset: our preset and its aliases.
         head: what is on the backbone.
         image_size: height x width in pixels.
-        parameters: number of trainable parameters.
+        parameters: number of trainable parameters, or where there are `operations`, of weights
+            without norms and biases (the paper's count of its elastic networks has them).
         multiply_adds: of convolutions and dense layers.
+        operations: BFLOPs times 1e9, where the paper counts as Darknet does.
         norm_elements: number of normalised elements, where the paper counts them.
         attention_products: multiply-adds between queries, keys and values.
         paper_parameters: the paper's, in millions.
         parameters_percent: ours against the paper's.
         paper_multiply_adds: the paper's, in units of 1e9.
         multiply_adds_percent: ours, with the norms where they count, against the paper's.
+        basis: where the network is from, see the module.
         status: see the module.
         reason: of a known difference.
     """
@@ -62,12 +75,14 @@ class Count:
     image_size: str
     parameters: str = ""
     multiply_adds: str = ""
+    operations: str = ""
     norm_elements: str = ""
     attention_products: str = ""
     paper_parameters: str = ""
     parameters_percent: str = ""
     paper_multiply_adds: str = ""
     multiply_adds_percent: str = ""
+    basis: str = ""
     status: str = ""
     reason: str = ""
 
@@ -93,8 +108,10 @@ def table_rows(families: Iterable[str]) -> list[tuple[str, Row]]:
 def count(family_name: str, row: Row) -> Count:
     """Builds one model and counts it."""
     family = FAMILIES[family_name]
-    backbone = next(b for b in family.backbones if row.preset in b.architecture_presets())
-    names = (row.preset, *backbone.architecture_presets()[row.preset]["aliases"])
+    presets = {name: b for b in family.backbones for name in b.architecture_presets()}
+    backbone = presets.get(row.preset)
+    aliases = backbone.architecture_presets()[row.preset]["aliases"] if backbone else ()
+    names = (row.preset, *aliases)
     known = dict(
         family=family_name,
         preset=" / ".join(names),
@@ -102,25 +119,31 @@ def count(family_name: str, row: Row) -> Count:
         image_size="x".join(str(side) for side in row.image_size),
         paper_parameters=row.parameters or "",
         paper_multiply_adds=row.multiply_adds or "",
+        basis=row.basis,
         reason=row.reason,
     )
-    model = _build(family, backbone, row)
+    model = build(family, backbone, row) if backbone else None
     if model is None:
         return Count(**known, status="not built")
-    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    if family.counts_as_darknet and not row.trainable:
+        parameters = count_weights(model)
+    else:
+        parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     multiply_adds = count_multiply_adds(model)
     norms = 0
     if family.counts_norms and not row.conv_only:
         norms = count_multiply_adds(model, norms=True) - multiply_adds
+    operations = count_operations(model) if family.counts_as_darknet else 0
     attention = count_attention_products(model)
     compared = [
         (row.parameters, parameters / 1e6),
-        (row.multiply_adds, (multiply_adds + norms) / 1e9),
+        (row.multiply_adds, (operations or multiply_adds + norms) / 1e9),
     ]
     return Count(
         **known,
         parameters=str(parameters),
         multiply_adds=str(multiply_adds),
+        operations=str(operations) if operations else "",
         norm_elements=str(norms) if norms else "",
         attention_products=str(attention) if attention else "",
         parameters_percent=_percent(*compared[0]),
@@ -129,7 +152,8 @@ def count(family_name: str, row: Row) -> Count:
     )
 
 
-def _build(family: Family, backbone, row: Row):
+def build(family: Family, backbone, row: Row):
+    """The model of a row, or None if its head is not built."""
     options = {"image_shape": (*row.image_size, 3), **row.config}
     if row.head == "backbone":
         return backbone.from_preset(row.preset, **options)
@@ -164,7 +188,7 @@ def cells(counts: list[Count]) -> tuple[list[tuple[str, ...]], list[str]]:
     reasons: list[str] = []
     lines = []
     for c in counts:
-        status = c.status
+        status = f"{c.basis}, {c.status}" if c.basis else c.status
         if c.reason and c.status in ("known difference", "not built"):
             if c.reason not in reasons:
                 reasons.append(c.reason)
@@ -188,6 +212,8 @@ def cells(counts: list[Count]) -> tuple[list[tuple[str, ...]], list[str]]:
 def _multiply_adds_cell(c: Count) -> str:
     if not c.multiply_adds:
         return ""
+    if c.operations:
+        return f"{_billions(int(c.operations))} BF"
     cell = _billions(int(c.multiply_adds))
     if c.norm_elements:
         cell += f" ({_billions(int(c.multiply_adds) + int(c.norm_elements))})"
@@ -262,9 +288,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=tuple(FORMATS), default="text")
     parser.add_argument("--family", choices=tuple(FAMILIES), nargs="+", default=list(FAMILIES))
     parser.add_argument("--output", type=Path, help="a file to write instead of printing")
+    parser.add_argument("--layers", nargs="+", metavar="PRESET", help="each layer of these models")
+    parser.add_argument("--head", help="of `--layers`: the head on the backbone (none)")
+    parser.add_argument("--image-size", type=int, default=224, help="of `--layers`: side in pixels")
     parser.add_argument("--from-csv", type=Path, help="print this CSV instead of counting anew")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.layers:
+            return _layers(arguments)
         if arguments.from_csv is not None:
             counts = [c for c in read_csv(arguments.from_csv) if c.family in arguments.family]
         else:
@@ -280,6 +311,24 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"model_table.py: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _layers(arguments: argparse.Namespace) -> int:
+    """What `--layers` asks for."""
+    tables = {}
+    for preset in arguments.layers:
+        print(f"Counting the layers of {preset} ...", file=sys.stderr)
+        tables[preset] = layer_table.costs(preset, arguments.head, arguments.image_size)
+    output = arguments.output
+    if output is not None and output.suffix == ".png":
+        layer_table.draw(tables, output)
+        return 0
+    text = layer_table.FORMATS[arguments.format](tables)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write(output, text)
     return 0
 
 

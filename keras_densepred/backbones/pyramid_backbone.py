@@ -9,6 +9,8 @@ import os
 import keras
 import keras_hub
 
+from keras_densepred.backbones.rematerialization import Rematerialization
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureInfo:
@@ -23,7 +25,7 @@ class FeatureInfo:
     stride: int
 
 
-class PyramidBackbone(keras_hub.models.FeaturePyramidBackbone):
+class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone):
     """A functional model from images to a pyramid of feature maps, `{"P2": ..., "P3": ...}`.
 
     Level `"Pn"` has stride `2**n`. A subclass builds its graph in the constructor and calls
@@ -33,6 +35,8 @@ class PyramidBackbone(keras_hub.models.FeaturePyramidBackbone):
     * `pyramid_level_inputs`: level to the name of the layer that ends it, what KerasCV's read;
     * `feature_info`: level to `FeatureInfo`;
     * `size_divisor`: image height and width must be multiples of it.
+
+    `rematerialize()` makes training take less memory and more time.
     """
 
     size_divisor: int = 32

@@ -1,6 +1,8 @@
 """Readers, augmentation, the built-in shapes data set, and batches from them."""
 
+from keras_densepred.data.anchor_shapes import box_shapes, cluster_anchors
 from keras_densepred.data.augment import (
+    Combine,
     CopyPaste,
     DropTinyBoxes,
     FixedSizeCrop,
@@ -16,6 +18,14 @@ from keras_densepred.data.augment_masks import (
     PhotometricDistortion,
     RandomScaleCrop,
     segmentation_augmentation,
+)
+from keras_densepred.data.augment_yolo import (
+    JitterColors,
+    JitterWindow,
+    Mosaic,
+    RandomSizes,
+    resize_images,
+    yolo_augmentation,
 )
 from keras_densepred.data.class_augment import (
     ImageFlip,
@@ -37,6 +47,7 @@ from keras_densepred.data.mask_shapes import ShapesSegmentation
 from keras_densepred.data.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.mixing import Mixing
 from keras_densepred.data.objects import DatasetError
+from keras_densepred.data.opening import open_detection
 from keras_densepred.data.rand_augment import RandAugment
 from keras_densepred.data.records import IGNORE_LABEL, LabelledImage, Record
 from keras_densepred.data.shapes import ShapesDataset
@@ -53,6 +64,7 @@ __all__ = [
     "BatchStream",
     "ClassSummary",
     "CocoDataset",
+    "Combine",
     "CopyPaste",
     "DatasetError",
     "DatasetSummary",
@@ -62,11 +74,14 @@ __all__ = [
     "ImageError",
     "ImageFlip",
     "ImageFolder",
+    "JitterColors",
+    "JitterWindow",
     "LabelledImage",
     "LargeScaleJitter",
     "MaskCopyPaste",
     "MaskFolder",
     "Mixing",
+    "Mosaic",
     "PadToSize",
     "PhotometricDistortion",
     "RandAugment",
@@ -74,6 +89,7 @@ __all__ = [
     "RandomFlip",
     "RandomResizedCrop",
     "RandomScaleCrop",
+    "RandomSizes",
     "Record",
     "RectangleCopyPaste",
     "ResizeToFit",
@@ -86,6 +102,8 @@ __all__ = [
     "TfdsDetection",
     "TfdsSegmentation",
     "VocSegmentation",
+    "box_shapes",
+    "cluster_anchors",
     "coco_augmentation",
     "eval_batches",
     "eval_class_batches",
@@ -98,12 +116,15 @@ __all__ = [
     "imagenet_augmentation",
     "load_image",
     "load_mask",
+    "open_detection",
     "require_same_class_names",
     "require_same_classes",
+    "resize_images",
     "segmentation_augmentation",
     "summarize",
     "summarize_masks",
     "train_batches",
     "train_class_batches",
     "train_mask_batches",
+    "yolo_augmentation",
 ]

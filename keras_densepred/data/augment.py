@@ -16,6 +16,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
@@ -222,19 +223,42 @@ class PadToSize:
 
 
 @dataclasses.dataclass(frozen=True)
-class CopyPaste(abc.ABC):
-    """Base of the transforms that put objects of a second image into the first.
+class Combine(abc.ABC):
+    """Base of the transforms that take further images: `transform(record, *others, rng)`.
 
-    The pipeline draws with `probability` whether to use one on a record, reads the second image
-    only then, and puts it through the steps before this one. A call always pastes.
+    The pipeline draws with `probability` whether to use one on a record, reads the other images
+    only then, and puts them through the steps before this one. A call always combines.
+
+    Args:
+        probability: of being used on a record.
+
+    Attributes:
+        num_others: how many further images a call takes.
+    """
+
+    probability: float = 0.5
+
+    num_others: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def most_added(self, most: int) -> int:
+        """How many objects a call adds at most if no image of the data set has more than `most`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyPaste(Combine):
+    """Base of the transforms that put objects of a second image into the first.
 
     Args:
         probability: of pasting into a record.
         max_pasted: how many objects at most.
     """
 
-    probability: float = 0.5
     max_pasted: int = 7
+
+    def most_added(self, most: int) -> int:
+        """The lesser of both numbers."""
+        return min(most, self.max_pasted)
 
     @abc.abstractmethod
     def __call__(self, record: Record, other: Record, rng: np.random.Generator) -> Record:

@@ -120,6 +120,15 @@ def as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(values)
 
 
+def passes_without_end(num_images: int) -> int:
+    """How often a stream goes through its data: more batches than any run takes.
+
+    Grain 0.2 counts `repeat()` without a number as the largest integer there is, which batches of
+    one row exceed by its rounding.
+    """
+    return max(1, 2**40 // num_images)
+
+
 def rows_of_process(batch_size: int, shard: tuple[int, int]) -> slice:
     """Which rows of each global batch a process makes.
 

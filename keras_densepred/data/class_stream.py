@@ -23,6 +23,7 @@ from keras_densepred.data.batches import (
     check_arguments,
     check_seed,
     first_readable,
+    passes_without_end,
     rows_of_process,
 )
 from keras_densepred.data.class_augment import (
@@ -110,7 +111,7 @@ def train_class_batches(
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(passes_without_end(len(dataset)))
         .random_map(_Augment(dataset, tuple(steps), on_bad_image))
         .map_with_index(_at_position)
         .batch(rows_here, batch_fn=make_batch)[shard[0] :: shard[1]]

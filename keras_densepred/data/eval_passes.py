@@ -92,12 +92,15 @@ def eval_batches(
     short_side: int | None = None,
     long_side: int | None = None,
     pad_multiple: int = 128,
+    stretch: bool = False,
     max_boxes: int | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "raise",
     shard: tuple[int, int] = (0, 1),
 ) -> EvalBatches:
     """Every image of a split once, resized with its aspect ratio and padded with zeros.
+
+    With `stretch`, images fill `image_size` and lose their aspect ratio, as Darknet's do.
 
     Either `image_size` is given, and images are resized to fit inside; or `short_side` and
     `long_side` (the paper's test: 800, 1333), and images are resized until their shorter side is
@@ -116,6 +119,7 @@ def eval_batches(
         short_side: in pixels.
         long_side: in pixels.
         pad_multiple: with `short_side`: both sides of the input are multiples of this.
+        stretch: whether images are resized to `image_size` itself and not to fit inside.
         max_boxes: boxes per image; None takes the most that an image of the data set has.
         workers: processes that prepare batches; 0 prepares them in a background thread.
         on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` gives it a row
@@ -135,6 +139,8 @@ def eval_batches(
     """
     check_arguments(dataset, batch_size, workers, on_bad_image)
     rows_here = rows_of_process(batch_size, shard)
+    if stretch and image_size is None:
+        raise ValueError("`stretch` needs an `image_size` to stretch images to.")
     indices = np.arange(len(dataset))
     if image_size is not None and short_side is None and long_side is None:
         canvas = height_and_width(image_size)
@@ -159,7 +165,7 @@ def eval_batches(
     ]
     rows = RowMaker(tuple(mean), tuple(std), max_boxes or most_boxes(dataset))
     rows_count = rows_here.stop - rows_here.start
-    maker = _EvalBatchMaker(dataset, rows, rows_count, plan, limits, on_bad_image)
+    maker = _EvalBatchMaker(dataset, rows, rows_count, plan, limits, stretch, on_bad_image)
     return EvalBatches(maker, len(plan), workers, rows.max_boxes)
 
 
@@ -172,6 +178,7 @@ class _EvalBatchMaker:
     batch_size: int
     plan: list[tuple[tuple[int, int], np.ndarray]]
     limits: tuple[int, int] | None
+    stretch: bool
     on_bad_image: OnBadImage
 
     def __call__(self, number: int) -> dict[str, Any]:
@@ -201,6 +208,8 @@ class _EvalBatchMaker:
         return {**batch, REPORT: (skipped, dropped)}
 
     def _resized(self, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+        if self.stretch:
+            return canvas
         # The canvas also bounds a picture that lies otherwise than its data set announced.
         factor = min(canvas[0] / size[0], canvas[1] / size[1])
         if self.limits is not None:

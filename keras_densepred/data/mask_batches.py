@@ -20,6 +20,7 @@ from keras_densepred.data.batches import (
     as_tuple,
     check_arguments,
     first_readable,
+    passes_without_end,
     rows_of_process,
 )
 from keras_densepred.data.eval_passes import EvalBatches
@@ -92,7 +93,7 @@ def train_mask_batches(
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(passes_without_end(len(dataset)))
         .random_map(_Augment(dataset, tuple(transforms), on_bad_image))
         .batch(
             rows_here.stop - rows_here.start,

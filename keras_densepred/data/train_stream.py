@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.augment import (
-    CopyPaste,
+    Combine,
     ResizeToFit,
     Size,
     deferred,
@@ -37,6 +37,7 @@ from keras_densepred.data.batches import (
     first_readable,
     iterate,
     most_boxes,
+    passes_without_end,
     rows_of_process,
     without_crowd,
 )
@@ -188,11 +189,15 @@ def train_batches(
     check_arguments(dataset, batch_size, workers, on_bad_image)
     rows_here = rows_of_process(batch_size, shard)
     check_seed(seed)
-    transforms = (ResizeToFit(image_size),) if augment is None else tuple(augment)
+    transforms: tuple[Callable, ...] = (ResizeToFit(image_size),)
+    if augment is not None:
+        transforms = tuple(augment)
     if max_boxes is None:
         most = most_boxes(dataset)
-        pasted = [step.max_pasted for step in transforms if isinstance(step, CopyPaste)]
-        max_boxes = most + sum(min(most, count) for count in pasted)
+        max_boxes = most
+        for step in transforms:
+            if isinstance(step, Combine):
+                max_boxes += step.most_added(most)
     if mask_size is not None and mask_size < 1:
         raise ValueError(f"`mask_size` must be positive or None, and is {mask_size}.")
     rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes, mask_size)
@@ -200,7 +205,7 @@ def train_batches(
         grain.MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(passes_without_end(len(dataset)))
         .random_map(_Augment(dataset, transforms, on_bad_image))
         .batch(
             rows_here.stop - rows_here.start,
@@ -242,15 +247,17 @@ class _Augment:
     ) -> Record:
         for number, transform in enumerate(transforms):
             record = deferred(record) if takes_deferred(transform) else drawn(record)
-            if not isinstance(transform, CopyPaste):
+            if not isinstance(transform, Combine):
                 record = transform(record, rng)
             elif rng.random() < transform.probability and len(self.dataset) > 1:
-                step = 1 + int(rng.integers(len(self.dataset) - 1))
-                partner = (index + step) % len(self.dataset)
-                other = self._read(partner, skipped)
-                other = self._apply(other, partner, transforms[:number], rng, skipped)
-                other = deferred(other) if takes_deferred(transform) else drawn(other)
-                record = transform(record, other, rng)
+                others = []
+                for _ in range(transform.num_others):
+                    step = 1 + int(rng.integers(len(self.dataset) - 1))
+                    partner = (index + step) % len(self.dataset)
+                    other = self._read(partner, skipped)
+                    other = self._apply(other, partner, transforms[:number], rng, skipped)
+                    others.append(deferred(other) if takes_deferred(transform) else drawn(other))
+                record = transform(record, *others, rng)
         return record
 
     def _read(self, index: int, skipped: list[str]) -> Record:

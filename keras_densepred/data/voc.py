@@ -226,6 +226,7 @@ def _load_sbd_mask(path: str) -> np.ndarray:
         EOFError,
         struct.error,
         zlib.error,
+        scipy_io.matlab.MatReadError,
     ) as error:
         raise ImageError(
             f"{path} is not an annotation of SBD, with `GTcls.Segmentation` ({error}): copy it "

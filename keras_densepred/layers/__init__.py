@@ -3,11 +3,26 @@
 from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
 from keras_densepred.layers.batch_norm import BatchNorm
 from keras_densepred.layers.conv import Conv
-from keras_densepred.layers.conv_norm import Activation, ConvNorm
+from keras_densepred.layers.conv_norm import Activation, ConvNorm, OrderedConvNorm
+from keras_densepred.layers.cross_stage import CrossStage
+from keras_densepred.layers.darknet import (
+    BroadcastLike,
+    Maxout,
+    PartialAdd,
+    SpatialPyramidPooling,
+    attention_gate,
+)
+from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
-from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block
+from keras_densepred.layers.joins import ChannelSlice, Concat
+from keras_densepred.layers.mobile import (
+    FastFusion,
+    SpaceToDepth,
+    mb_conv_block,
+    squeeze_excitation,
+)
 from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.norm import GELU, LayerNorm
 from keras_densepred.layers.pointwise import Pointwise
@@ -36,10 +51,15 @@ __all__ = [
     "Add",
     "BatchNorm",
     "BilinearUpsample",
+    "BroadcastLike",
     "CSwinMixer",
+    "ChannelSlice",
+    "Concat",
     "Conv",
     "ConvNorm",
     "CrossShapedWindowAttention",
+    "CrossStage",
+    "DenseBlock",
     "DepthwiseConv",
     "DropPath",
     "FanInNormal",
@@ -49,8 +69,11 @@ __all__ = [
     "LayerNorm",
     "LayerScale",
     "MaxPool",
+    "Maxout",
     "NeXtMixer",
     "NearestUpsample",
+    "OrderedConvNorm",
+    "PartialAdd",
     "PlainResampling",
     "Pointwise",
     "PyramidMean",
@@ -59,10 +82,13 @@ __all__ = [
     "SizeCheck",
     "SpaceToDepth",
     "SpatialFusion",
+    "SpatialPyramidPooling",
     "SwinMixer",
     "TokenMixer",
+    "attention_gate",
     "bottleneck_block",
     "drop_path",
     "mb_conv_block",
     "residual_block",
+    "squeeze_excitation",
 ]

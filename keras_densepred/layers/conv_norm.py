@@ -106,11 +106,12 @@ class ConvNorm:
     """Convolution, batch normalisation and activation of one network.
 
     Attributes:
-        activation: `"relu"`, `"swish"`, `"mish"` or `"leaky_relu"`, whose slope is Darknet's 0.1.
+        activation: `"relu"`, `"swish"`, `"mish"` or `"leaky_relu"`.
         momentum: share of the moving statistics that a step keeps.
         epsilon: added to the variance.
         sync_batch_norm: whether replicas share the statistics of a batch in training.
         dtype: dtype policy of all layers.
+        negative_slope: of leaky ReLU; Darknet's is 0.1.
         fixed_statistics: whether batch norms use their moving statistics in training too.
     """
 
@@ -119,6 +120,7 @@ class ConvNorm:
     epsilon: float = 1e-3
     sync_batch_norm: bool = False
     dtype: object = None
+    negative_slope: float = 0.1
     fixed_statistics: bool = False
 
     def __post_init__(self):
@@ -167,7 +169,7 @@ class ConvNorm:
 
     def act(self, x, name: str):
         if self.activation == "leaky_relu":
-            return LeakyReLU(0.1, name=name, dtype=self.dtype)(x)
+            return LeakyReLU(self.negative_slope, name=name, dtype=self.dtype)(x)
         return Activation(self.activation, name=name, dtype=self.dtype)(x)
 
     def unit(
@@ -202,3 +204,27 @@ class ConvNorm:
 
     def drop(self, x, rate: float, name: str):
         return drop_path(x, rate, name, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedConvNorm(ConvNorm):
+    """`ConvNorm` that remembers in which order it made its convolutions: Darknet's file order.
+
+    Attributes:
+        order: the names of the convolutions so far.
+    """
+
+    order: list[str] = dataclasses.field(default_factory=list, compare=False)
+
+    def conv(
+        self,
+        x,
+        channels: int,
+        kernel: int,
+        name: str,
+        stride: int = 1,
+        use_bias: bool = True,
+        groups: int = 1,
+    ):
+        self.order.append(name)
+        return super().conv(x, channels, kernel, name, stride, use_bias, groups)

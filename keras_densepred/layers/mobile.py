@@ -40,15 +40,25 @@ def mb_conv_block(
     y = kit.unit(x, EXPANSION * in_channels, 1, f"{name}_expand")
     y = kit.depthwise_unit(y, f"{name}_depthwise", stride)
     if se_ratio > 0:
-        y = _squeeze_excitation(kit, y, max(int(in_channels * se_ratio), 1), f"{name}_se")
+        y = squeeze_excitation(kit, y, max(int(in_channels * se_ratio), 1), f"{name}_se")
     y = kit.unit(y, channels, 1, f"{name}_project", act=False)
     if stride != 1 or channels != in_channels:
         return y
     return kit.add(x, kit.drop(y, rate, f"{name}_drop_path"), f"{name}_add")
 
 
-def _squeeze_excitation(kit: ConvNorm, x, width: int, name: str):
-    """Scales each channel by a number from all channels' means (Hu et al., 2018)."""
+def squeeze_excitation(kit: ConvNorm, x, width: int, name: str):
+    """Scales each channel by a number from all channels' means (Hu et al., 2018).
+
+    Args:
+        kit: the network's convolutions, norm and activation.
+        x: `(batch, height, width, channels)`.
+        width: of the layer between the means and the scales.
+        name: prefix of the layer names.
+
+    Returns:
+        A map like `x`.
+    """
     y = GlobalMean(name=f"{name}_mean", dtype=kit.dtype)(x)
     y = kit.act(kit.conv(y, width, 1, f"{name}_reduce"), f"{name}_act")
     y = kit.conv(y, x.shape[-1], 1, f"{name}_expand")

@@ -1,5 +1,7 @@
 """Pooling layers."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -9,17 +11,39 @@ from keras_densepred.ops.pooling import max_pool2d
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class MaxPool(Direct, keras.layers.Layer):
-    """3x3 max-pooling of stride 2, padded on each side: halves a map, rounded up.
+    """Max-pooling that keeps the size or, with a stride, divides it, rounded up, as Darknet does.
+
+    A window of odd side is padded alike on each side, one of even side has one position more below
+    and on the right: 2x2 pooling of stride 2 pads odd sizes only. What is padded is never the
+    largest.
 
     Input: `(batch, height, width, channels)`.
+
+    Args:
+        pool_size: side of the window in pixels.
+        strides: step of the window in pixels.
     """
 
+    def __init__(self, pool_size: int = 3, strides: int = 2, **kwargs):
+        super().__init__(**kwargs)
+        self.pool_size = pool_size
+        self.strides = strides
+
     def call(self, inputs):
-        return max_pool2d(inputs, pool_size=3, strides=2, padding=1)
+        padding = ((self.pool_size - 1) // 2, self.pool_size // 2)
+        return max_pool2d(inputs, pool_size=self.pool_size, strides=self.strides, padding=padding)
 
     def compute_output_shape(self, input_shape):
         batch, *sizes, channels = input_shape
-        return (batch, *(None if size is None else -(-size // 2) for size in sizes), channels)
+        sizes = [None if size is None else -(-size // self.strides) for size in sizes]
+        return (batch, *sizes, channels)
+
+    def comparisons(self, input_shape, output_shape) -> int:
+        """What `metrics.darknet_costs` counts: a window's positions at each of the output's."""
+        return self.pool_size**2 * math.prod(output_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

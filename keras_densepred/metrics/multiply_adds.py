@@ -33,8 +33,8 @@ def count_multiply_adds(model: keras.Model, norms: bool = False) -> int:
             arithmetic is not known here: a layer with a method `multiply_adds(output_shape, norms)`
             tells it itself.
     """
-    _check_fixed_size(model)
-    return sum(_layer_multiply_adds(layer, shape, norms) for layer, shape in _calls(model))
+    check_fixed_size(model)
+    return sum(layer_multiply_adds(layer, shape, norms) for layer, shape in _calls(model))
 
 
 def count_attention_products(model: keras.Model) -> int:
@@ -49,7 +49,7 @@ def count_attention_products(model: keras.Model) -> int:
     Raises:
         ValueError: if the input size is not fixed.
     """
-    _check_fixed_size(model)
+    check_fixed_size(model)
     total = 0
     for layer, shape in _calls(model):
         if isinstance(layer, ShiftedWindowAttention):
@@ -61,7 +61,8 @@ def count_attention_products(model: keras.Model) -> int:
     return total
 
 
-def _check_fixed_size(model: keras.Model) -> None:
+def check_fixed_size(model: keras.Model) -> None:
+    """Raises ValueError unless the model is for images of one size."""
     if None in model.inputs[0].shape[1:]:
         raise ValueError(
             "Counting needs a fixed image size: build the model with `image_shape=(height, width, "
@@ -69,18 +70,31 @@ def _check_fixed_size(model: keras.Model) -> None:
         )
 
 
-def _calls(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, tuple[int, ...]]]:
-    """Every call of a layer in the graph, of models inside too, with its output's shape."""
+def graph_nodes(model: keras.Model) -> Iterator:
+    """Every call of a layer in the graph, of models inside too: nodes in order of execution."""
     # Keras 3.15.1 has no public way to the calls of a graph.
-    for nodes in model._nodes_by_depth.values():
-        for node in nodes:
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
             if isinstance(node.operation, keras.Model):
-                yield from _calls(node.operation)
+                yield from graph_nodes(node.operation)
             elif not node.is_input:
-                yield node.operation, tuple(node.outputs[0].shape[1:])
+                yield node
 
 
-def _layer_multiply_adds(layer, shape: tuple[int, ...], norms: bool) -> int:
+def _calls(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, tuple[int, ...]]]:
+    """Every call of a layer with its output's shape."""
+    for node in graph_nodes(model):
+        yield node.operation, tuple(node.outputs[0].shape[1:])
+
+
+def layer_multiply_adds(layer, shape: tuple[int, ...], norms: bool = False) -> int:
+    """Multiply-adds of one call of a layer: see `count_multiply_adds`.
+
+    Args:
+        layer: a Keras layer.
+        shape: of its output, without the batch axis.
+        norms: as for `count_multiply_adds`.
+    """
     if hasattr(layer, "multiply_adds"):
         return layer.multiply_adds(shape, norms)
     if norms and isinstance(layer, keras.layers.BatchNormalization):

@@ -1,36 +1,45 @@
 """What trains: classifiers, detectors and segmenters, on KerasHub and KerasCV, and their parts.
 
-`RetinaNetKerasCV` and `DeepLabV3PlusKerasCV` need KerasCV (and so TensorFlow); they are imported
-when first asked for.
+`RetinaNetKerasCV`, `YOLOV8KerasCV` and `DeepLabV3PlusKerasCV` need KerasCV (and so TensorFlow);
+they are imported when first asked for.
 """
 
 import importlib
 from typing import Any
 
-from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab_v3 import ATROUS_RATES, DeepLabV3
 from keras_densepred.models.deeplab_v3_keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.dense_inference import PAPER_SCALES, multi_scale, sliding_window
+from keras_densepred.models.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.image_classifier import image_classifier
 from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
+from keras_densepred.models.pooled_classifier import BiCSNetImageClassifier, CSPNetImageClassifier
 from keras_densepred.models.retinanet import RetinaNetKerasHub
 from keras_densepred.models.two_stage import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models.yolo_heads import YOLO_NECKS
+from keras_densepred.models.yolo_settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
+from keras_densepred.models.yolov3 import YOLOv3Detector
 
 __all__ = [
     "ATROUS_RATES",
     "PAPER_SCALES",
+    "YOLO_ANCHORS",
+    "YOLO_LOSSES",
+    "YOLO_NECKS",
     "BiCSNetImageClassifier",
     "BoxL1Loss",
     "CEDNetImageClassifier",
+    "CSPNetImageClassifier",
     "CascadeMaskRCNN",
     "CascadeRCNN",
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
     "FasterRCNN",
+    "FoldedDetector",
     "IgnoreCrossentropy",
     "MaskRCNN",
     "NonMaxSuppression",
@@ -38,6 +47,10 @@ __all__ = [
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
     "SigmoidFocalLoss",
+    "YOLOLoss",
+    "YOLOV8KerasCV",
+    "YOLOv3Detector",
+    "fold_batch_norm",
     "image_classifier",
     "multi_scale",
     "sliding_window",
@@ -47,6 +60,7 @@ __all__ = [
 _KERAS_CV = {
     "DeepLabV3PlusKerasCV": "keras_densepred.models.deeplab_v3_keras_cv",
     "RetinaNetKerasCV": "keras_densepred.models.retinanet_keras_cv",
+    "YOLOV8KerasCV": "keras_densepred.models.yolo_v8_keras_cv",
 }
 
 

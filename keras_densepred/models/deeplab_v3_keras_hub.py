@@ -75,6 +75,15 @@ class DeepLabV3KerasHub(Segmenter, keras_hub.models.DeepLabV3ImageSegmenter):
         super().__init__(backbone, num_classes, preprocessor=preprocessor, **kwargs)
         self.plus = plus
 
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Logits; without `training` as in prediction.
+
+        KerasHub's pooling (0.32.0) resizes with `keras.layers.Resizing`, which Keras (3.15.1) takes
+        to be in training unless told otherwise, together with all layers that are called after it:
+        a plain call would move the statistics of their batch norms.
+        """
+        return super().call(inputs, training=bool(training), mask=mask)
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["activation"]

@@ -2,20 +2,15 @@
 
 import keras_hub
 
-from keras_densepred.backbones import (
-    BiCSNetBackbone,
-    BiCSNetLiteBackbone,
-    CEDNetBackbone,
-    load_backbone,
-)
+from keras_densepred.backbones import CEDNetBackbone, load_backbone
 from keras_densepred.backbones.pyramid_backbone import PyramidBackbone
-from keras_densepred.models.bicsnet_classifier import BiCSNetImageClassifier
 from keras_densepred.models.classifier import CEDNetImageClassifier
+from keras_densepred.models.pooled_classifier import BiCSNetImageClassifier, CSPNetImageClassifier
 
 _CLASSIFIERS: dict[type[PyramidBackbone], type[keras_hub.models.ImageClassifier]] = {
     CEDNetBackbone: CEDNetImageClassifier,
-    BiCSNetBackbone: BiCSNetImageClassifier,
-    BiCSNetLiteBackbone: BiCSNetImageClassifier,
+    **dict.fromkeys(BiCSNetImageClassifier.backbone_classes, BiCSNetImageClassifier),
+    **dict.fromkeys(CSPNetImageClassifier.backbone_classes, CSPNetImageClassifier),
 }
 
 

@@ -347,6 +347,23 @@ class RetinaNetCore:
         )
         return self.prediction_decoder(boxes, logits, images=images)
 
+    def boxes_and_scores(
+        self, predictions: dict[str, Tensor], images: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """All boxes and their scores, before any suppression.
+
+        Args:
+            predictions: what `model(images)` returns.
+            images: (B, H, W, 3); only their shape is read.
+
+        Returns:
+            (B, A, 4) xyxy in pixels, inside the image, and (B, A, C) scores in [0, 1], float32.
+        """
+        height, width = ops.shape(images)[1:3]
+        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
+        boxes = anchor_ops.decode_boxes(anchors, predictions[self.box_output], height, width)
+        return boxes, ops.sigmoid(predictions[self.classification_output])
+
     def default_decoder(self, bounding_box_format: str) -> NonMaxSuppression:
         """Per-class suppression at 0.5 with scores from 0.05 and 100 boxes: COCO's protocol."""
         return NonMaxSuppression(bounding_box_format, from_logits=True)

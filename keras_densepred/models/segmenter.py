@@ -4,8 +4,10 @@ from typing import Any
 
 import keras
 import keras_hub
+from keras import ops
 
 from keras_densepred.models.losses import IgnoreCrossentropy
+from keras_densepred.ops.replicas import share_of_mean
 
 PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
 
@@ -41,6 +43,36 @@ class Segmenter:
         if isinstance(loss, str) and loss == "auto":
             loss = IgnoreCrossentropy()
         keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """As `keras.Model.compute_loss`; with `IgnoreCrossentropy` of the whole batch's pixels.
+
+        Where several devices share a batch, the mean over the labelled pixels of all, though each
+        device may have unlike many.
+
+        Args:
+            x: images (B, H, W, 3).
+            y: masks (B, H, W).
+            y_pred: logits (B, H, W, C).
+            sample_weight: as in `keras.Model.compute_loss`; the mean is of a device's rows then.
+            training: as in `keras.Model.compute_loss`.
+
+        Returns:
+            Scalar loss.
+        """
+        loss = keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+        ours = isinstance(self.loss, IgnoreCrossentropy) and sample_weight is None
+        if not ours or self.loss.reduction != "sum_over_batch_size":
+            return loss
+        labelled = ops.sum(ops.cast(ops.not_equal(y, self.loss.ignore_label), "float32"))
+        return loss * share_of_mean(labelled)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when saved, optimizer state included."""

@@ -14,13 +14,20 @@ convolution if asked. Two more reasons to call them directly:
   (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with gradient
   9.2 and 3.8 (one thread).
 
-TensorFlow has no grouped convolution on CPU outside of XLA; `keras.ops.conv` knows the way round.
+In groups of channels, CPUs have two more:
+
+* JAX: XLA's gradient by a grouped convolution's kernel is slow: from (1, 56, 56, 128), 3x3 in 32
+  groups, forward and both gradients take 4.9 s, with a product a tap and group for that gradient
+  0.045 (CPU time on a busy machine; 2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's
+  in `grouped_jax.py` as well: products of patches are no faster there.
+* TensorFlow has no grouped convolution on CPU outside of XLA; `keras.ops.conv` has XLA compile one,
+  anew at each eager call, with that gradient. `grouped_tensorflow.py` is products of patches.
 """
 
 import keras
 from keras import KerasTensor, ops
 
-from keras_densepred.ops.devices import jax_runs_on_cpu
+from keras_densepred.ops.devices import jax_runs_on_cpu, tensorflow_runs_on_cpu
 
 
 def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
@@ -47,12 +54,10 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
         bias = ops.convert_to_tensor(bias)
     backend = keras.config.backend()
     groups = inputs.shape[-1] // kernel.shape[2]
-    if isinstance(inputs, KerasTensor) or (groups > 1 and backend == "tensorflow"):
+    if isinstance(inputs, KerasTensor):
         outputs = _conv_keras(inputs, kernel, strides, padding)
-    elif groups > 1 and backend == "torch":
-        outputs = _conv_torch(inputs, kernel, strides, padding, groups)
     elif groups > 1:
-        outputs = _conv_jax(inputs, kernel, strides, padding, groups)
+        outputs = _conv_grouped(inputs, kernel, strides, padding, groups)
     elif padding == 0 and kernel.shape[:2] == (strides, strides) and _patches_are_faster(inputs):
         outputs = _conv_of_patches(inputs, kernel)
     elif backend == "torch" and _has_fewer_positions_than_filters(inputs, kernel, strides, padding):
@@ -66,16 +71,41 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
     return outputs if bias is None else outputs + bias
 
 
+def _conv_grouped(inputs, kernel, strides, padding, groups):
+    if keras.config.backend() == "torch":
+        return _conv_torch(inputs, kernel, strides, padding, groups)
+    if keras.config.backend() == "jax" and jax_runs_on_cpu():
+        from keras_densepred.ops.grouped_jax import grouped_conv
+
+        return grouped_conv(inputs, kernel, strides, padding)
+    if keras.config.backend() == "jax":
+        return _conv_jax(inputs, kernel, strides, padding, groups)
+    if tensorflow_runs_on_cpu() and padding < min(kernel.shape[:2]):
+        from keras_densepred.ops.grouped_tensorflow import grouped_conv
+
+        return grouped_conv(inputs, kernel, strides, padding)
+    return _conv_keras(inputs, kernel, strides, padding)
+
+
 def _patches_are_faster(inputs) -> bool:
     backend = keras.config.backend()
     if backend == "torch":
-        return inputs.device.type == "cpu"
+        return inputs.device.type == "cpu" and not _is_exporting()
     return backend == "jax" and jax_runs_on_cpu()
 
 
 def _has_fewer_positions_than_filters(inputs, kernel, strides, padding) -> bool:
+    if inputs.device.type != "cpu" or _is_exporting():
+        return False
     rows, columns = _output_size(inputs, kernel, strides, padding)
-    return inputs.device.type == "cpu" and inputs.shape[0] * rows * columns <= kernel.shape[-1]
+    return inputs.shape[0] * rows * columns <= kernel.shape[-1]
+
+
+def _is_exporting() -> bool:
+    """Whether torch writes the graph for another runtime, which has convolutions of its own."""
+    import torch
+
+    return torch.compiler.is_exporting()
 
 
 def _output_size(inputs, kernel, strides, padding) -> tuple[int, int]:

@@ -9,34 +9,33 @@ import keras
 from keras import KerasTensor, ops
 
 
-def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int = 0):
+def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int | tuple[int, int] = 0):
     """The largest value of each window.
 
     Args:
         inputs: float tensor `(batch, height, width, channels)`.
         pool_size: side of the window in pixels.
         strides: step of the window in pixels, the same along both axes.
-        padding: positions of no value on each of the four sides, at most half a window.
+        padding: positions of no value on each of the four sides, at most half a window; or how
+            many there are above and on the left, and how many below and on the right.
 
     Returns:
         `(batch, out_height, out_width, channels)` in the dtype of `inputs`, with
-        `out = (size + 2 * padding - pool_size) // strides + 1`.
+        `out = (size + before + after - pool_size) // strides + 1`.
     """
     inputs = ops.convert_to_tensor(inputs)
     backend = keras.config.backend()
+    before, after = (padding, padding) if isinstance(padding, int) else padding
     if isinstance(inputs, KerasTensor):
-        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        edges = ((0, 0), (before, after), (before, after), (0, 0))
         inputs = ops.pad(inputs, edges, constant_values=-float("inf"))
         return ops.max_pool(inputs, pool_size, strides, "valid", data_format="channels_last")
     if backend == "torch":
-        import torch.nn.functional as functional
-
-        outputs = functional.max_pool2d(inputs.permute(0, 3, 1, 2), pool_size, strides, padding)
-        return outputs.permute(0, 2, 3, 1)
+        return _max_pool_torch(inputs, pool_size, strides, before, after)
     if backend == "tensorflow":
         import tensorflow as tf
 
-        pads = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+        pads = [[0, 0], [before, after], [before, after], [0, 0]]
         return tf.nn.max_pool2d(inputs, pool_size, strides, pads)
     from jax import lax
 
@@ -46,5 +45,19 @@ def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int = 0):
         lax.max,
         (1, pool_size, pool_size, 1),
         (1, strides, strides, 1),
-        ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+        ((0, 0), (before, after), (before, after), (0, 0)),
     )
+
+
+def _max_pool_torch(inputs, pool_size, strides, before, after):
+    import torch.nn.functional as functional
+
+    maps = inputs.permute(0, 3, 1, 2)
+    # torch pads both sides alike; what is missing below and on the right matters to few sizes.
+    missing = [
+        after - before if (size + before + after - pool_size) % strides < after - before else 0
+        for size in maps.shape[2:]
+    ]
+    if any(missing):
+        maps = functional.pad(maps, (0, missing[1], 0, missing[0]), value=-float("inf"))
+    return functional.max_pool2d(maps, pool_size, strides, before).permute(0, 2, 3, 1)

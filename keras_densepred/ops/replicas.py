@@ -154,3 +154,20 @@ def loss_for_logs(loss: Tensor) -> Tensor:
     """
     loss = ops.stop_gradient(loss)
     return loss * replica_count() if keras.config.backend() == "tensorflow" else loss
+
+
+def share_of_mean(count: Tensor) -> Tensor:
+    """What a replica multiplies the mean over its own items by, where replicas have unlike many.
+
+    The engines average the replicas' means, which is the mean of the whole batch only if each
+    replica has as many items, such as labelled pixels, as the others.
+
+    Args:
+        count: float32 scalar, items of this replica's rows.
+
+    Returns:
+        float32 scalar whose mean over the replicas is 1; 1 where there is one replica.
+    """
+    if replica_count() == 1:
+        return ops.ones_like(count)
+    return count * replica_count() / ops.maximum(sum_over_replicas(count), 1.0)

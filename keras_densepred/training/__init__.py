@@ -3,7 +3,12 @@
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.confusion import draw_classified, draw_confusion
-from keras_densepred.training.detection import predict_samples
+from keras_densepred.training.detection import (
+    predict_samples,
+    require_trainable,
+    tell_skipped,
+    train_detector,
+)
 from keras_densepred.training.distribution import distribute
 from keras_densepred.training.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.layer_decay import (
@@ -76,7 +81,10 @@ __all__ = [
     "parse_settings",
     "plot_curves",
     "predict_samples",
+    "require_trainable",
     "setting",
+    "tell_skipped",
+    "train_detector",
     "write_atomically",
     "write_classes",
     "write_iou",

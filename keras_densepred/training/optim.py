@@ -12,19 +12,23 @@ import keras
 import numpy as np
 
 
-def _warmed_up(step: Any, learning_rate: Any, warmup_steps: int, warmup_factor: float) -> Any:
-    """Scales `learning_rate` linearly from `warmup_factor` to 1 over the first `warmup_steps`."""
+def _warmed_up(
+    step: Any, learning_rate: Any, warmup_steps: int, warmup_factor: float, power: float = 1.0
+) -> Any:
+    """Scales `learning_rate` from `warmup_factor` to 1 over the first `warmup_steps`."""
     if warmup_steps == 0:
         return learning_rate
-    done = keras.ops.minimum(step / float(warmup_steps), 1.0)
+    done = keras.ops.minimum(step / float(warmup_steps), 1.0) ** power
     return learning_rate * (warmup_factor + (1.0 - warmup_factor) * done)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then a constant rate multiplied by `drop_factor` at each of `drops`.
+    """Warm-up, then a constant rate multiplied by `drop_factor` at each of `drops`.
 
-    CEDNet on COCO: `WarmupSteps(1e-4, 500, drops=(27 * steps_per_epoch, 33 * steps_per_epoch))`.
+    CEDNet on COCO: `WarmupSteps(1e-4, 500, drops=(27 * steps_per_epoch, 33 * steps_per_epoch))`;
+    CSPNet's detectors, in Darknet: `WarmupSteps(1e-3, 1000, (400_000, 450_000), warmup_factor=0,
+    warmup_power=4)`.
 
     Args:
         learning_rate: rate after the warm-up and before the first drop.
@@ -32,6 +36,7 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
         drops: increasing optimizer steps; from each of them on the rate is lower.
         drop_factor: what each drop multiplies the rate by.
         warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
+        warmup_power: the rate rises with this power of the steps done; 1 is linearly.
 
     Raises:
         ValueError: if `warmup_steps` is negative or `drops` does not increase.
@@ -44,6 +49,7 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
         drops: Sequence[int] = (),
         drop_factor: float = 0.1,
         warmup_factor: float = 0.001,
+        warmup_power: float = 1.0,
     ):
         super().__init__()
         _check_warmup(warmup_steps)
@@ -54,6 +60,7 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
         self.drops = tuple(int(drop) for drop in drops)
         self.drop_factor = drop_factor
         self.warmup_factor = warmup_factor
+        self.warmup_power = warmup_power
 
     def __call__(self, step: Any) -> Any:
         """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
@@ -61,7 +68,7 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
         rate = keras.ops.full_like(step, self.learning_rate)
         for drop in self.drops:
             rate = keras.ops.where(step >= float(drop), rate * self.drop_factor, rate)
-        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
+        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor, self.warmup_power)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
@@ -71,6 +78,7 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
             "drops": list(self.drops),
             "drop_factor": self.drop_factor,
             "warmup_factor": self.warmup_factor,
+            "warmup_power": self.warmup_power,
         }
 
 

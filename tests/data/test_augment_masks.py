@@ -33,7 +33,7 @@ def test_labels_lie_on_their_pixels_at_every_scale():
             for shift in (-2, -1, 1, 2):
                 inner &= np.roll(labels, shift, axis) == labels
         inner[:2] = inner[-2:] = inner[:, :2] = inner[:, -2:] = False
-        assert inner.mean() > 0.2
+        assert inner.sum() > 30
         np.testing.assert_array_equal(record.image[inner][:, 0], labels[inner])
 
 
@@ -114,7 +114,7 @@ def test_each_colour_change_does_what_it_says():
 
     bright = spread(brightness=32.0)
     assert np.abs(np.diff(bright, axis=1) - np.diff(colour[0, 0].astype(int))).max() <= 3
-    assert 20 < np.abs(bright[:, 1] - 100).max() <= 33
+    assert 20 < np.abs(bright[:, 1] - 100).max() <= 35, "2 more by way of HSV"
     contrast = spread(contrast=0.2)
     np.testing.assert_allclose(contrast[:, 0] / contrast[:, 1], 2.0, atol=0.06)
     assert contrast[:, 0].min() >= 160 and contrast[:, 0].max() <= 240

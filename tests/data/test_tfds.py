@@ -50,7 +50,8 @@ def prepare(name, folder, file_format="array_record", **options):
     generate = options.get("generate", lambda: examples(False))
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version(options.get("version", "1.0.0"))
+        BUILDER_CONFIGS = options.get("configs", [])
         # Looking for the source code takes a package that TFDS 4.9.10 does not declare.
         code_path = None
 

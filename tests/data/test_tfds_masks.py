@@ -27,11 +27,17 @@ def folder(tmp_path_factory):
     plain = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
     named = tfds.features.LabeledImage(labels=["a", "b", "c", "d"], shape=(None, None, 1))
     mask = MASK[..., None]
-    for name, feature in (("plain", plain), ("named", named), ("oxford_iiit_pet", plain)):
+    # The registered sets in the versions that TFDS looks for.
+    pets = ("oxford_iiit_pet", plain, {"version": "4.0.0"})
+    for name, feature, options in (("plain", plain, {}), ("named", named, {}), pets):
         made = features({"segmentation_mask": feature})
         records = [(0, example(segmentation_mask=mask))]
-        prepare(name, folder, features=made, generate=lambda records=records: iter(records))
-    prepare("voc", folder, features=features({}), generate=lambda: iter([(0, example())]))
+        prepare(
+            name, folder, features=made, generate=lambda records=records: iter(records), **options
+        )
+    of_year = {"version": "5.0.0", "configs": [tfds.core.BuilderConfig(name="2007")]}
+    blank = [(0, example())]
+    prepare("voc", folder, features=features({}), generate=lambda: iter(blank), **of_year)
     return folder
 
 

@@ -5,9 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from keras_densepred import models
 from keras_densepred.backbones import CEDNetBackbone
+from keras_densepred.ops import replicas
 from tests.models.conftest import ToyPyramid
 
 BACKEND = keras.backend.backend()
@@ -137,3 +139,24 @@ def test_a_channels_first_backbone_is_refused(toy_backbone, monkeypatch):
     monkeypatch.setattr(toy_backbone, "data_format", "channels_first", raising=False)
     with pytest.raises(ValueError, match="is channels_first"):
         make(toy_backbone)
+
+
+def test_devices_with_unlike_many_labelled_pixels_share_one_mean(toy_backbone, monkeypatch):
+    """Two replicas by turns, in one process: the engines average what they return."""
+    model = make(toy_backbone)
+    model.compile()
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 3, (2, 8, 8)).astype("int32")
+    masks[0, 1:] = 255  # 8 labelled pixels against 64
+    logits = rng.normal(size=(2, 8, 8, 3)).astype("float32")
+    images = np.zeros((2, 8, 8, 3), "float32")
+
+    def loss(rows):
+        value = model.compute_loss(images[rows], masks[rows], ops.convert_to_tensor(logits[rows]))
+        return float(ops.convert_to_numpy(value))
+
+    whole = loss(slice(0, 2))
+    monkeypatch.setattr(replicas, "replica_count", lambda: 2)
+    monkeypatch.setattr(replicas, "sum_over_replicas", lambda count: 0 * count + 72.0)
+    parts = [loss(slice(row, row + 1)) for row in (0, 1)]
+    assert np.mean(parts) == pytest.approx(whole, rel=1e-5)

@@ -48,7 +48,15 @@ def assert_equal(ours, plain, shapes, images):
 @pytest.mark.parametrize("size", [(12, 16), (11, 9), (2, 3)], ids=str)
 @pytest.mark.parametrize(
     "kernel,strides,padding,groups",
-    [(3, 1, 1, 1), (3, 2, 1, 1), (2, 2, 0, 1), (1, 1, 0, 1), (3, 2, 1, 2), (1, 1, 0, 3)],
+    [
+        (3, 1, 1, 1),
+        (3, 2, 1, 1),
+        (2, 2, 0, 1),
+        (1, 1, 0, 1),
+        (3, 2, 1, 2),
+        (3, 1, 1, 6),
+        (1, 1, 0, 3),
+    ],
 )
 def test_convolution(kernel, strides, padding, groups, size):
     images = np.random.default_rng(0).normal(size=(2, *size, 6)).astype("float32")
@@ -62,6 +70,22 @@ def test_convolution(kernel, strides, padding, groups, size):
         return conv2d(x, weights, bias, strides=strides, padding=padding)
 
     assert_equal(ours, plain, [(kernel, kernel, 6 // groups, 12), (12,)], images)
+
+
+def test_grouped_convolution_of_maps_of_unknown_size():
+    layer = Conv(8, 3, strides=2, groups=2)
+    batch = np.random.default_rng(0).normal(size=(2, 7, 9, 4)).astype("float32")
+    expected = ops.convert_to_numpy(layer(batch))
+    images = keras.Input((None, None, 4))
+    model = keras.Model(images, layer(images))
+    np.testing.assert_allclose(model.predict(batch, verbose=0), expected, atol=1e-5)
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((None, None, None, 4), "float32")]
+        loss = tf.function(lambda x: tf.gradients(layer(x), x)[0], input_signature=signature)
+        for size in ((7, 9), (6, 4)):
+            assert loss(np.ones((1, *size, 4), "float32")).shape == (1, *size, 4)
 
 
 def test_layer_with_groups():
@@ -105,6 +129,7 @@ def test_half_precision_keeps_its_dtype_and_stays_close(dtype):
     scale, shift = np.ones(8, "float32"), np.zeros(8, "float32")
     for operation, arguments in (
         (lambda x, k, b: conv2d(x, k, b, strides=2), (images, kernel, shift)),
+        (lambda x, k, b: conv2d(x, k, b, strides=2), (images, kernel[:, :, :2], shift)),
         (pointwise, (images, kernel[0, 0], shift)),
         (lambda x, g, b: layer_norm(x, g, b, 1e-6), (images, scale, shift)),
     ):

@@ -1,41 +1,23 @@
 """The two-stage recipe from flags to files, at toy size."""
 
 import dataclasses
-import importlib.util
 import json
-import pathlib
 
 import keras
 import pytest
 
 from keras_densepred import CEDNetBackbone, FeaturePyramid, data, training
 from recipes import coco_mask_rcnn as recipe
-
-TOY = pathlib.Path(__file__).with_name("recipe_toy.py")
-_spec = importlib.util.spec_from_file_location("recipe_toy", TOY)
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
+from tests.recipes import recipe_toy as toy
+from tests.recipes.recipe_toy import Split
 
 # A two-stage step is long to compile: on PyTorch, which does not, the recipe runs in every test.
 compiled = pytest.mark.slow if keras.config.backend() != "torch" else ()
 
 
-class Split:
-    """A data set of which only the number of images is asked."""
-
-    class_names = ("cat",)
-
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return self.images
-
-
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    made = toy.make(tmp_path_factory.mktemp("toy"))
-    return made[: made.index("--head-depth")] + made[made.index("--head-depth") + 2 :]
+    return [*toy.make(tmp_path_factory.mktemp("toy")), "--width", "8", "--drop-path", "0.5"]
 
 
 @pytest.mark.parametrize("detector", [pytest.param("mask", marks=compiled)])

@@ -1,7 +1,6 @@
 """The RetinaNet recipe from flags to files, at toy size."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,16 +14,15 @@ import pytest
 
 from keras_densepred import CEDNetBackbone, data, training
 from recipes import coco_retinanet as recipe
+from tests.recipes import recipe_toy as toy
+from tests.recipes.recipe_toy import Split
 
-TOY = pathlib.Path(__file__).with_name("recipe_toy.py")
-_spec = importlib.util.spec_from_file_location("recipe_toy", TOY)
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return [*toy.make(tmp_path_factory.mktemp("toy")), *toy.RETINANET]
 
 
 @pytest.mark.parametrize("head", ["keras_hub", pytest.param("keras_cv", marks=pytest.mark.slow)])
@@ -59,11 +57,9 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
 
 
 def run(kill_after, flags):
-    root = TOY.parents[2]
+    command = [sys.executable, "-m", "tests.recipes.recipe_toy", "coco_retinanet", str(kill_after)]
     return subprocess.run(
-        [sys.executable, str(TOY), str(kill_after), *flags],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        cwd=root,
+        [*command, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
     ).returncode
 
 
@@ -99,7 +95,7 @@ def test_another_run_in_the_output_is_refused(flags, tmp_path):
     [
         (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
         (["--image-size", "70"], "no multiple of 32"),
-        (["--tfds", "coco/2017"], "--data-dir or --tfds, not both"),
+        (["--tfds", "coco/2017"], "`data_dir` or `tfds`, not both"),
         (["--weights", "nowhere/at/all"], "nowhere/at/all"),
     ],
 )
@@ -108,18 +104,6 @@ def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
         recipe.main([*flags, *more, "--output", str(tmp_path / "out")])
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out" / "metrics.csv").exists()
-
-
-class Split:
-    """A data set of which only the number of images is asked."""
-
-    class_names = ("cat",)
-
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return self.images
 
 
 def test_paper_settings_for_coco():

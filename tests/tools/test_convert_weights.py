@@ -5,8 +5,18 @@ import pytest
 from keras import ops
 
 import keras_densepred
-from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, DetectionPyramid
+from keras_densepred import (
+    CEDNetBackbone,
+    CEDNetImageClassifier,
+    CSPNetBackbone,
+    CSPNetImageClassifier,
+    DetectionPyramid,
+)
+from keras_densepred.convert import darknet, timm
+from tests.backbones.test_csp import MEMBERS
 from tests.convert.test_cednet import tiny_state
+from tests.convert.test_darknet import CLASSES, convolutions, write
+from tests.convert.test_timm import tiny_state as timm_state
 from tools import convert_weights
 
 pytestmark = pytest.mark.backend_free
@@ -61,3 +71,45 @@ def test_faults_are_one_sentence_and_leave_nothing(tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_timms_and_darknets_files_to_presets(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    tiny = MEMBERS["residual"][1]
+    monkeypatch.setattr(
+        CSPNetBackbone,
+        "from_preset",
+        lambda preset, **_: CSPNetBackbone(**tiny, **FLAVOURS[preset]),
+    )
+    monkeypatch.setattr(timm, "preset_of", lambda state: "csp_resnext_50_timm")
+    timms = CSPNetImageClassifier(CSPNetBackbone(**tiny, flavour="timm"), num_classes=CLASSES)
+    safetensors.save_file(timm_state(timms), tmp_path / "timms.safetensors")
+    timm.load_state(timms, timm_state(timms))
+    assert convert_weights.main(["timm", str(tmp_path / "timms.safetensors")]) == 0
+    write(tmp_path / "own.weights", convolutions())
+    darknets = CSPNetImageClassifier(CSPNetBackbone(**tiny), num_classes=CLASSES)
+    darknet.load_weights(darknets, tmp_path / "own.weights")
+    arguments = ["darknet", str(tmp_path / "own.weights"), "--preset", "csp_resnext_50"]
+    assert convert_weights.main([*arguments, "--classes", str(CLASSES)]) == 0
+    monkeypatch.undo()
+    for expected, folder in ((timms, "timms"), (darknets, "own")):
+        loaded = CSPNetImageClassifier.from_preset(str(tmp_path / folder))
+        assert loaded.backbone.flavour == expected.backbone.flavour
+        for ours, theirs in zip(loaded.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+FLAVOURS = {"csp_resnext_50_timm": {"flavour": "timm"}, "csp_resnext_50": {}}
+
+
+def test_darknets_files_need_a_preset(tmp_path, capsys):
+    write(tmp_path / "own.weights", convolutions())
+    for arguments, message in (
+        ([], "need --preset"),
+        (["--preset", "yolov3"], "no architecture preset 'yolov3'"),
+        (["--preset", "csp_resnet_10"], "bytes after its header"),
+    ):
+        assert convert_weights.main(["darknet", str(tmp_path / "own.weights"), *arguments]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["own.weights"]

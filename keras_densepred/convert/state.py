@@ -1,0 +1,143 @@
+"""PyTorch checkpoints as dictionaries of arrays, and their axis order."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from keras_densepred._optional import require
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What `load_state` did.
+
+    Attributes:
+        loaded: the keys whose arrays are now in the model.
+        skipped: keys of parts around the body that this model does not have, such as the
+            classification heads when a classification checkpoint is loaded into a backbone.
+    """
+
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray]:
+    """Reads a checkpoint of the authors' code, without running anything stored in it.
+
+    Args:
+        path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file, which is read by
+            `torch.load(weights_only=True)`.
+        ema: read the averaged weights (`model_ema`) instead of the plain ones.
+
+    Returns:
+        Keys as the families' `load_state` takes them, to arrays: wrappers (`model`, `state_dict`,
+        `module`) and prefixes (`module.`, `backbone.`) are taken off. Of a fine-tuned detector or
+        segmenter only the backbone is returned.
+
+    Raises:
+        ValueError: if the file cannot be read or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no checkpoint file {path}: give the path of one.")
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt", ".bin"):
+        content = _read_torch(path)
+    else:
+        raise ValueError(
+            f"{path} is neither a .safetensors nor a .pth file: convert it to one of these first."
+        )
+    if ema:
+        if not isinstance(content.get("model_ema"), Mapping):
+            raise ValueError(f"{path} holds no averaged weights (`model_ema`): leave `ema` out.")
+        content = content["model_ema"]
+    else:
+        for wrapper in ("state_dict", "model", "module"):
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+    state = {key.removeprefix("module."): value for key, value in content.items()}
+    if any(key.startswith("backbone.") for key in state):
+        state = {
+            key.removeprefix("backbone."): value
+            for key, value in state.items()
+            if key.startswith("backbone.")
+        }
+    state = {key: _to_numpy(value) for key, value in state.items()}
+    state = {key: value for key, value in state.items() if value is not None}
+    if not state:
+        raise ValueError(f"{path} holds no weights: is it a checkpoint of a model?")
+    return state
+
+
+def _read_safetensors(path: Path) -> Mapping:
+    require("safetensors", "convert")
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable .safetensors file: {error}.") from error
+
+
+def _read_torch(path: Path) -> Mapping:
+    torch = require("torch", "torch")
+    import argparse
+
+    try:
+        # The authors store their command line beside the weights; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # For 3000 damaged files torch 2.13 raised eleven kinds of exceptions, one without a message.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read as weights alone ({reason}): re-save its tensors as "
+            ".safetensors."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    return content
+
+
+def _to_numpy(value) -> np.ndarray | None:
+    """The array of a tensor; None for what is no tensor."""
+    if hasattr(value, "detach"):
+        value = value.detach().float() if value.is_floating_point() else value.detach()
+        return value.cpu().numpy()
+    return value if isinstance(value, np.ndarray) else None
+
+
+def to_keras_layout(value: np.ndarray, is_kernel: bool, depthwise: bool = True) -> np.ndarray:
+    """An array of PyTorch's axis order in Keras'.
+
+    Args:
+        value: weights of a convolution (out, in, height, width), of a linear layer (out, in), or
+            others, which stay as they are.
+        is_kernel: whether this is the weight of a convolution or linear layer.
+        depthwise: whether a convolution of one channel a filter is a depthwise one.
+
+    Returns:
+        The array with the axes (height, width, in, out), or (in, out) for a 1x1 convolution too.
+    """
+    if not is_kernel or value.ndim not in (2, 4):
+        return value
+    if value.ndim == 2:
+        return value.T
+    if depthwise and value.shape[1] == 1:  # (channels, 1, height, width)
+        return value.transpose(2, 3, 0, 1)
+    if value.shape[2:] == (1, 1):  # a 1x1 convolution is a Dense layer here
+        return value[:, :, 0, 0].T
+    return value.transpose(2, 3, 1, 0)
+
+
+def named(what: str, keys: list[str]) -> str:
+    """`what` and the first of the keys, for a message; nothing if there are none."""
+    if not keys:
+        return ""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return f"{what} {', '.join(keys[:5])}{more}."

@@ -1,0 +1,146 @@
+"""Weights of timm's `cspdarknet53`, `cspresnet50` and `cspresnext50` (timm/models/cspnet.py).
+
+They belong into the networks of `flavour="timm"`, presets `csp_darknet_53_timm`,
+`csp_resnet_50_timm` and `csp_resnext_50_timm`. timm's are Apache-2.0; images for them are RGB with
+ImageNet's mean (123.675, 116.28, 103.53) and standard deviation (58.395, 57.12, 57.375) taken off.
+"""
+
+import re
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from keras_densepred.backbones.cspnet import CSPNetBackbone
+from keras_densepred.convert.state import LoadReport, named, to_keras_layout
+
+# Layer names of this package -> module names of timm's, first match wins. `stage` and `block`
+# count from one here, from zero there.
+_MODULES = [
+    (r"stem", "stem.conv1"),
+    (r"stage(?P<stage>\d+)_down", "stages.{stage}.conv_down"),
+    (r"stage(?P<stage>\d+)_(?:bypass|branch)", "stages.{stage}.conv_exp"),
+    (r"stage(?P<stage>\d+)_block(?P<block>\d+)_reduce", "stages.{stage}.blocks.{block}.conv1"),
+    (r"stage(?P<stage>\d+)_block(?P<block>\d+)_spatial", "stages.{stage}.blocks.{block}.conv2"),
+    (r"stage(?P<stage>\d+)_block(?P<block>\d+)_expand", "stages.{stage}.blocks.{block}.conv3"),
+    (r"stage(?P<stage>\d+)_transition", "stages.{stage}.conv_transition_b"),
+    (r"stage(?P<stage>\d+)_fuse", "stages.{stage}.conv_transition"),
+]
+_WEIGHTS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_HEAD = "head.fc."
+
+
+def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
+    """Loads timm's weights into a `CSPNetBackbone` or a `CSPNetImageClassifier` around one.
+
+    Nothing is assigned unless everything fits.
+
+    Args:
+        model: a network of `flavour="timm"`.
+        state: timm's key names to arrays in PyTorch's layout: convolutions (out, in, height,
+            width), linear layers (out, in).
+
+    Returns:
+        A `LoadReport`. The classification head is skipped where `model` has none.
+
+    Raises:
+        ValueError: if the model is of another kind or flavour, or the state lacks a key, has an
+            unknown one, or has an array of another shape. The message names them.
+    """
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    targets = timm_keys(model)
+    missing = [key for key in targets if key not in state]
+    unexpected = [key for key in state if key not in targets]
+    skipped = [key for key in unexpected if key.startswith(_HEAD)]
+    unknown = [key for key in unexpected if key not in skipped]
+    if missing or unknown:
+        raise ValueError(
+            f"The weights do not fit {model.name}:"
+            + named(" missing keys", missing)
+            + named(" unexpected keys", unknown)
+            + " Choose the preset the weights were made with."
+        )
+    values = []
+    for key, variables in targets.items():
+        is_kernel = variables[0].name == "kernel"
+        value = to_keras_layout(np.asarray(state[key]), is_kernel, depthwise=False)
+        widths = [variable.shape[-1] for variable in variables]
+        if value.shape != (*variables[0].shape[:-1], sum(widths)):
+            raise ValueError(
+                f"The array of {key!r} has the shape {tuple(np.shape(state[key]))}, which does "
+                f"not fit the weight {variables[0].path!r} of shape {tuple(variables[0].shape)}: "
+                "choose the preset the weights were made with."
+            )
+        parts = np.split(value, np.cumsum(widths)[:-1], axis=-1)
+        values += list(zip(variables, parts, strict=True))
+    for variable, value in values:
+        variable.assign(value)
+    return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+
+
+def timm_keys(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """timm's key of every weight of `model`.
+
+    Returns:
+        Key to one weight here, or to two that lie behind each other in timm's output channels: a
+        stage's bypass and branch are one convolution there.
+
+    Raises:
+        ValueError: if the model is not a CSPNet of residual blocks of `flavour="timm"`.
+    """
+    backbone = getattr(model, "backbone", model)
+    if not isinstance(backbone, CSPNetBackbone):
+        raise ValueError(
+            f"{model.name} is a {type(model).__name__}; `convert.timm` serves CSPNetBackbone and "
+            "CSPNetImageClassifier around one."
+        )
+    if backbone.flavour != "timm":
+        raise ValueError(
+            f'{model.name} is of the flavour "{backbone.flavour}", which computes other outputs '
+            'from timm\'s weights: build a preset "..._timm".'
+        )
+    keys: dict[str, list[keras.Variable]] = {}
+    for name in (*backbone.convolutions, "head_logits"):
+        if name == "head_logits":
+            layers = {name: _HEAD[:-1]} if model is not backbone else {}
+        else:
+            module = _module_name(name.removesuffix("_conv"))
+            layers = {name: f"{module}.conv", name.replace("_conv", "_norm"): f"{module}.bn"}
+        for layer, module in layers.items():
+            for weight in model.get_layer(layer).weights:
+                keys.setdefault(f"{module}.{_WEIGHTS[weight.name]}", []).append(weight)
+    return keys
+
+
+def preset_of(state: Mapping[str, np.ndarray]) -> str:
+    """The preset that a state of timm's belongs to.
+
+    Raises:
+        ValueError: if it belongs to none of the three.
+    """
+    first = "stages.0.blocks.0.conv2.conv.weight"
+    presets = {(64, 32): "csp_darknet_53_timm", (64, 64): "csp_resnet_50_timm"}
+    presets[128, 4] = "csp_resnext_50_timm"
+    preset = presets.get(tuple(np.shape(state.get(first, ())))[:2])
+    if preset is None or "stages.0.conv_exp.conv.weight" not in state:
+        raise ValueError(
+            "These are not the weights of timm's cspdarknet53, cspresnet50 or cspresnext50, the "
+            "only ones of timm's that this package has networks for."
+        )
+    return preset
+
+
+def _module_name(name: str) -> str:
+    for pattern, module in _MODULES:
+        match = re.fullmatch(pattern, name)
+        if match is not None:
+            fields = {field: int(value) - 1 for field, value in match.groupdict().items()}
+            return module.format(**fields)
+    raise ValueError(f"timm's networks have no layer {name!r}: its blocks are of another kind.")

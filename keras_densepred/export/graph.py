@@ -1,0 +1,98 @@
+"""The form of a model that is exported: norms folded, plain convolutions, outputs in order."""
+
+from typing import Any
+
+import keras
+
+from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.pointwise import Pointwise
+from keras_densepred.models.folding import FoldedDetector, fold_batch_norm
+
+Tensor = Any
+
+
+class Exported(keras.Model):
+    """A model whose outputs are a tuple in a known order; a detector's are boxes and scores.
+
+    Args:
+        model: what is exported: a functional model, or a detector with `boxes_and_scores`.
+
+    Attributes:
+        decoder: the `prediction_decoder` of a detector, otherwise None.
+        names: the outputs' names, in their order.
+
+    Raises:
+        ValueError: if the model computes in half precision, is not functional, or is a detector
+            whose detections do not come from one set of boxes and scores.
+    """
+
+    def __init__(self, model: keras.Model):
+        super().__init__(name=f"{model.name}_exported")
+        is_detector = hasattr(model, "boxes_and_scores")
+        self.decoder = model.prediction_decoder if is_detector else None
+        if not is_detector and type(model).predict_step is not keras.Model.predict_step:
+            raise ValueError(
+                f"{type(model).__name__} has no form for export: of the detectors YOLOv3Detector "
+                "and RetinaNet have one."
+            )
+        low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
+        if low:
+            raise ValueError(
+                f"{model.name!r} computes in {', '.join(sorted(low))}: build or load it with the "
+                "dtype policy float32 for export."
+            )
+        folded = fold_batch_norm(model)
+        self.graph = plain_convolutions(
+            folded.graph if isinstance(folded, FoldedDetector) else folded
+        )
+        if is_detector:
+            # A method and not the detector, whose weights would be exported too.
+            self._decode = model.boxes_and_scores
+            self.names: tuple[str, ...] = ("boxes", "scores")
+        elif isinstance(self.graph.output, dict):
+            self.names = tuple(self.graph.output)
+        else:
+            outputs = keras.tree.flatten(self.graph.output)
+            self.names = (
+                ("outputs",)
+                if len(outputs) == 1
+                else tuple(f"outputs_{i}" for i in range(len(outputs)))
+            )
+        self.built = True
+
+    def call(self, images: Tensor, training: bool | None = None) -> tuple[Tensor, ...]:
+        """(B, H, W, 3) -> the tensors that `names` names."""
+        outputs = self.graph(images, training=False)
+        if self.decoder is not None:
+            return self._decode(outputs, images)
+        if isinstance(outputs, dict):
+            return tuple(outputs[name] for name in self.names)
+        return tuple(keras.tree.flatten(outputs))
+
+
+def plain_convolutions(model: keras.Model) -> keras.Model:
+    """A copy in which 1x1 convolutions are convolutions.
+
+    Here they are matrix products of channels-last maps, which is what the Keras backends are
+    fastest at. ONNX Runtime keeps its maps in blocks of channels, and would turn each of them
+    around for a product.
+
+    Args:
+        model: a functional model without models inside.
+
+    Returns:
+        A functional model of the same inputs and outputs, with weights of its own.
+    """
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        shared = len(layer._inbound_nodes) > 1  # by maps that may differ in their axes
+        if isinstance(layer, Pointwise) and not shared and len(layer.input.shape) == 4:
+            return Conv(
+                layer.units, 1, use_bias=layer.use_bias, name=layer.name, dtype=layer.dtype_policy
+            )
+        return type(layer).from_config(layer.get_config())
+
+    plain = keras.models.clone_model(model, clone_function=copy)
+    for new, old in zip(plain.weights, model.weights, strict=True):
+        new.assign(keras.ops.reshape(old, new.shape))
+    return plain

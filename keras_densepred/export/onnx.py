@@ -1,0 +1,129 @@
+"""Export to ONNX: `Model.export` of Keras on a prepared graph, suppression as ONNX's own operator.
+
+Keras writes the graph with the converter of its backend: tf2onnx, jax2onnx, or PyTorch's.
+"""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_densepred._optional import require
+from keras_densepred.export.graph import Exported
+from keras_densepred.export.suppression import add_suppression
+
+OPSET = 18
+_CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}
+
+
+def export_onnx(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    image_size: int | tuple[int, int],
+    *,
+    batch_size: int = 1,
+    suppress: bool = True,
+) -> Path:
+    """Writes a model for inference as an ONNX file, from any backend whose converter is installed.
+
+    Batch norms are folded. The input is `"images"` (B, H, W, 3) float32, prepared as for the
+    model. A detector (`YOLOv3Detector`, RetinaNet) gives what its `predict` gives with
+    `bounding_box_format="xyxy"`: `"boxes"` (B, M, 4) float32 xyxy in pixels, `"labels"` (B, M)
+    int64, `"confidence"` (B, M) float32, -1 past `"num_detections"` (B,) int64. It is the same as
+    Keras' while an image has no more than `pre_nms_top_k` candidates (ties aside). Other models
+    give their outputs under their keys, or `"outputs"`.
+
+    Args:
+        model: a detector, or a functional model such as a classifier, segmenter or backbone.
+        path: the file to write; an old one is replaced.
+        image_size: side of the images, or height and width, in pixels.
+        batch_size: B, which is fixed in the file.
+        suppress: whether a detector's file contains its non-maximum suppression; without it, it
+            gives all `"boxes"` (B, N, 4) and `"scores"` (B, N, C).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the model cannot be exported, or a number is not positive.
+        ImportError: if onnx or the backend's converter is not installed.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if min(*sides, batch_size) < 1:
+        raise ValueError(
+            f"`image_size` is {image_size} and `batch_size` {batch_size}; give positive integers."
+        )
+    onnx = require("onnx", "export")
+    _require_converter()
+    exported = Exported(model)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        unfinished = Path(folder) / "model.onnx"
+        shapes = _write(exported, unfinished, (batch_size, *sides, 3))
+        proto = onnx.load(unfinished)
+        _name_outputs(proto, exported.names, shapes)
+        decoder = exported.decoder
+        if decoder is not None and suppress:
+            add_suppression(
+                proto,
+                shapes[1],
+                iou_threshold=decoder.iou_threshold,
+                score_threshold=decoder.confidence_threshold,
+                max_detections=decoder.max_detections,
+                candidates=decoder.pre_nms_top_k,
+            )
+        onnx.checker.check_model(proto)
+        onnx.save(proto, unfinished)
+        os.replace(unfinished, path)
+    return path
+
+
+def _require_converter() -> None:
+    backend = keras.config.backend()
+    if backend == "jax":
+        try:
+            require("jax2onnx", "export")
+        except ImportError as error:
+            raise ImportError(
+                "Keras exports to ONNX from JAX through `jax2onnx`: run `pip install jax2onnx`, or "
+                "export the saved model with KERAS_BACKEND=torch or tensorflow."
+            ) from error
+    else:
+        require(_CONVERTERS[backend], "export")
+
+
+def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Runs the backend's converter; returns the shapes of the outputs."""
+    signature = [keras.InputSpec(shape=shape, dtype="float32", name="images")]
+    shapes = [tuple(output.shape) for output in model(keras.ops.zeros(shape))]
+    # The converters tell their progress at length.
+    levels = {name: logging.getLogger(name).level for name in ("tf2onnx", "torch.onnx")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        model.export(
+            str(path), format="onnx", verbose=False, input_signature=signature, opset_version=OPSET
+        )
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    return shapes
+
+
+def _name_outputs(proto: Any, names: tuple[str, ...], shapes: list[tuple[int, ...]]) -> None:
+    """Gives the outputs, which come in the order of `names`, those names and shapes."""
+    onnx = require("onnx", "export")
+    taken = [output.name for output in proto.graph.output]
+    if len(taken) != len(names):
+        raise ValueError(f"The converter gave outputs {taken}, not one each for {list(names)}.")
+    del proto.graph.output[:]
+    for old, name, shape in zip(taken, names, shapes, strict=True):
+        if old != name:
+            node = onnx.helper.make_node("Identity", [old], [name], name=f"name_{name}")
+            proto.graph.node.append(node)
+        kind = onnx.TensorProto.FLOAT
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))

@@ -1,0 +1,78 @@
+"""Exported files, run by ONNX Runtime, give what Keras gives."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred.export import export_onnx, graph, quantize_onnx
+from keras_densepred.models import YOLOv3Detector
+from tests.models.conftest import ToyPyramid
+from tests.weights import set_deterministic_weights
+from tools.timing.onnx_files import agreement, runner
+
+BACKEND = keras.config.backend()
+SIZE = (64, 96)
+IMAGES = np.random.default_rng(0).uniform(size=(2, *SIZE, 3)).astype("float32")
+TOLERANCE = {"rtol": 1e-3, "atol": 1e-3}  # boxes are in pixels
+ANCHORS = [(8, 8), (12, 14), (20, 24), (34, 28), (50, 56), (88, 60)]
+
+
+def yolo():
+    model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn", ANCHORS, loss="ciou")
+    set_deterministic_weights(model)
+    for level in model.masks:
+        bias = model.get_layer(f"yolo_{level.lower()}_prediction").bias
+        bias.assign(np.random.default_rng(1).normal(0, 2, bias.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = yolo()
+    folder = tmp_path_factory.mktemp("onnx")
+    return model, export_onnx(model, folder / "yolo.onnx", SIZE, batch_size=2)
+
+
+if BACKEND == "jax":
+
+    def test_jax_names_its_converter(tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "jax2onnx", None)
+        with pytest.raises(ImportError, match="pip install jax2onnx"):
+            export_onnx(yolo(), tmp_path / "x.onnx", SIZE)
+        assert not list(tmp_path.iterdir())
+
+else:
+
+    def test_detections_are_those_of_predict(exported):
+        model, path = exported
+        expected = model.predict(IMAGES, verbose=0)
+        found = runner(path)(IMAGES)
+        assert expected["num_detections"].min() > 3 and set(found) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
+        assert [p.name for p in path.parent.iterdir()] == ["yolo.onnx"]
+
+    def test_integers_find_the_same_objects(exported, tmp_path):
+        _, path = exported
+        small = quantize_onnx(path, tmp_path / "int8.onnx", [IMAGES])
+        found, expected = runner(small)(IMAGES), runner(path)(IMAGES)
+        for image in range(len(IMAGES)):
+            one, other = (
+                {name: value[image : image + 1] for name, value in outputs.items()}
+                for outputs in (expected, found)
+            )
+            matched, number = agreement(one, other)
+            assert number and matched >= 0.8 * number
+        with pytest.raises(ValueError, match="no images to calibrate"):
+            quantize_onnx(path, tmp_path / "none.onnx", [])
+        assert [p.name for p in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+def test_faults_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="give positive integers"):
+        export_onnx(yolo(), tmp_path / "x.onnx", 0)
+    half = YOLOv3Detector(ToyPyramid(ready=False, dtype="mixed_bfloat16"), 3, "prn", ANCHORS)
+    with pytest.raises(ValueError, match="dtype policy float32"):
+        graph.Exported(half)
