@@ -105,7 +105,7 @@ def _is_exporting() -> bool:
     """Whether torch writes the graph for another runtime, which has convolutions of its own."""
     import torch
 
-    return torch.compiler.is_exporting()
+    return torch.onnx.is_in_onnx_export()
 
 
 def _output_size(inputs, kernel, strides, padding) -> tuple[int, int]:
