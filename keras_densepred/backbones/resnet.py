@@ -95,7 +95,7 @@ class ResNetBackbone(PyramidBackbone):
             raise ValueError(f"`frozen_stages` must be None or 0 to 4, got {frozen_stages}.")
         modules = _checked_modules(msfm or {})
         data_format = resolve_data_format(data_format)
-        kit = ConvNorm("relu", 0.9, 1e-5, sync_batch_norm, dtype, fixed_batch_norm)
+        kit = ConvNorm("relu", 0.9, 1e-5, sync_batch_norm, dtype, fixed_statistics=fixed_batch_norm)
 
         # === Functional model ===
         inputs = keras.Input(shape=tuple(image_shape), name="images")

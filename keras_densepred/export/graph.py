@@ -94,5 +94,6 @@ def plain_convolutions(model: keras.Model) -> keras.Model:
 
     plain = keras.models.clone_model(model, clone_function=copy)
     for new, old in zip(plain.weights, model.weights, strict=True):
-        new.assign(keras.ops.reshape(old, new.shape))
+        # A buffer of its own: `fit` and `predict` donate a model's to a step on JAX.
+        new.assign(keras.ops.convert_to_numpy(old).reshape(new.shape).copy())
     return plain

@@ -158,7 +158,8 @@ class _Folder:
         if id(operation) in self.copies:
             copy = self.copies[id(operation)]
             for new, old in zip(copy.weights, operation.weights, strict=True):
-                new.assign(old)
+                # A buffer of its own: `fit` and `predict` donate a model's to a step on JAX.
+                new.assign(keras.ops.convert_to_numpy(old).copy())
 
     def _prediction_head(self, head: PredictionHead, x: Tensor, level: str, prefix: str) -> Tensor:
         """The head at one level, with that level's norms in convolutions of its own."""

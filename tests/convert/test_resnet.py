@@ -62,7 +62,7 @@ def test_keras_hubs_outputs_are_ours():
     backbone = ResNetBackbone(DEPTHS, msfm=msfm)  # starts as the plain network
     report = resnet.load_keras_hub(backbone, source)
     assert len(report.loaded) == len(source.weights)
-    pyramid = run(keras.Model(source.input, source.pyramid_outputs), IMAGES)
+    pyramid = run(keras.Model(source.input, dict(source.pyramid_outputs)), IMAGES)
     outputs = run(backbone, IMAGES)
     assert outputs.keys() == pyramid.keys()
     for level, output in outputs.items():
