@@ -50,7 +50,7 @@ class Settings:
     # data
     data_dir: str | None = setting(None, "VOC tree, or images and masks; none: built-in shapes")
     tfds: str | None = setting(None, "TensorFlow Datasets name instead, such as oxford_iiit_pet")
-    image_size: int | None = setting(None, "side of training crops (paper: 512, shapes: 128)")
+    image_size: int | None = setting(None, "side of training crops (paper: 512, shapes: 96)")
     batch_size: int | None = setting(None, "images per step over all devices (paper: 256)")
     scale_min: float | None = setting(None, "random scale from (paper-sized data: 0.5)")
     scale_max: float | None = setting(None, "random scale to (paper-sized data: 2.0)")
@@ -111,16 +111,16 @@ def complete(settings: Settings, train: Any) -> Settings:
     builtin = isinstance(train, data.ShapesSegmentation)
     paper = len(train) >= PAPER_IMAGES and not builtin
     batch_size = settings.batch_size or (PAPER_BATCH if paper else 8)
-    steps = settings.steps or (20_000 if paper else 1000)
+    steps = settings.steps or (20_000 if paper else 900)
     steps_per_epoch = settings.steps_per_epoch or min(steps, 1000 if paper else 100)
     optimizer = settings.optimizer or ("sgd" if paper else "adamw")
     epochs = -(-steps // steps_per_epoch)
     defaults = {
-        "preset": "bicsnet_48" if paper else "bicsnet_lite0",
+        "preset": "bicsnet_48" if paper else "cednet_next_pico",
         "batch_size": batch_size,
         "steps": epochs * steps_per_epoch,
         "steps_per_epoch": steps_per_epoch,
-        "image_size": 512 if paper else 128 if builtin else 256,
+        "image_size": 512 if paper else 96 if builtin else 256,
         "scale_min": 0.5 if paper else 0.8,
         "scale_max": 2.0 if paper else 1.25,
         "width": 256 if paper else 64,
@@ -132,7 +132,7 @@ def complete(settings: Settings, train: Any) -> Settings:
         "warmup_steps": 1000 if paper else min(50, steps // 10),
         "weight_decay": 4e-5 if optimizer == "sgd" else 1e-4,
         "ema": 0.0 if paper else 0.99,
-        "evaluate_every": 1 if paper else max(1, epochs // 5),
+        "evaluate_every": 1 if paper else max(1, epochs // 3),
     }
     given = dataclasses.asdict(settings) | {"steps": None}
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
@@ -146,7 +146,7 @@ def open_data(settings: Settings) -> tuple[Any, Any]:
         find = data.find_tfds_segmentation if settings.tfds else data.find_segmentation_splits
         splits = find(settings.tfds or settings.data_dir)
         return splits["train"], splits["val"]
-    size = settings.image_size or 128
+    size = settings.image_size or 96
     return tuple(
         data.ShapesSegmentation(count, size, settings.seed, split)
         for count, split in ((1600, "train"), (200, "val"))
@@ -337,7 +337,8 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         cluster.say(summary)
         if split is train:
             check_labels(summary)
-    cluster.say(f"Building {settings.preset} with DeepLabv3 ({settings.head}) ...")
+    source = settings.weights or settings.preset
+    cluster.say(f"Building {source} with DeepLabv3 ({settings.head}) ...")
     keras.utils.set_random_seed(settings.seed)
     backbone = build_backbone(settings)
     model = build_model(settings, backbone, len(train.class_names))
@@ -431,7 +432,7 @@ def write(
     source = settings.tfds or settings.data_dir or "the built-in shapes"
     training.write_model_card(
         preset,
-        title=f"DeepLabv3 on {settings.preset}, {pathlib.PurePath(source).name}",
+        title=f"DeepLabv3 on {type(backbone).__name__}, {pathlib.PurePath(source).name}",
         task="image-segmentation",
         data=f"{source}: {len(train):,} training and {val_images:,} validation images of "
         f"{len(train.class_names)} classes (`classes.json`), {settings.image_size} x "

@@ -49,7 +49,7 @@ class Exported(keras.Model):
         if is_detector:
             # A method and not the detector, whose weights would be exported too.
             self._decode = model.boxes_and_scores
-            self.names = ("boxes", "scores")
+            self.names: tuple[str, ...] = ("boxes", "scores")
         elif isinstance(self.network.output, dict):
             self.names = tuple(self.network.output)
         else:

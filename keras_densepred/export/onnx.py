@@ -6,6 +6,7 @@ Keras writes the graph with the converter of its backend: tf2onnx, jax2onnx, or 
 import logging
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,18 @@ def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> list[tuple[in
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        model.export(
-            str(path), format="onnx", verbose=False, input_signature=signature, opset_version=OPSET
-        )
+        with warnings.catch_warnings():
+            if keras.config.backend() == "torch":
+                # Of choices made by sizes, which are as fixed as the file's.
+                tracer_warning = require("torch.jit", "torch").TracerWarning
+                warnings.simplefilter("ignore", tracer_warning)
+            model.export(
+                str(path),
+                format="onnx",
+                verbose=False,
+                input_signature=signature,
+                opset_version=OPSET,
+            )
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

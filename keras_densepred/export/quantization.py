@@ -11,8 +11,10 @@ import numpy as np
 from keras_densepred._optional import require
 
 # What ONNX Runtime computes in integers on a CPU; whatever else there is stays float.
-_OPERATORS = ("Conv", "MatMul", "Gemm", "LeakyRelu", "Add", "Mul", "Sigmoid", "Concat")
-_OPERATORS += ("MaxPool", "Resize", "Transpose", "Reshape", "Slice", "Split")
+_OPERATORS = (
+    *("Conv", "MatMul", "Gemm", "LeakyRelu", "Add", "Mul", "Sigmoid", "Concat"),
+    *("MaxPool", "Resize", "Transpose", "Reshape", "Slice", "Split"),
+)
 _WEIGHTED = frozenset({"Conv", "MatMul", "Gemm"})
 
 

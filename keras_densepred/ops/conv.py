@@ -16,12 +16,12 @@ convolution if asked. Two more reasons to call them directly:
 
 In groups of channels, CPUs have two more:
 
-* JAX: XLA's gradient by a grouped convolution's kernel is a slow one: from (1, 56, 56, 128), 3x3 in
-  32 groups, both gradients take 4.9 s, of which a product a tap and group leaves 0.03 (CPU time on
-  a busy machine; 2.1 s and 0.015 for (1, 28, 28, 256)). The rest of `grouped_jax.py` is XLA's.
+* JAX: XLA's gradient by a grouped convolution's kernel is slow: from (1, 56, 56, 128), 3x3 in 32
+  groups, forward and both gradients take 4.9 s, with a product a tap and group for that gradient
+  0.045 (CPU time on a busy machine; 2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's
+  in `grouped_jax.py` as well: products of patches are no faster there.
 * TensorFlow has no grouped convolution on CPU outside of XLA; `keras.ops.conv` has XLA compile one,
-  anew at each eager call, with the same gradient. `grouped_tensorflow.py` makes products of
-  patches.
+  anew at each eager call, with that gradient. `grouped_tensorflow.py` is products of patches.
 """
 
 import keras

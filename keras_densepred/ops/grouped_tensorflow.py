@@ -36,7 +36,8 @@ def grouped_conv(inputs, kernel, strides, padding):
 
         return _products(_pad(inputs, padding), kernel, strides), gradients
 
-    return convolve(inputs, kernel)
+    # A variable itself would be a second kind of argument to `custom_gradient`.
+    return convolve(inputs, tf.convert_to_tensor(kernel))
 
 
 def _pad(inputs, padding):

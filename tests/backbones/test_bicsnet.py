@@ -214,7 +214,14 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("member", ["full", pytest.param("lite", marks=pytest.mark.slow)])
+# JAX compiles the full network's call for forty seconds; `make test-slow` does it there.
+@pytest.mark.parametrize(
+    "member",
+    [
+        pytest.param("full", marks=[pytest.mark.slow] if JAX else []),
+        pytest.param("lite", marks=pytest.mark.slow),
+    ],
+)
 def test_round_trips_are_exact(member, tmp_path):
     backbone = mini(member, **CHANGES[member])
     outputs = run(backbone, images())

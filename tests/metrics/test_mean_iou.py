@@ -183,7 +183,7 @@ def test_evaluation_during_fit():
     assert history["val_mIoU"] == [1.0, 1.0] and history["val_pixel_accuracy"] == [1.0, 1.0]
     assert len(entered) == 2, "every second epoch and the last"
     assert evaluation.confusion.sum() == 4 * 63
-    evaluation.predictor = Oracle(60, wrong=(0,))  # with a device of its own, say
+    evaluation.predictor = Oracle(60, wrong=(1,))  # with a device of its own, say
     evaluation.gather = lambda arrays: {k: np.concatenate([v, v]) for k, v in arrays.items()}
     evaluation.inference = None
     assert evaluation.evaluate(model)["pixel_accuracy"] == 0.75
