@@ -42,17 +42,18 @@ class Exported(keras.Model):
                 "dtype policy float32 for export."
             )
         folded = fold_batch_norm(model)
-        self.graph = plain_convolutions(
+        # Not `graph`: torch.fx, with which PyTorch exports, calls its own graph that.
+        self.network = plain_convolutions(
             folded.graph if isinstance(folded, FoldedDetector) else folded
         )
         if is_detector:
             # A method and not the detector, whose weights would be exported too.
             self._decode = model.boxes_and_scores
             self.names: tuple[str, ...] = ("boxes", "scores")
-        elif isinstance(self.graph.output, dict):
-            self.names = tuple(self.graph.output)
+        elif isinstance(self.network.output, dict):
+            self.names = tuple(self.network.output)
         else:
-            outputs = keras.tree.flatten(self.graph.output)
+            outputs = keras.tree.flatten(self.network.output)
             self.names = (
                 ("outputs",)
                 if len(outputs) == 1
@@ -62,7 +63,7 @@ class Exported(keras.Model):
 
     def call(self, images: Tensor, training: bool | None = None) -> tuple[Tensor, ...]:
         """(B, H, W, 3) -> the tensors that `names` names."""
-        outputs = self.graph(images, training=False)
+        outputs = self.network(images, training=False)
         if self.decoder is not None:
             return self._decode(outputs, images)
         if isinstance(outputs, dict):
