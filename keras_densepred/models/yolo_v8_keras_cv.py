@@ -27,7 +27,7 @@ class YOLOV8KerasCV(keras_cv.models.YOLOV8Detector):
     `keras_cv.models.YOLOV8Detector` of keras-cv 0.9.0 differs: it takes labels under `"classes"`;
     `train_on_batch` and `predict_on_batch` fail; on PyTorch its decoder needs torchvision; its
     class loss is a mean over the classes instead of their sum; every class starts at probability
-    0.5; under a global mixed precision policy training fails on TensorFlow and JAX; a compiled
+    0.5; under a global mixed precision policy training fails on TensorFlow; a compiled
     model does not compile again when loaded.
 
     Neck and heads compute in float32 whatever the policy. On TensorFlow all images of a session
@@ -173,7 +173,7 @@ def _float32() -> Iterator[None]:
     """Layers made inside compute in float32.
 
     keras-cv 0.9.0 makes a layer in its loss, which under a global mixed policy turns logits to half
-    precision that is then multiplied by float32: TensorFlow and JAX refuse.
+    precision that is then multiplied by float32: TensorFlow refuses.
     """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")

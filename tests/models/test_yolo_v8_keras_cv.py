@@ -164,7 +164,8 @@ if BACKEND == "torch":
         with pytest.raises(ModuleNotFoundError, match="torchvision"):
             stock.predict(IMAGES, verbose=0)
 
-else:
+
+if BACKEND == "tensorflow":
 
     def test_keras_cv_still_fails_under_a_mixed_policy(stock, mixed_policy):
         targets = {k: keras.ops.convert_to_tensor(v) for k, v in make_targets("classes").items()}
