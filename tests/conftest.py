@@ -13,6 +13,15 @@ import keras
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items):
+    """Makes `slow_on("jax", ...)` what `slow` is on those backends, and nothing on the others."""
+    for item in items:
+        mark = item.get_closest_marker("slow_on")
+        if mark and keras.config.backend() in mark.args:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     keras.utils.set_random_seed(0)

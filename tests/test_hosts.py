@@ -84,6 +84,7 @@ def test_keras_cv_retinanet(backbone, tmp_path):
     assert_trains_predicts_and_reloads(model, CV_TARGETS, "classes", tmp_path / "model.keras")
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_cv_yolo_v8(backbone, tmp_path):
     model = keras_cv.models.YOLOV8Detector(
         backbone,

@@ -88,6 +88,7 @@ def test_forms_run_and_every_weight_gets_a_gradient(form):
         assert gradient is not None and np.all(np.isfinite(gradient)), weight.path
 
 
+@pytest.mark.slow_on("jax")
 def test_every_weight_gets_a_gradient():
     backbone = mini("dense")
     for weight, gradient in zip(

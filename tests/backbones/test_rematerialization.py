@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from keras_densepred import CEDNetBackbone
 from keras_densepred.backbones.rematerialization import _inside_of_runs
@@ -17,6 +18,7 @@ def tiny(**arguments):
     return backbone
 
 
+@pytest.mark.slow_on("jax")
 def test_gradients_are_the_same():
     backbone = tiny()
     plain = gradients(backbone, IMAGES)

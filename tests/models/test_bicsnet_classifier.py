@@ -46,6 +46,7 @@ def test_logits_are_linear_in_the_mean_of_refined_levels():
     )
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_fit_changes_every_kernel_and_round_trips_are_exact(tmp_path):
     model = classifier("lite" if keras.config.backend() == "torch" else "full")
     batch = images(32, 48, batch=4)

@@ -47,6 +47,7 @@ def stock():
     return model
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_fits_and_predicts_as_the_other_detectors(model):
     assert isinstance(model, keras_cv.models.YOLOV8Detector)
 

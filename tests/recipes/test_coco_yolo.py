@@ -25,10 +25,12 @@ def flags(tmp_path_factory):
     return toy.make(tmp_path_factory.mktemp("toy"))
 
 
-# JAX compiles each of them for half a minute; `make test-slow` runs the others there.
 @pytest.mark.parametrize(
     "head",
-    ["efm", *(pytest.param(h, marks=pytest.mark.slow) for h in ("prn", "panet", "yolov8"))],
+    [
+        pytest.param("efm", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        *(pytest.param(h, marks=pytest.mark.slow) for h in ("prn", "panet", "yolov8")),
+    ],
 )
 def test_from_flags_to_files(flags, tmp_path, capsys, head):
     output = tmp_path / "out"
