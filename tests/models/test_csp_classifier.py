@@ -16,7 +16,7 @@ def test_logits_are_linear_in_the_mean_of_p5():
     model = CSPNetImageClassifier(mini("dense"), num_classes=3)
     set_deterministic_weights(model)
     taps = {"p5": model.backbone.pyramid_outputs["P5"], "logits": model.output}
-    outputs = run(keras.Function(model.inputs, taps), images())
+    outputs = run(keras.Model(model.input, taps), images())
     kernel, bias = model.get_layer("head_logits").get_weights()
     expected = ops.convert_to_numpy(outputs["p5"]).mean((1, 2)) @ kernel + bias
     np.testing.assert_allclose(ops.convert_to_numpy(outputs["logits"]), expected, atol=1e-5)
