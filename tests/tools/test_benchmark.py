@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred import BiCSNetBackbone, CEDNetBackbone
+from keras_densepred import BiCSNetBackbone, CEDNetBackbone, backbones, models
 from tests.weights import set_deterministic_weights
 from tools import benchmark
 from tools.baselines.stock_layers import with_stock_layers
-from tools.timing import measure
+from tools.timing import detectors, measure
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,7 @@ def test_rows_are_added_to_a_file_of_the_same_columns_only(tmp_path):
         ("--mode train --model pyramid", "leave out --model"),
         ("--batch 0", "--batch must be positive"),
         ("--image-size 100", "multiple of 32"),
+        ("--detectors yolov9", "There is no detector yolov9; choose from peleenet_prn"),
     ],
 )
 def test_faults_are_one_sentence(command, message, capsys):
@@ -101,3 +102,24 @@ def test_candidates_take_turns():
     )
     assert calls == ["a", "a", "b", "b", *"ababab"]
     assert set(timings) == {"a", "b"}
+
+
+@pytest.mark.slow
+def test_detectors_are_timed_in_each_form(tmp_path):
+    output = tmp_path / "detectors.csv"
+    command = ["--detectors", "csp_densenet_b_ref_prn", "--rounds", "1", "--output", str(output)]
+    assert benchmark.main(command) == 0
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    forms = ["plain", "folded"]
+    if keras.config.backend() != "jax":
+        forms += ["onnx", "onnx_int8"]
+    assert [row["candidate"] for row in rows] == forms
+    assert all(float(row["images_per_s"]) > 0 for row in rows)
+
+
+@pytest.mark.backend_free
+def test_every_row_of_detectors_names_a_preset_and_a_neck():
+    for row in detectors.DETECTORS.values():
+        assert backbones.built_in_preset(row.preset) == row.preset
+        assert row.neck in models.YOLO_NECKS and row.image_size % 32 == 0
