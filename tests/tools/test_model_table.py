@@ -65,8 +65,12 @@ def test_cspnets_networks_say_where_they_are_from():
     counts = [c for c in counts if c.status != "not built"]
     assert {c.basis for c in counts} == {"FIRM", "DECODED", "CALIBRATED"}
     assert all(c.status == "agrees" for c in counts if c.basis == "FIRM")
-    firm = {c.preset: model_table._multiply_adds_cell(c) for c in counts if c.basis == "FIRM"}
-    assert firm["csp_peleenet"] == "0.888 BF" and firm["csp_darknet_53"] == "13.07 BF"
+    firm = {
+        (c.preset, c.head): model_table._multiply_adds_cell(c) for c in counts if c.basis == "FIRM"
+    }
+    assert firm["csp_peleenet", "ImageNet"] == "0.888 BF"
+    assert firm["csp_darknet_53", "ImageNet"] == "13.07 BF"
+    assert firm["csp_peleenet", "PRN-3l"] == "4.586 BF"
 
 
 def test_layers_of_models_as_text_csv_and_picture(capsys, tmp_path):
