@@ -4,7 +4,8 @@ Data, metrics and training tools are in the subpackages of these names: `keras_d
 `keras_densepred.metrics`, `keras_densepred.training`, `keras_densepred.convert`.
 """
 
-from keras_densepred import backbones, layers, models, ops
+# `training` too, so that models saved with its optimizers and schedules can be loaded.
+from keras_densepred import backbones, layers, models, ops, training
 from keras_densepred._version import __version__
 from keras_densepred.backbones import (
     BiCSNetBackbone,
@@ -45,4 +46,5 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "training",
 ]

@@ -37,7 +37,12 @@ from keras_densepred.layers.token_mixers import (
     SwinMixer,
     TokenMixer,
 )
-from keras_densepred.layers.upsampling import BilinearUpsample, NearestUpsample, PyramidMean
+from keras_densepred.layers.upsampling import (
+    BilinearUpsample,
+    NearestUpsample,
+    PyramidMean,
+    TransposedConv,
+)
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
     ShiftedWindowAttention,
@@ -85,6 +90,7 @@ __all__ = [
     "SpatialPyramidPooling",
     "SwinMixer",
     "TokenMixer",
+    "TransposedConv",
     "attention_gate",
     "bottleneck_block",
     "drop_path",

@@ -14,14 +14,19 @@ convolution if asked. Two more reasons to call them directly:
   (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with gradient
   9.2 and 3.8 (one thread).
 
-In groups of channels, CPUs have two more:
+And on CPU only:
 
-* JAX: XLA's gradient by a grouped convolution's kernel is slow: from (1, 56, 56, 128), 3x3 in 32
-  groups, forward and both gradients take 4.9 s, with a product a tap and group for that gradient
-  0.045 (CPU time on a busy machine; 2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's
-  in `grouped_jax.py` as well: products of patches are no faster there.
-* TensorFlow has no grouped convolution on CPU outside of XLA; `keras.ops.conv` has XLA compile one,
-  anew at each eager call, with that gradient. `grouped_tensorflow.py` is products of patches.
+* JAX: XLA's gradient by the kernel is slow where many small maps make a batch, as regions of
+  interest do: 3x3 from 64 to 64 channels, 256 maps of 14x14, takes 531 ms, as a product for each
+  row of the kernel 131 ms (forward: 64 ms). It wins at most sizes of heads and backbones: 24 and 13
+  ms for 8 maps of 32x32, 155 and 91 for 8 of 64x64.
+* JAX, in groups of channels: from (1, 56, 56, 128), 3x3 in 32 groups, forward and both gradients
+  take 4.9 s, with a product a tap and group for that gradient 0.045 (CPU time on a busy machine;
+  2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's in `conv_jax.py` as well: products
+  of patches are no faster there.
+* TensorFlow, in groups: it has no such convolution on CPU outside of XLA; `keras.ops.conv` has XLA
+  compile one, anew at each eager call, with that gradient. `grouped_tensorflow.py` is products of
+  patches.
 """
 
 import keras
@@ -74,12 +79,8 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
 def _conv_grouped(inputs, kernel, strides, padding, groups):
     if keras.config.backend() == "torch":
         return _conv_torch(inputs, kernel, strides, padding, groups)
-    if keras.config.backend() == "jax" and jax_runs_on_cpu():
-        from keras_densepred.ops.grouped_jax import grouped_conv
-
-        return grouped_conv(inputs, kernel, strides, padding)
     if keras.config.backend() == "jax":
-        return _conv_jax(inputs, kernel, strides, padding, groups)
+        return _conv_jax(inputs, kernel, strides, padding)
     if tensorflow_runs_on_cpu() and padding < min(kernel.shape[:2]):
         from keras_densepred.ops.grouped_tensorflow import grouped_conv
 
@@ -159,17 +160,11 @@ def _conv_tensorflow(inputs, kernel, strides, padding):
     return tf.nn.conv2d(inputs, kernel, strides, [[0, 0], around, around, [0, 0]])
 
 
-def _conv_jax(inputs, kernel, strides, padding, groups=1):
-    from jax import lax
+def _conv_jax(inputs, kernel, strides, padding):
+    from keras_densepred.ops import conv_jax
 
-    return lax.conv_general_dilated(
-        inputs,
-        kernel,
-        (strides, strides),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    convolve = conv_jax.conv_on_cpu if jax_runs_on_cpu() else conv_jax.conv
+    return convolve(inputs, kernel, strides, padding)
 
 
 def _conv_of_patches(inputs, kernel):

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred.layers import DepthwiseConv, NearestUpsample, PyramidMean, SpaceToDepth
+from keras_densepred.layers import (
+    DepthwiseConv,
+    NearestUpsample,
+    PyramidMean,
+    SpaceToDepth,
+    TransposedConv,
+)
 
 
 def maps(*shape):
@@ -58,8 +64,22 @@ def test_strided_depthwise_takes_every_second_position(size):
     np.testing.assert_allclose(numpy(strided(image)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+def test_transposed_convolution_equals_keras(factor):
+    ours = TransposedConv(5, factor)
+    plain = keras.layers.Conv2DTranspose(5, factor, factor, data_format="channels_last")
+    image = maps(2, 4, 3, 6)
+    expected_shape = plain(image).shape
+    assert ours.compute_output_shape((None, 4, 3, 6))[1:] == expected_shape[1:]
+    ours.build(image.shape)
+    weights = [maps(*weight.shape) for weight in plain.weights]
+    plain.set_weights(weights)
+    ours.set_weights(weights)
+    np.testing.assert_allclose(numpy(ours(image)), numpy(plain(image)), atol=1e-5)
+
+
 def test_layers_come_back_from_their_configs():
-    for layer in (NearestUpsample(4), DepthwiseConv(3, strides=2)):
+    for layer in (NearestUpsample(4), DepthwiseConv(3, strides=2), TransposedConv(8, 3)):
         config = keras.saving.serialize_keras_object(layer)
         copy = keras.saving.deserialize_keras_object(config)
         assert copy.get_config() == layer.get_config()

@@ -10,6 +10,7 @@ from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.conv_norm import batch_norm
 from keras_densepred.layers.initializers import FanOutNormal, FixedNormal, XavierUniform
 from keras_densepred.layers.pointwise import Pointwise
+from keras_densepred.layers.upsampling import TransposedConv
 
 Tensor = Any
 
@@ -220,12 +221,9 @@ class MaskHead(keras.layers.Layer):
             )
             for i in range(num_convs)
         ]
-        self.upsample = keras.layers.Conv2DTranspose(
+        self.upsample = TransposedConv(
             width,
-            2,
-            2,
             kernel_initializer=FanOutNormal(fan_out=4 * width, gain=math.sqrt(2.0)),
-            data_format="channels_last",
             name="upsample",
             dtype=dtype,
         )

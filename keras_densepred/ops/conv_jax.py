@@ -1,0 +1,92 @@
+"""Convolution on JAX, and on CPU with a kernel gradient of its own.
+
+Imported on the JAX backend only; `conv.py` says when the second is taken and why.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def conv(inputs, kernel, strides, padding):
+    """Convolution of a channels-last map, as XLA has it.
+
+    Args:
+        inputs: `(batch, height, width, channels)`.
+        kernel: `(kernel_height, kernel_width, channels / groups, filters)`.
+        strides: step of the window in pixels along both axes.
+        padding: zeros on each side.
+
+    Returns:
+        `(batch, out_height, out_width, filters)` in the dtype of `inputs`.
+    """
+    return lax.conv_general_dilated(
+        inputs,
+        kernel,
+        (strides, strides),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=inputs.shape[-1] // kernel.shape[2],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_on_cpu(inputs, kernel, strides, padding):
+    """`conv` with a gradient by the kernel that consists of matrix products."""
+    return conv(inputs, kernel, strides, padding)
+
+
+def _forward(inputs, kernel, strides, padding):
+    return conv(inputs, kernel, strides, padding), (inputs, kernel)
+
+
+def _backward(strides, padding, residuals, gradient):
+    inputs, kernel = residuals
+    # XLA's gradient by the inputs is another convolution, and as fast as the first.
+    _, by_inputs = jax.vjp(lambda x: conv(x, kernel, strides, padding), inputs)
+    (inputs_gradient,) = by_inputs(gradient)
+    padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    is_grouped = inputs.shape[-1] > kernel.shape[2]
+    by_kernel = _of_groups if is_grouped else _of_kernel_rows
+    kernel_gradient = by_kernel(padded, gradient, kernel.shape, strides)
+    return inputs_gradient, kernel_gradient.astype(kernel.dtype)
+
+
+conv_on_cpu.defvjp(_forward, _backward)
+
+
+def _of_kernel_rows(padded, gradient, kernel_shape, strides):
+    """One product for each row of the kernel, whose taps' views of the map lie side by side."""
+    kernel_height, kernel_width, channels, filters = kernel_shape
+    rows, columns = gradient.shape[1:3]
+    shifted = [padded[:, :, _reach(j, columns, strides)] for j in range(kernel_width)]
+    wide = jnp.concatenate(shifted, axis=-1)
+    gradient = gradient.reshape(-1, filters)
+    parts = []
+    for i in range(kernel_height):
+        view = wide[:, _reach(i, rows, strides)].reshape(-1, kernel_width * channels)
+        parts.append(jnp.matmul(view.T, gradient, preferred_element_type="float32"))
+    return jnp.stack(parts).reshape(kernel_shape)
+
+
+def _of_groups(padded, gradient, kernel_shape, strides):
+    """One product for each tap and group of what the tap saw and what it is to change."""
+    kernel_height, kernel_width, width, filters = kernel_shape
+    groups = padded.shape[-1] // width
+    rows, columns = gradient.shape[1:3]
+    gradient = gradient.reshape(-1, groups, filters // groups)
+    taps = []
+    for i in range(kernel_height):
+        for j in range(kernel_width):
+            view = padded[:, _reach(i, rows, strides), _reach(j, columns, strides)]
+            view = view.reshape(-1, groups, width)
+            tap = jnp.einsum("mgc,mgf->cgf", view, gradient, preferred_element_type="float32")
+            taps.append(tap.reshape(width, filters))
+    return jnp.stack(taps).reshape(kernel_shape)
+
+
+def _reach(tap, count, strides):
+    """What a tap of the kernel sees along one axis while the window takes `count` steps."""
+    return slice(tap, tap + (count - 1) * strides + 1, strides)
