@@ -254,7 +254,7 @@ def build_model(settings: Settings, num_classes: int) -> models.FasterRCNN:
     else:
         pyramid = FeaturePyramid(backbone, settings.width)
     if settings.experiment == "small":
-        heads |= {"head_width": 256, "samples": 128, "num_proposals": 300}
+        heads |= {"head_width": 256, "samples": 64, "num_proposals": 300}
     model = DETECTORS[settings.detector](
         pyramid,
         num_classes,

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_densepred import FeaturePyramid, ResNetBackbone, data, metrics
 from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models.two_stage.regions import Sample, Truth
 from tests.models.conftest import ToyPyramid
 
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.
@@ -117,6 +118,22 @@ def test_batches_of_every_kind(model, batch):
     assert (logs["mask_loss"] > 0) == (batch != "none")
     assert (logs["rpn_box_loss"] > 0) or batch in ("none", "pixels")
     assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
+
+
+@pytest.mark.parametrize("positive", [0, 1, 2, 3])
+def test_the_mask_loss_leaves_no_region_out(model, positive):
+    """Whatever number of places the mask head runs on: two images, four places each."""
+    y = {key: ops.convert_to_tensor(value) for key, value in BATCHES["many"].items()}
+    truth = Truth(y["boxes"], y["labels"], y["masks"])
+    is_positive = ops.convert_to_tensor(np.array([[n < positive for n in range(16)], [False] * 16]))
+    rows = ops.convert_to_tensor(np.tile(np.arange(16, dtype="int32") % 6, (2, 1)))
+    boxes = ops.convert_to_tensor(np.tile(np.float32([4, 6, 40, 50]), (2, 16, 1)))
+    sample = Sample(boxes, rows % 3, rows, is_positive, is_positive, is_positive)
+    features = model(IMAGES)["features"]
+    all_places = model._masks_error(0, features, sample, truth, 4) / max(positive, 1)
+    loss = model._mask_loss(0, features, sample, truth)
+    assert float(loss) == pytest.approx(float(all_places), rel=1e-5)
+    assert (float(loss) > 0) == (positive > 0)
 
 
 def test_every_weight_learns(model):
