@@ -1,8 +1,8 @@
 """Max-pooling of channels-last maps with symmetric padding.
 
 `keras.ops.max_pool` pads an even map at the bottom and the right only, half a position off the
-convolutions of `conv.py`, and on PyTorch copies a channels-last map to contiguous NCHW first. All
-three backends pad inside their pooling if asked.
+convolutions of `conv.py`, and on PyTorch copies a channels-last map to contiguous NCHW first.
+PyTorch and JAX pad inside their pooling if asked.
 """
 
 import keras
@@ -35,8 +35,11 @@ def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int | tuple[int
     if backend == "tensorflow":
         import tensorflow as tf
 
-        pads = [[0, 0], [before, after], [before, after], [0, 0]]
-        return tf.nn.max_pool2d(inputs, pool_size, strides, pads)
+        # Not by the pooling itself: XLA has none with explicit padding.
+        if before or after:
+            pads = [[0, 0], [before, after], [before, after], [0, 0]]
+            inputs = tf.pad(inputs, pads, constant_values=inputs.dtype.min)
+        return tf.nn.max_pool2d(inputs, pool_size, strides, "VALID")
     from jax import lax
 
     return lax.reduce_window(
