@@ -16,10 +16,10 @@ convolution if asked. Two more reasons to call them directly:
 
 And on CPU only:
 
-* JAX: XLA's gradient by the kernel is slow where many small maps make a batch, as regions of
-  interest do: 3x3 from 64 to 64 channels, 256 maps of 14x14, takes 531 ms, as a product for each
-  row of the kernel 131 ms (forward: 64 ms). It wins at most sizes of heads and backbones: 24 and 13
-  ms for 8 maps of 32x32, 155 and 91 for 8 of 64x64.
+* JAX: XLA's gradient by the kernel falls off a cliff for batches of many small maps, as regions of
+  interest are: 3x3 from 256 to 256 channels, 129 maps of 14x14, takes 3.0 s, as a product for each
+  row of the kernel 0.7; from 64 to 64, 256 maps, 531 ms and 131 (forward: 64). For the batches of
+  images of a backbone XLA's is the faster one when the machine is busy.
 * JAX, in groups of channels: from (1, 56, 56, 128), 3x3 in 32 groups, forward and both gradients
   take 4.9 s, with a product a tap and group for that gradient 0.045 (CPU time on a busy machine;
   2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's in `conv_jax.py` as well: products
@@ -33,6 +33,8 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_densepred.ops.devices import jax_runs_on_cpu, tensorflow_runs_on_cpu
+
+_MANY_MAPS = 128  # a batch of more is of regions, not of images
 
 
 def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
@@ -163,7 +165,11 @@ def _conv_tensorflow(inputs, kernel, strides, padding):
 def _conv_jax(inputs, kernel, strides, padding):
     from keras_densepred.ops import conv_jax
 
-    convolve = conv_jax.conv_on_cpu if jax_runs_on_cpu() else conv_jax.conv
+    is_grouped = inputs.shape[-1] > kernel.shape[2]
+    batch = inputs.shape[0]  # no integer while Keras infers shapes
+    is_many = isinstance(batch, int) and batch > _MANY_MAPS
+    own_gradient = jax_runs_on_cpu() and (is_grouped or is_many)
+    convolve = conv_jax.conv_on_cpu if own_gradient else conv_jax.conv
     return convolve(inputs, kernel, strides, padding)
 
 

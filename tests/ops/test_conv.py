@@ -72,6 +72,22 @@ def test_convolution(kernel, strides, padding, groups, size):
     assert_equal(ours, plain, [(kernel, kernel, 6 // groups, 12), (12,)], images)
 
 
+@pytest.mark.parametrize("kernel,strides,padding", [(3, 1, 1), (3, 2, 1), (1, 1, 0)])
+def test_convolution_of_many_small_maps(kernel, strides, padding):
+    """As regions of interest are; their kernel gradient is computed in another way on JAX."""
+    images = np.random.default_rng(0).normal(size=(130, 4, 5, 3)).astype("float32")
+
+    def plain(x, weights):
+        around = (padding, padding)
+        x = ops.pad(x, ((0, 0), around, around, (0, 0)))
+        return ops.conv(x, weights, strides, "valid", data_format="channels_last")
+
+    def ours(x, weights):
+        return conv2d(x, weights, strides=strides, padding=padding)
+
+    assert_equal(ours, plain, [(kernel, kernel, 3, 4)], images)
+
+
 def test_grouped_convolution_of_maps_of_unknown_size():
     layer = Conv(8, 3, strides=2, groups=2)
     batch = np.random.default_rng(0).normal(size=(2, 7, 9, 4)).astype("float32")

@@ -21,6 +21,20 @@ def test_equals_the_windows_maxima(height, width):
             np.testing.assert_array_equal(outputs[:, row, column], window.max((1, 2)))
 
 
+@pytest.mark.parametrize(
+    "height,width,padding", [(8, 7, 0), (5, 4, 0), (8, 7, (0, 1)), (1, 2, (0, 1))]
+)
+def test_windows_that_do_not_overlap(height, width, padding):
+    maps = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype("float32")
+    after = padding[1] if padding else 0
+    outputs = ops.convert_to_numpy(max_pool2d(maps, pool_size=2, strides=2, padding=padding))
+    assert outputs.shape == (2, (height + after) // 2, (width + after) // 2, 3)
+    for row in range(outputs.shape[1]):
+        for column in range(outputs.shape[2]):
+            window = maps[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            np.testing.assert_array_equal(outputs[:, row, column], window.max((1, 2)))
+
+
 def test_symbolic_shapes_are_those_of_the_result():
     import keras
 
