@@ -93,19 +93,19 @@ class _Search:
 
     def visit(self, model: keras.Model, inputs: Sequence[_Map]) -> list[_Map]:
         """Follows the maps through a model, models inside it included."""
-        maps = {id(x): made for x, made in zip(model.inputs, inputs, strict=True)}
-        # Keras 3.15.1 has no public way to the calls of a graph.
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
+        graph = _graph_of(model)
+        maps = {id(x): made for x, made in zip(graph.inputs, inputs, strict=True)}
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
                 if node.is_input:
                     continue
                 taken = [maps[id(x)] for x in node.arguments.keras_tensors]
-                if isinstance(node.operation, keras.Model):
+                if hasattr(_graph_of(node.operation), "_nodes_by_depth"):
                     made = self.visit(node.operation, taken)
                 else:
                     made = self._call(node, taken)
                 maps.update(zip(map(id, node.outputs), made, strict=True))
-        return [maps[id(x)] for x in model.outputs]
+        return [maps[id(x)] for x in graph.outputs]
 
     def _call(self, node, taken: list[_Map]) -> list[_Map]:
         layer = node.operation
@@ -137,3 +137,9 @@ class _Search:
         if len(shape) != 4 or shape[1] == shape[2] == 1:
             return 1
         return 2 ** round(math.log2(self.image_height / shape[1]))
+
+
+def _graph_of(layer):
+    """The layer, or the functional model that a `Sequential` runs as."""
+    # Keras 3.15.1 has no public way to this, nor to the calls of a graph.
+    return getattr(layer, "_functional", None) or layer

@@ -51,6 +51,7 @@ def test_quality_is_the_average_precision_of_the_image_alone():
     np.testing.assert_allclose(qualities, [0.5, 0.6, -1], atol=1e-6)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_retinanets_loss_gradient_equals_finite_differences():
     model = RetinaNetKerasHub(ToyPyramid(), num_classes=2, head_depth=1)
     loss_gradient = gradient_maps.LossGradient(model)
