@@ -57,18 +57,20 @@ def run(options: argparse.Namespace, console: Console) -> int:
     products = f", and {attention / 1e9:.3f} G between queries, keys, values" if attention else ""
     adds = count_multiply_adds(backbone) / 1e9
     console.print(f"{adds:.3f} G multiply-adds at {side} x {side} pixels{products}")
-    _print_levels(console, backbone, side)
+    _print_levels(console, backbone)
     _print_paper(console, name)
     return 0
 
 
-def _print_levels(console: Console, backbone: PyramidBackbone, side: int) -> None:
+def _print_levels(console: Console, backbone: PyramidBackbone) -> None:
     table = require("rich.table", "data").Table()
-    for column in ("level", "stride", "channels", f"map at {side} pixels"):
+    for column in ("level", "stride", "channels", "map"):
         table.add_column(column, justify="right")
+    first = 1 if backbone.data_format == "channels_last" else 2
     for level, info in backbone.feature_info.items():
-        length = -(-side // info.stride)
-        table.add_row(level, str(info.stride), str(info.channels), f"{length} x {length}")
+        shape = backbone.pyramid_outputs[level].shape
+        height, width = shape[first : first + 2]
+        table.add_row(level, str(info.stride), str(info.channels), f"{height} x {width}")
     console.print(table)
 
 
