@@ -40,11 +40,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if side < 1:
         raise ValueError(f"--image-size must be positive, and is {side}.")
     backbone = backbones.load_backbone(options.preset, image_shape=(side, side, 3))
-    if side % backbone.size_divisor:
-        raise ValueError(
-            f"--image-size {side} is no multiple of {backbone.size_divisor}, which "
-            f"{options.preset} needs."
-        )
     name = backbones.built_in_preset(options.preset)
     console.print(f"[bold]{name or options.preset}[/], {type(backbone).__name__}")
     if name is not None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_densepred.cli import check_data, evaluate, info, predict
-from keras_densepred.cli.shown import open_console
+from keras_densepred.cli.shown import open_console, sentence
 
 _DESCRIPTION = """Runs, measures and describes models of keras_densepred.
 
@@ -47,5 +47,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return options.run(options, open_console())
     except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_densepred import models
+from keras_densepred.cli.shown import sentence
 from keras_densepred.training.preprocessing import FILE_NAME, Preprocessing
 
 _TASKS = {
@@ -149,10 +151,13 @@ def load_model(path: Path) -> keras.Model:
             model_class = getattr(models, class_name)  # what needs KerasCV is imported by this
             if path.is_dir():
                 return model_class.from_preset(str(path))
-        return keras.saving.load_model(path, compile=False)
+        with warnings.catch_warnings():
+            # Its state is in the file and not wanted here.
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            return keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(
-            f"{path} cannot be loaded ({_first_line(error)}): save it again with this version."
+            f"{path} cannot be loaded ({_why(error)}): save it again with this version."
         ) from error
 
 
@@ -167,13 +172,13 @@ def _class_of(path: Path) -> str:
         return str(json.loads(content)["class_name"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is no saved Keras model ({_first_line(error)}): give the .keras file that a "
+            f"{path} is no saved Keras model ({_why(error)}): give the .keras file that a "
             "recipe wrote."
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _why(error: BaseException) -> str:
+    return sentence(error).rstrip(".")
 
 
 def _beside(path: Path) -> tuple[Path, ...]:
@@ -225,7 +230,7 @@ def _read_classes(path: Path) -> list[tuple[int, str]] | None:
             return [(int(entry["id"]), str(entry["name"])) for entry in entries]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{file} is no list of classes with ids and names ({_first_line(error)}): put that "
+                f"{file} is no list of classes with ids and names ({_why(error)}): put that "
                 "of the run there."
             ) from error
     return None
