@@ -23,6 +23,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.loops import while_loop
+
 Tensor = Any
 
 BLOCK = 128  # candidates settled at a time
@@ -192,7 +194,7 @@ def greedy_slots(
             settled = ops.logical_and(alive, ops.logical_not(loses))
             return settled, ops.any(settled != keep)
 
-        keep, _ = ops.while_loop(
+        keep, _ = while_loop(
             lambda keep, changed: changed,
             settle,
             (alive, ops.any(alive)),
@@ -202,13 +204,14 @@ def greedy_slots(
         num_filled = ops.sum(ops.cast(filled, "int32"), axis=1, keepdims=True)
         position = num_filled + ops.cumsum(ops.cast(keep, "int32"), axis=1) - 1
         position = ops.where(keep, position, -1)
-        newcomer = ops.max(
-            ops.where(position[:, None] == slot[:, None], index[:, None], -1), axis=-1
-        )
+        # One at most goes into a slot. A sum and not a maximum, which PyTorch does not export in
+        # a loop (keras 3.15.1: its maximum asks the result for its type).
+        is_newcomer = position[:, None] == slot[:, None]
+        newcomer = ops.sum(ops.where(is_newcomer, index[:, None] + 1, 0), axis=-1) - 1
         return start + block, ops.maximum(slots, newcomer)
 
     empty = ops.broadcast_to(ops.full_like(labels[:, :1], -1), (ops.shape(labels)[0], num_slots))
-    _, slots = ops.while_loop(
+    _, slots = while_loop(
         unfinished,
         settle_block,
         (ops.zeros((), dtype="int32"), empty),
