@@ -47,6 +47,9 @@ def export_openvino(
         onnx = Path(folder) / "model.onnx"
         export_onnx(model, onnx, image_size, batch_size=batch_size, suppress=suppress)
         converted = openvino.Core().read_model(onnx)
+        names = [output.name for output in require("onnx", "export").load(onnx).graph.output]
+        for output, name in zip(converted.outputs, names, strict=True):
+            output.tensor.set_names({name})  # and no name of the converter's beside it
         unfinished = Path(folder) / path.name
         openvino.save_model(converted, unfinished, compress_to_fp16=False)
         # The XML last: who finds it finds its weights.

@@ -35,10 +35,13 @@ def while_loop(
         if torch.compiler.is_exporting():
             from torch._higher_order_ops.while_loop import while_loop as exported_loop
 
-            # Its functions must not give back what they were given.
+            # What its functions give back must be new, and lie in memory as what they were given.
+            def fresh(value: Tensor) -> Tensor:
+                return value.clone(memory_format=torch.contiguous_format)
+
             return exported_loop(
-                lambda *values: cond(*values).clone(),
-                lambda *values: tuple(value.clone() for value in body(*values)),
-                tuple(loop_vars),
+                lambda *values: fresh(cond(*values)),
+                lambda *values: tuple(map(fresh, body(*values))),
+                tuple(map(fresh, loop_vars)),
             )
     return keras.ops.while_loop(cond, body, loop_vars, maximum_iterations=maximum_iterations)
