@@ -336,21 +336,24 @@ def batch_opener(
     return batches_from
 
 
-def open_evaluation(settings: Settings, val: Any, shard: tuple[int, int]) -> data.EvalBatches:
+def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet and MSFM test at 800/1333; others fit images into their square."""
     frame: dict[str, Any] = {"image_size": settings.image_size}
     if settings.experiment in ("cednet", "msfm"):
         share = settings.image_size / EXPERIMENTS[settings.experiment]["image_size"]
         frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
+    return training.Preprocessing("detection", MEAN, STD, **frame)
+
+
+def open_evaluation(settings: Settings, val: Any, shard: tuple[int, int]) -> data.EvalBatches:
+    """The validation split, as `preprocessing` has it."""
     return data.eval_batches(
         val,
         batch_size=settings.batch_size,
-        mean=MEAN,
-        std=STD,
         workers=settings.workers,
         on_bad_image=settings.on_bad_image,
         shard=shard,
-        **frame,
+        **preprocessing(settings).batch_options(),
     )
 
 
@@ -407,6 +410,7 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         train=train,
         val=val,
         eval_batches=open_evaluation(settings, val, cluster.shard),
+        preprocessing=preprocessing(settings),
         output=settings.output,
         decisive=decisive,
         batch_size=settings.batch_size,

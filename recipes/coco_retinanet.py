@@ -335,21 +335,24 @@ def batch_opener(
     return batches_from
 
 
-def open_evaluation(settings: Settings, val: Any, shard: tuple[int, int]) -> data.EvalBatches:
+def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet tests at 800/1333 what it trained at 1024; others fit images into their square."""
     size = settings.image_size
     frame: dict[str, Any] = {"image_size": size}
     if settings.experiment == "cednet":
         frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
+    return training.Preprocessing("detection", MEAN, STD, **frame)
+
+
+def open_evaluation(settings: Settings, val: Any, shard: tuple[int, int]) -> data.EvalBatches:
+    """The validation split, as `preprocessing` has it."""
     return data.eval_batches(
         val,
         batch_size=settings.batch_size,
-        mean=MEAN,
-        std=STD,
         workers=settings.workers,
         on_bad_image=settings.on_bad_image,
         shard=shard,
-        **frame,
+        **preprocessing(settings).batch_options(),
     )
 
 
@@ -407,6 +410,7 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         train=train,
         val=val,
         eval_batches=open_evaluation(settings, val, cluster.shard),
+        preprocessing=preprocessing(settings),
         output=settings.output,
         decisive=decisive,
         batch_size=settings.batch_size,

@@ -311,6 +311,13 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
     keras.utils.set_random_seed(settings.seed)
     model = build_model(settings, len(train.class_names), anchors)
     cluster.say(f"{model.count_params():,} parameters; learning rate {settings.learning_rate:g}")
+    preprocessing = training.Preprocessing(
+        "detection",
+        MEAN,
+        STD,
+        image_size=settings.image_size,
+        stretch=True,  # as in training, and in Darknet
+    )
     streams: list[data.BatchStream] = []
     results = training.train_detector(
         model,
@@ -320,15 +327,13 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
         val=val,
         eval_batches=data.eval_batches(
             val,
-            image_size=settings.image_size,
-            stretch=True,  # as in training, and in Darknet
             batch_size=settings.batch_size,
-            mean=MEAN,
-            std=STD,
             workers=settings.workers,
             on_bad_image=settings.on_bad_image,
             shard=cluster.shard,
+            **preprocessing.batch_options(),
         ),
+        preprocessing=preprocessing,
         output=settings.output,
         decisive=decisive,
         batch_size=settings.batch_size,

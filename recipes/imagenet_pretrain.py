@@ -342,6 +342,14 @@ def batch_opener(
     return batches_from
 
 
+def preprocessing(settings: Settings) -> training.Preprocessing:
+    """The middle of the resized image; from 384 pixels on all of it, warped, as the authors do."""
+    crop_ratio = CROP_RATIO if settings.image_size < WARPED_FROM else None
+    return training.Preprocessing(
+        "classification", MEAN, STD, settings.image_size, crop_ratio=crop_ratio
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Trains, evaluates and writes everything to `--output`.
 
@@ -396,13 +404,10 @@ def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> 
     eval_batches = data.eval_class_batches(
         val,
         batch_size=step_size,
-        image_size=settings.image_size,
-        mean=MEAN,
-        std=STD,
-        crop_ratio=CROP_RATIO if settings.image_size < WARPED_FROM else None,
         workers=settings.workers,
         on_bad_image=settings.on_bad_image,
         shard=cluster.shard,
+        **preprocessing(settings).batch_options(),
     )
     evaluation = metrics.ClassificationEvaluation(
         eval_batches,
@@ -458,7 +463,7 @@ def predict_samples(
     """
     chosen = np.linspace(0, len(val) - 1, min(24, rows, len(val))).round().astype(int)
     items = [val[int(index)] for index in chosen]
-    crop_ratio = CROP_RATIO if settings.image_size < WARPED_FROM else None
+    crop_ratio = preprocessing(settings).crop_ratio
     crops = [data.evaluation_crop(item.image, settings.image_size, crop_ratio) for item in items]
     images = (np.stack(crops).astype("float32") - MEAN) / STD
     filled = images[np.arange(rows) % len(images)].astype("float32")
@@ -482,6 +487,7 @@ def write(
     model.save_to_preset(str(preset / "classifier"))
     model.backbone.save_to_preset(str(preset / "backbone"))
     training.write_classes(preset / "classes.json", train)
+    preprocessing(settings).write(preset)
     # With averaged weights the model holds those now.
     averaged = {n[4:]: v for n, v in evaluation.results.items() if n.startswith("ema_")}
     source = settings.tfds or settings.data_dir or "the built-in shapes"

@@ -431,6 +431,7 @@ def write(
     backbone.save_to_preset(str(preset / "backbone"))
     model.save(preset / "segmenter.keras")
     training.write_classes(preset / "classes.json", train)
+    training.Preprocessing("segmentation", MEAN, STD, settings.image_size).write(preset)
     source = settings.tfds or settings.data_dir or "the built-in shapes"
     training.write_model_card(
         preset,

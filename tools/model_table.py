@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of every preset, ours beside the papers'.
 
     python tools/model_table.py [--format text|csv|markdown] [--family cednet] [--output FILE]
-    python tools/model_table.py --format markdown --from-csv benchmarks/model_table.csv
+    python tools/model_table.py --format markdown --from-csv keras_densepred/cli/model_table.csv
     python tools/model_table.py --layers csp_peleenet peleenet [--image-size 416] [--output X.png]
 
 Each row is a model at its paper's input size and with its paper's head; a preset that no paper
@@ -21,7 +21,8 @@ a word on where they are from: FIRM, from the authors' configuration or met in e
 number; DECODED, from several published numbers that leave some of the wiring open; CALIBRATED, of
 our own design in the paper's style, near its figures.
 
-README's table is the Markdown of `benchmarks/model_table.csv`, which `--format csv` writes.
+README's table is the Markdown of `keras_densepred/cli/model_table.csv`, which `--format csv` writes
+and `python -m keras_densepred info` reads.
 """
 
 import argparse

@@ -215,7 +215,7 @@ class BiCSNetBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.BiCSNetBackbone.from_preset("bicsnet_48s")
-    >>> backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3]
+    >>> tuple(backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3])
     (13, 17)
     """
 

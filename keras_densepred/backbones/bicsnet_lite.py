@@ -68,7 +68,7 @@ class BiCSNetLiteBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.BiCSNetLiteBackbone.from_preset("bicsnet_lite0")
-    >>> backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3]
+    >>> tuple(backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3])
     (13, 17)
     """
 

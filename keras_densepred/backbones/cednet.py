@@ -73,7 +73,7 @@ class CEDNetBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.CEDNetBackbone.from_preset("cednet_next_pico")
-    >>> backbone(numpy.zeros((1, 64, 96, 3)))["P3"].shape[1:3]
+    >>> tuple(backbone(numpy.zeros((1, 64, 96, 3)))["P3"].shape[1:3])
     (8, 12)
 
     The maps each stage hands on are in `stage_outputs`, a list of `{"P3", "P4", "P5"}` of symbolic

@@ -68,7 +68,7 @@ class PeleeNetBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.PeleeNetBackbone.from_preset("peleenet")
-    >>> backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3]
+    >>> tuple(backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3])
     (13, 17)
     """
 
@@ -193,7 +193,7 @@ class CSPDenseNetBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.CSPDenseNetBackbone.from_preset("csp_peleenet")
-    >>> backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3]
+    >>> tuple(backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3])
     (13, 17)
     """
 

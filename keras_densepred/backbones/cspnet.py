@@ -119,7 +119,7 @@ class CSPNetBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.CSPNetBackbone.from_preset("csp_resnet_10")
-    >>> backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3]
+    >>> tuple(backbone(numpy.zeros((1, 97, 131, 3)))["P3"].shape[1:3])
     (13, 17)
     """
 

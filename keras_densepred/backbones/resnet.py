@@ -66,7 +66,7 @@ class ResNetBackbone(PyramidBackbone):
 
     >>> import keras_densepred, numpy
     >>> backbone = keras_densepred.ResNetBackbone.from_preset("msfm_resnet50")
-    >>> backbone(numpy.zeros((1, 64, 96, 3)))["P3"].shape
+    >>> tuple(backbone(numpy.zeros((1, 64, 96, 3)))["P3"].shape)
     (1, 8, 12, 512)
     """
 

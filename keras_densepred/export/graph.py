@@ -7,8 +7,11 @@ import keras
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.models.folding import FoldedDetector, fold_batch_norm
+from keras_densepred.ops.nms import non_max_suppression
 
 Tensor = Any
+
+DETECTIONS = ("boxes", "labels", "confidence", "num_detections")
 
 
 class Exported(keras.Model):
@@ -16,6 +19,8 @@ class Exported(keras.Model):
 
     Args:
         model: what is exported: a functional model, or a detector with `boxes_and_scores`.
+        suppress: whether a detector's boxes and scores go through non-maximum suppression.
+        named: whether the outputs are a dictionary by their names instead.
 
     Attributes:
         decoder: the `prediction_decoder` of a detector, otherwise None.
@@ -26,10 +31,10 @@ class Exported(keras.Model):
             whose detections do not come from one set of boxes and scores.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, *, suppress: bool = False, named: bool = False):
         super().__init__(name=f"{model.name}_exported")
         is_detector = hasattr(model, "boxes_and_scores")
-        self.decoder = model.prediction_decoder if is_detector else None
+        self.decoder: Any = model.prediction_decoder if is_detector else None
         if not is_detector and type(model).predict_step is not keras.Model.predict_step:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of the detectors YOLOv3Detector "
@@ -49,7 +54,7 @@ class Exported(keras.Model):
         if is_detector:
             # A method and not the detector, whose weights would be exported too.
             self._decode = model.boxes_and_scores
-            self.names: tuple[str, ...] = ("boxes", "scores")
+            self.names: tuple[str, ...] = DETECTIONS if suppress else ("boxes", "scores")
         elif isinstance(self.network.output, dict):
             self.names = tuple(self.network.output)
         else:
@@ -59,16 +64,36 @@ class Exported(keras.Model):
                 if len(outputs) == 1
                 else tuple(f"outputs_{i}" for i in range(len(outputs)))
             )
+        self.suppress = suppress
+        self.named = named
         self.built = True
 
-    def call(self, images: Tensor, training: bool | None = None) -> tuple[Tensor, ...]:
+    def call(
+        self, images: Tensor, training: bool | None = None
+    ) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """(B, H, W, 3) -> the tensors that `names` names."""
+        outputs = self._outputs(images)
+        return dict(zip(self.names, outputs, strict=True)) if self.named else outputs
+
+    def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(images, training=False)
         if self.decoder is not None:
-            return self._decode(outputs, images)
+            boxes, scores = self._decode(outputs, images)
+            return self._suppressed(boxes, scores) if self.suppress else (boxes, scores)
         if isinstance(outputs, dict):
             return tuple(outputs[name] for name in self.names)
         return tuple(keras.tree.flatten(outputs))
+
+    def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+        detections = non_max_suppression(
+            boxes,
+            scores,
+            iou_threshold=self.decoder.iou_threshold,
+            score_threshold=self.decoder.confidence_threshold,
+            max_detections=self.decoder.max_detections,
+            pre_nms_top_k=self.decoder.pre_nms_top_k,
+        )
+        return tuple(detections[name] for name in self.names)
 
 
 def plain_convolutions(model: keras.Model) -> keras.Model:

@@ -3,16 +3,14 @@
 Keras writes the graph with the converter of its backend: tf2onnx, jax2onnx, or PyTorch's.
 """
 
-import logging
 import os
-import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_densepred._optional import require
+from keras_densepred.export.files import input_shape, quiet, replacing, signature
 from keras_densepred.export.graph import Exported
 from keras_densepred.export.suppression import add_suppression
 
@@ -52,19 +50,13 @@ def export_onnx(
         ValueError: if the model cannot be exported, or a number is not positive.
         ImportError: if onnx or the backend's converter is not installed.
     """
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if min(*sides, batch_size) < 1:
-        raise ValueError(
-            f"`image_size` is {image_size} and `batch_size` {batch_size}; give positive integers."
-        )
+    shape = input_shape(image_size, batch_size)
     onnx = require("onnx", "export")
     _require_converter()
     exported = Exported(model)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder) / "model.onnx"
-        shapes = _write(exported, unfinished, (batch_size, *sides, 3))
+    with replacing(path, "model.onnx") as unfinished:
+        shapes = _write(exported, unfinished, shape)
         proto = onnx.load(unfinished)
         _name_outputs(proto, exported.names, shapes)
         decoder = exported.decoder
@@ -79,7 +71,6 @@ def export_onnx(
             )
         onnx.checker.check_model(proto)
         onnx.save(proto, unfinished)
-        os.replace(unfinished, path)
     return path
 
 
@@ -99,28 +90,15 @@ def _require_converter() -> None:
 
 def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Runs the backend's converter; returns the shapes of the outputs."""
-    signature = [keras.InputSpec(shape=shape, dtype="float32", name="images")]
     shapes = [tuple(output.shape) for output in model(keras.ops.zeros(shape))]
-    # The converters tell their progress at length.
-    levels = {name: logging.getLogger(name).level for name in ("tf2onnx", "torch.onnx")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            if keras.config.backend() == "torch":
-                # Of choices made by sizes, which are as fixed as the file's.
-                tracer_warning = require("torch.jit", "torch").TracerWarning
-                warnings.simplefilter("ignore", tracer_warning)
-            model.export(
-                str(path),
-                format="onnx",
-                verbose=False,
-                input_signature=signature,
-                opset_version=OPSET,
-            )
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    with quiet():
+        model.export(
+            str(path),
+            format="onnx",
+            verbose=False,
+            input_signature=signature(shape),
+            opset_version=OPSET,
+        )
     return shapes
 
 

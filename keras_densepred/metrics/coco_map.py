@@ -29,7 +29,8 @@ Gather = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 class EvaluationDataset(Protocol):
     """What evaluation needs of a data set; all of `keras_densepred.data` provide it."""
 
-    category_ids: tuple[int, ...]
+    @property
+    def category_ids(self) -> tuple[int, ...]: ...
 
     def ground_truth(self) -> dict: ...
 

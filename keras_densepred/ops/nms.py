@@ -23,6 +23,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.loops import while_loop
+
 Tensor = Any
 
 BLOCK = 128  # candidates settled at a time
@@ -182,7 +184,7 @@ def greedy_slots(
         index = ops.broadcast_to((start + offset)[None], (ops.shape(slots)[0], block))
         filled = slots >= 0
         rows = gather_rows(table, index)
-        overlaps = _overlaps(rows, gather_rows(table, ops.maximum(slots, 0)), iou_threshold)
+        overlaps = _overlaps(rows, gather_rows(table, ops.relu(slots)), iou_threshold)
         by_kept = ops.any(ops.logical_and(overlaps[..., :num_slots], filled[:, None]), axis=-1)
         by_block = ops.logical_and(overlaps[..., num_slots:], ranked_above)
         alive = ops.logical_and(index < num_valid[:, None], ops.logical_not(by_kept))
@@ -192,7 +194,7 @@ def greedy_slots(
             settled = ops.logical_and(alive, ops.logical_not(loses))
             return settled, ops.any(settled != keep)
 
-        keep, _ = ops.while_loop(
+        keep, _ = while_loop(
             lambda keep, changed: changed,
             settle,
             (alive, ops.any(alive)),
@@ -200,15 +202,16 @@ def greedy_slots(
         )
         # The n-th survivor of the block goes into the n-th slot that is still empty.
         num_filled = ops.sum(ops.cast(filled, "int32"), axis=1, keepdims=True)
-        position = num_filled + ops.cumsum(ops.cast(keep, "int32"), axis=1) - 1
-        position = ops.where(keep, position, -1)
-        newcomer = ops.max(
-            ops.where(position[:, None] == slot[:, None], index[:, None], -1), axis=-1
-        )
+        kept = ops.cast(keep, "int32")
+        position = (num_filled + ops.cumsum(kept, axis=1)) * kept - 1
+        # One at most goes into a slot. A sum and no maximum, products and no `where` with a number,
+        # and above `relu`: in a loop torch 2.13 exports neither Keras' maximum nor constants.
+        is_newcomer = ops.cast(position[:, None] == slot[:, None], "int32")
+        newcomer = ops.sum(is_newcomer * (index[:, None] + 1), axis=-1) - 1
         return start + block, ops.maximum(slots, newcomer)
 
     empty = ops.broadcast_to(ops.full_like(labels[:, :1], -1), (ops.shape(labels)[0], num_slots))
-    _, slots = ops.while_loop(
+    _, slots = while_loop(
         unfinished,
         settle_block,
         (ops.zeros((), dtype="int32"), empty),
@@ -229,7 +232,7 @@ def _overlaps(rows: Tensor, kept: Tensor, iou_threshold: float) -> Tensor:
     )
     width = ops.minimum(x2, other_x2) - ops.maximum(x1, other_x1)
     height = ops.minimum(y2, other_y2) - ops.maximum(y1, other_y1)
-    intersection = ops.maximum(width, 0.0) * ops.maximum(height, 0.0)
+    intersection = ops.relu(width) * ops.relu(height)
     union = area + other_area - intersection
     # Without the division two boxes without area compare as 0 > 0: neither suppresses the other.
     return ops.logical_and(intersection > iou_threshold * union, label == other_label)

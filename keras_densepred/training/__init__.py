@@ -26,6 +26,7 @@ from keras_densepred.training.optim import (
     averaged_weights,
     momentum_sgd,
 )
+from keras_densepred.training.preprocessing import Preprocessing
 from keras_densepred.training.report import (
     MetricsLog,
     Progress,
@@ -56,6 +57,7 @@ __all__ = [
     "MetricsLog",
     "NanGuard",
     "Position",
+    "Preprocessing",
     "Progress",
     "ResumableCheckpoint",
     "SettingsError",

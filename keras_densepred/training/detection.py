@@ -14,6 +14,7 @@ from keras_densepred.metrics.mask_results import masks_on_image
 from keras_densepred.training.checkpoint import ResumableCheckpoint
 from keras_densepred.training.cluster import Cluster
 from keras_densepred.training.optim import averaged_weights
+from keras_densepred.training.preprocessing import Preprocessing
 from keras_densepred.training.report import MetricsLog, Progress, draw_predictions, write_classes
 from keras_densepred.training.resume import fit
 from keras_densepred.training.settings import SettingsError, claim_output
@@ -55,6 +56,7 @@ def train_detector(
     train: Any,
     val: Any,
     eval_batches: data.EvalBatches,
+    preprocessing: Preprocessing,
     output: str | pathlib.Path,
     decisive: Mapping[str, Any],
     batch_size: int,
@@ -66,7 +68,8 @@ def train_detector(
     """Fits a detector, or goes on with it, evaluates, and writes everything to `output`.
 
     In all processes alike. Written are `settings.json`, `checkpoints`, `metrics.csv`, `curves.png`,
-    `predictions.png` and `preset` with the backbone, the detector and the names of its classes.
+    `predictions.png` and `preset` with the backbone, the detector, the names of its classes and how
+    its images are prepared.
 
     Args:
         model: a compiled detector whose `predict` returns final boxes, with a `backbone`.
@@ -75,6 +78,7 @@ def train_detector(
         train: the training split.
         val: the validation split.
         eval_batches: of the validation split.
+        preprocessing: what these do to an image.
         output: directory of the run, see `claim_output`.
         decisive: what decides the run's result; a run with other values is another one.
         batch_size: images per step over all devices.
@@ -133,6 +137,7 @@ def train_detector(
         _plain_backbone(model).save_to_preset(str(output / "preset" / "backbone"))
         model.save(output / "preset" / "detector.keras")
         write_classes(output / "preset" / "classes.json", train)
+        preprocessing.write(output / "preset")
 
     cluster.run_on_main(write)
     results = evaluation.results
@@ -174,7 +179,7 @@ def predict_samples(
             if record.masks is not None:
                 objects["masks"] = record.masks
             truth.append(objects)
-            found.append(_detections(predictions, batch, row, record.size))
+            found.append(detections_on_image(predictions, batch, row, record.size))
     return images, truth, found
 
 
@@ -191,12 +196,24 @@ def _plain_backbone(model: keras.Model) -> Any:
     return getattr(backbone, "backbone", backbone)
 
 
-def _detections(
-    predictions: dict[str, np.ndarray],
-    batch: dict[str, np.ndarray],
+def detections_on_image(
+    predictions: Mapping[str, np.ndarray],
+    batch: Mapping[str, np.ndarray],
     row: int,
     size: tuple[int, int],
 ) -> dict[str, np.ndarray]:
+    """What a detector found in an image, in pixels of the image as it is in its file.
+
+    Args:
+        predictions: of the detector for a batch.
+        batch: of `data.eval_batches`.
+        row: which image.
+        size: height and width of the image in pixels.
+
+    Returns:
+        `"boxes"` (N, 4) xyxy, `"labels"` (N,), `"confidence"` (N,), and where they are predicted
+        `"masks"` (N, H, W) bool.
+    """
     used = predictions["labels"][row] >= 0
     boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
     detections = {

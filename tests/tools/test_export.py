@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred import data
+from keras_densepred import data, training
 from keras_densepred.models import YOLOv3Detector
 from tests.models.conftest import ToyPyramid
 from tools import export
@@ -13,13 +13,15 @@ from tools.timing.onnx_files import runner
 
 def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     if keras.config.backend() == "jax":
-        monkeypatch.setattr(export, "export_onnx", refuse)
+        monkeypatch.setitem(export.FORMATS, "onnx", refuse)
     model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn")
     model.save(tmp_path / "toy.keras")
+    zero, byte = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
+    training.Preprocessing("detection", zero, byte, 64, stretch=True).write(tmp_path)
     split = data.ShapesDataset(3, 64, 0, "val")
     monkeypatch.setattr(data, "open_detection", lambda folder: (split, split))
     output = tmp_path / "out" / "toy.onnx"
-    command = [str(tmp_path / "toy.keras"), "--image-size", "64", "--output", str(output)]
+    command = [str(tmp_path / "toy.keras"), "--output", str(output)]
     code = export.main([*command, "--int8", "ANY"])
     shown = capsys.readouterr()
     if keras.config.backend() == "jax":

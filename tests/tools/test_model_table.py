@@ -13,7 +13,7 @@ from tools.paper_figures import FAMILIES, Row
 pytestmark = pytest.mark.backend_free
 
 ROOT = Path(__file__).parents[2]
-CSV = ROOT / "benchmarks" / "model_table.csv"
+CSV = ROOT / "keras_densepred" / "cli" / "model_table.csv"
 
 
 def test_the_readme_has_the_table_of_the_csv():

@@ -1,0 +1,168 @@
+"""Measures a trained model on a split: average precision, mean IoU, or top-1 and top-5.
+
+  python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES
+  python -m keras_densepred evaluate detector.keras --annotations val.json --images val/
+
+The data are in COCO's layout for a detector, in Pascal VOC's or folders of images and masks for a
+segmenter, and in class folders for a classifier. Prints a table and writes it as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_densepred import data, metrics
+from keras_densepred._optional import require
+from keras_densepred.cli import trained as saved
+from keras_densepred.cli.check_data import add_data_arguments, check_data_arguments
+from keras_densepred.cli.shown import progress
+from keras_densepred.data.mask_files import MaskFiles
+from keras_densepred.metrics.coco_map import MASK_PREFIX
+from keras_densepred.training.report import write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NAME = "evaluate"
+SUMMARY = "average precision, mean IoU or top-1 of a model on a data set"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    saved.add_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="val", help="of --data-dir (default: val)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/evaluation.json"),
+        help="JSON file to write (default: runs/evaluation.json)",
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Evaluates; returns the exit code."""
+    check_data_arguments(options)
+    model = saved.open_trained(options)
+    task = {"detection": _detector, "segmentation": _segmenter, "classification": _classifier}
+    split, results = task[model.task](model, options, console)
+    _print_table(console, model, split, results)
+    content = {
+        "model": str(model.path),
+        "data": repr(split),
+        "images": len(split),
+        "results": results,
+    }
+    write_atomically(options.output, (json.dumps(content, indent=2) + "\n").encode())
+    console.print(f"Wrote {options.output}")
+    return 0
+
+
+def _detector(
+    model: saved.Trained, options: argparse.Namespace, console: Console
+) -> tuple[Any, dict[str, float]]:
+    if options.mask_dir:
+        raise ValueError("--mask-dir is for segmenters, and this is a detector: give --data-dir.")
+    if options.masks and not getattr(model.model, "with_masks", False):
+        raise ValueError(f"{model.path} predicts no masks: leave --masks out.")
+    place = (options.annotations, options.images)
+    if options.data_dir:
+        place = data.find_coco_splits(options.data_dir)[options.split]
+    split = data.CocoDataset(*place, with_masks=options.masks)
+    _require_classes(model, split.class_names, place[0])
+    batches = data.eval_batches(
+        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
+    )
+    with progress(console, "Evaluating, in batches", len(batches)) as show:
+        return split, metrics.evaluate_detector(model.model, batches, split, show)
+
+
+def _segmenter(
+    model: saved.Trained, options: argparse.Namespace, console: Console
+) -> tuple[Any, dict[str, float]]:
+    if options.annotations:
+        raise ValueError("--annotations is for detectors, and this is a segmenter.")
+    split = _open_masks(options, None)
+    if model.is_named and split.class_names[0] == "class_0":
+        # Labels without names: those of the model, of which some may not be in this split.
+        _require_at_most(model, len(split.class_names), split.name)
+        split = _open_masks(options, model.class_names)
+    _require_classes(model, split.class_names, split.name)
+    batches = data.eval_mask_batches(
+        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
+    )
+    with progress(console, "Evaluating, in batches", len(batches)) as show:
+        counts = metrics.count_pixels(
+            model.model.predict_on_batch, batches, len(split.class_names), show
+        )
+    return split, counts.results(split.class_names)
+
+
+def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
+    if options.mask_dir:
+        return data.MaskFolder(options.images, options.mask_dir, names)
+    return data.find_segmentation_splits(options.data_dir, names)[options.split]
+
+
+def _classifier(
+    model: saved.Trained, options: argparse.Namespace, console: Console
+) -> tuple[Any, dict[str, float]]:
+    if not options.data_dir:
+        raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
+    folder = data.find_class_folders(options.data_dir)[options.split]
+    split = data.ImageFolder(folder, model.class_names if model.is_named else None)
+    _require_classes(model, split.class_names, folder)
+    batches = data.eval_class_batches(
+        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
+    )
+    with progress(console, "Evaluating, in batches", len(batches)) as show:
+        counts = metrics.count_predictions(model.model, batches, len(split.class_names), show)
+    return split, counts.results()
+
+
+def _require_classes(model: saved.Trained, names: tuple[str, ...], place: Any) -> None:
+    """Refuses data whose labels mean something else."""
+    ours = len(model.class_names)
+    if len(names) != ours:
+        raise ValueError(
+            f"{model.path} has {ours} classes and {place} {len(names)}: evaluate on data with the "
+            "classes that the model was trained on."
+        )
+    different = [pair for pair in zip(model.class_names, names, strict=True) if len(set(pair)) > 1]
+    if model.is_named and different:
+        (one, other), label = different[0], model.class_names.index(different[0][0])
+        raise ValueError(
+            f"Label {label} is {one!r} for {model.path} and {other!r} in {place}: evaluate on data "
+            "with the classes that the model was trained on, in their order."
+        )
+
+
+def _require_at_most(model: saved.Trained, count: int, place: str) -> None:
+    if count > len(model.class_names):
+        raise ValueError(
+            f"{model.path} has {len(model.class_names)} classes and {place} labels up to "
+            f"{count - 1}: evaluate on data with the classes that the model was trained on."
+        )
+
+
+def _print_table(
+    console: Console, model: saved.Trained, split: Any, results: dict[str, float]
+) -> None:
+    """All classes together, then each; masks in a column beside boxes."""
+    table_module = require("rich.table", "data")
+    has_masks = any(name.startswith(MASK_PREFIX) for name in results)
+    table = table_module.Table(title=f"{model.path}, {len(split):,} images", title_justify="left")
+    table.add_column("")
+    for column in ("boxes", "masks") if has_masks else ("",):
+        table.add_column(column, justify="right")
+    for name, value in results.items():
+        if name.startswith(MASK_PREFIX):
+            continue
+        values = (value, results[f"{MASK_PREFIX}{name}"]) if has_masks else (value,)
+        shown = ("-" if number < 0 else f"{number:.3f}" for number in values)
+        table.add_row(name.replace("[", "\\["), *shown)
+    console.print(table)

@@ -1,0 +1,51 @@
+"""Reads the command line, runs one command, and turns what went wrong into one sentence."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from keras_densepred.cli import check_data, evaluate, info, predict
+from keras_densepred.cli.shown import open_console, sentence
+
+_DESCRIPTION = """Runs, measures and describes models of keras_densepred.
+
+  python -m keras_densepred predict runs/mine photos/ --output found
+  python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES
+  python -m keras_densepred check-data --data-dir MY_IMAGES
+  python -m keras_densepred info cednet_next_tiny
+
+KERAS_BACKEND=jax, tensorflow or torch chooses what computes."""
+_EPILOG = """Exit code 0: done. 1: the model, the data or an argument is at fault, as one sentence
+says. 2: the command line cannot be read."""
+_COMMANDS = (predict, evaluate, check_data, info)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: command line without the program's name; None takes it from the process.
+
+    Returns:
+        0, or 1 after a sentence on what is at fault.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_densepred",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        sub = commands.add_parser(
+            command.NAME, help=command.SUMMARY, description=command.__doc__, epilog=_EPILOG
+        )
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run, refuse=sub.error)
+    options = parser.parse_args(argv)
+    try:
+        return options.run(options, open_console())
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 1

@@ -1,0 +1,190 @@
+"""Runs a trained model on images: draws what it finds, and writes it down.
+
+  python -m keras_densepred predict runs/mine photos/ --output found
+  python -m keras_densepred predict detector.keras "photos/*.jpg" --image-size 512 --score 0.5
+
+Into the output folder go
+
+  detectors:    pictures/*.png with boxes (and masks), detections.json with COCO results
+  segmenters:   pictures/*.png tinted by class, masks/*.png with class numbers and a palette
+  classifiers:  classes.csv with the most probable classes of each image
+
+An image that cannot be read is named and left out; the exit code is 1 then."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_densepred import data
+from keras_densepred._optional import require
+from keras_densepred.cli import trained as saved
+from keras_densepred.cli.pictures import LabelledPictures, Pictures, find_pictures, output_names
+from keras_densepred.cli.shown import progress
+from keras_densepred.data.draw import draw_objects
+from keras_densepred.data.draw_masks import IGNORED_COLOUR, draw_legend, draw_semantic, label_colour
+from keras_densepred.metrics import detections_to_coco, labels_at_own_size
+from keras_densepred.training.detection import detections_on_image
+from keras_densepred.training.report import write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NAME = "predict"
+SUMMARY = "find objects in images, label their pixels, or tell their class"
+_TOP = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    saved.add_arguments(parser)
+    parser.add_argument("images", nargs="+", help="image files, folders, or patterns in quotes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/predict"), help="folder (default: runs/predict)"
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.3,
+        help="least confidence of a box that is drawn; detections.json has all (default: 0.3)",
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Predicts; returns the exit code."""
+    paths = find_pictures(options.images)
+    model = saved.open_trained(options)
+    count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
+    console.print(f"{model.path}: {type(model.model).__name__}, {count}")
+    task: dict[str, Callable[..., list[str]]] = {
+        "detection": _detect,
+        "segmentation": _segment,
+        "classification": _classify,
+    }
+    faults = task[model.task](model, paths, options, console)
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _batches(
+    batches: data.EvalBatches, model: saved.Trained, console: Console
+) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+    """Predictions and batch, with progress."""
+    with progress(console, "Predicting, in batches", len(batches)) as show:
+        for done, batch in enumerate(batches, start=1):
+            yield model.model.predict_on_batch(batch["images"]), batch
+            show(done)
+
+
+def _detect(
+    model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
+) -> list[str]:
+    pictures, names = Pictures(paths), output_names(paths)
+    batches = data.eval_batches(
+        pictures,
+        batch_size=min(options.batch_size, len(paths)),
+        on_bad_image="skip",
+        **model.preprocessing.batch_options(),
+    )
+    results: list[dict[str, Any]] = []
+    for predictions, batch in _batches(batches, model, console):
+        sizes: dict[int, tuple[int, int]] = {}
+        for row in np.flatnonzero(batch["valid"]).tolist():
+            index = int(batch["image_ids"][row]) - 1
+            record = pictures[index]
+            sizes[record.image_id] = record.size
+            found = detections_on_image(predictions, batch, row, record.size)
+            sure = found["confidence"] >= options.score
+            drawn = draw_objects(
+                record.image,
+                found["boxes"][sure],
+                found["labels"][sure],
+                model.class_names,
+                scores=found["confidence"][sure],
+                masks=found["masks"][sure] if "masks" in found else None,
+            )
+            _write_png(options.output / "pictures" / names[index], drawn)
+        results += detections_to_coco(predictions, batch, model.category_ids, sizes)
+    for result in results:
+        result["file_name"] = str(paths[result["image_id"] - 1])
+    write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
+    shown = sum(result["score"] >= options.score for result in results)
+    console.print(
+        f"{shown:,} objects with a confidence from {options.score:g}; wrote "
+        f"{options.output / 'pictures'} and {options.output / 'detections.json'}"
+    )
+    return list(batches.skipped_images)
+
+
+def _segment(
+    model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
+) -> list[str]:
+    pictures, names = Pictures(paths), output_names(paths)
+    batches = data.eval_mask_batches(
+        pictures,
+        batch_size=min(options.batch_size, len(paths)),
+        on_bad_image="skip",
+        **model.preprocessing.batch_options(),
+    )
+    for scores, batch in _batches(batches, model, console):
+        for row in np.flatnonzero(batch["valid"]).tolist():
+            index = int(batch["indices"][row])
+            labels = labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
+            drawn = draw_semantic(pictures[index].image, labels, model.class_names)
+            legend = draw_legend(np.unique(labels).tolist(), model.class_names, drawn.shape[1])
+            _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
+            _write_png(options.output / "masks" / names[index], labels, model.class_names)
+    console.print(f"Wrote {options.output / 'pictures'} and {options.output / 'masks'}")
+    return list(batches.skipped_images)
+
+
+def _classify(
+    model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
+) -> list[str]:
+    batches = data.eval_class_batches(
+        LabelledPictures(paths),
+        batch_size=min(options.batch_size, len(paths)),
+        on_bad_image="skip",
+        **model.preprocessing.batch_options(),
+    )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file_name", "rank", "label", "class", "probability"])
+    for scores, batch in _batches(batches, model, console):
+        probabilities = np.asarray(scores, np.float64)
+        if model.model.activation is None:
+            probabilities = np.exp(probabilities - probabilities.max(axis=1, keepdims=True))
+            probabilities /= probabilities.sum(axis=1, keepdims=True)
+        for row in np.flatnonzero(batch["valid"]).tolist():
+            path = paths[int(batch["indices"][row])]
+            best = np.argsort(-probabilities[row], kind="stable")[:_TOP].tolist()
+            for rank, label in enumerate(best, start=1):
+                name, value = model.class_names[label], probabilities[row, label]
+                writer.writerow([path, rank, label, name, f"{value:.6f}"])
+            console.print(f"{path}: {model.class_names[best[0]]}", markup=False)
+    write_atomically(options.output / "classes.csv", text.getvalue().encode())
+    console.print(f"Wrote {options.output / 'classes.csv'}")
+    return list(batches.skipped_images)
+
+
+def _write_png(path: Path, pixels: np.ndarray, class_names: tuple[str, ...] = ()) -> None:
+    """Writes `(H, W, 3)` colours, or `(H, W)` labels with the colours of their classes."""
+    image = require("PIL.Image", "data").fromarray(pixels)
+    if class_names:
+        colours = [
+            label_colour(label, class_names) or (0, 0, 0) for label in range(len(class_names))
+        ]
+        colours += [(0, 0, 0)] * (255 - len(colours)) + [IGNORED_COLOUR]
+        image.putpalette([tone for colour in colours for tone in colour])
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,55 @@
+"""What the commands show: one console, and progress over things that are counted."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from keras_densepred._optional import require
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def open_console() -> Console:
+    """A console on standard output. Requires rich, extra `data`."""
+    return require("rich.console", "data").Console(highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(
+    console: Console, what: str, total: int, counted: str | None = None
+) -> Iterator[Callable[..., None]]:
+    """Shows a bar; gives a function that takes how many are done, and how many are `counted`.
+
+    Args:
+        console: of `open_console`.
+        what: is being done.
+        total: number of things.
+        counted: word behind a second number, such as "broken"; None for none.
+    """
+    module = require("rich.progress", "data")
+    columns = [module.TextColumn(what), module.BarColumn(), module.MofNCompleteColumn()]
+    if counted:
+        columns.append(module.TextColumn("{task.fields[count]} " + counted))
+    columns.append(module.TimeRemainingColumn())
+    with module.Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total, count=0)
+
+        def show(done: int, count: int = 0) -> None:
+            bar.update(task, completed=done, count=count)
+
+        yield show
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, in one line.
+
+    Keras (3.15.1) puts what a layer raised in bold, between its own name and the arguments.
+    """
+    text = str(error)
+    raised = re.search("\x1b\\[1m(.*?)\x1b\\[0m", text, re.DOTALL)
+    lines = (raised[1] if raised else text).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

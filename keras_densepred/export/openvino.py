@@ -1,0 +1,58 @@
+"""Export to OpenVINO's format, by way of ONNX."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import keras
+
+from keras_densepred._optional import require
+from keras_densepred.export.onnx import export_onnx
+
+
+def export_openvino(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    image_size: int | tuple[int, int],
+    *,
+    batch_size: int = 1,
+    suppress: bool = True,
+) -> Path:
+    """Writes a model for inference as OpenVINO's XML and BIN files, in float32.
+
+    From whatever backend `export_onnx` exports from, and with its inputs and outputs.
+
+    Args:
+        model: as for `export_onnx`.
+        path: the `.xml` file to write; the weights go into a `.bin` beside it. Old ones are
+            replaced.
+        image_size: as for `export_onnx`.
+        batch_size: as for `export_onnx`.
+        suppress: as for `export_onnx`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the model cannot be exported, a number is not positive, or `path` does not
+            end in `.xml`.
+        ImportError: if OpenVINO, onnx or the backend's converter is not installed.
+    """
+    path = Path(path)
+    if path.suffix != ".xml":
+        raise ValueError(f"OpenVINO's files end in .xml and .bin, and the path is {path}.")
+    openvino = require("openvino", "export")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        onnx = Path(folder) / "model.onnx"
+        export_onnx(model, onnx, image_size, batch_size=batch_size, suppress=suppress)
+        converted = openvino.Core().read_model(onnx)
+        names = [output.name for output in require("onnx", "export").load(onnx).graph.output]
+        for output, name in zip(converted.outputs, names, strict=True):
+            output.tensor.set_names({name})  # and no name of the converter's beside it
+        unfinished = Path(folder) / path.name
+        openvino.save_model(converted, unfinished, compress_to_fp16=False)
+        # The XML last: who finds it finds its weights.
+        os.replace(unfinished.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(unfinished, path)
+    return path

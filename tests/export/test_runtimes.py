@@ -1,0 +1,158 @@
+"""SavedModel, LiteRT, torch.export and OpenVINO: their runtimes give what Keras gives."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred import export
+from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
+from tests.export.test_onnx import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
+from tests.models.conftest import ToyPyramid
+from tests.weights import set_deterministic_weights
+
+
+def segmenter():
+    model = DeepLabV3(ToyPyramid(ready=False), 3, width=8, atrous_rates=None)
+    set_deterministic_weights(model)
+    return model
+
+
+def retinanet():
+    model = RetinaNetKerasHub(ToyPyramid(), 3, head_width=8, head_depth=1)
+    set_deterministic_weights(model)
+    bias = model.classification_head.prediction.bias
+    bias.assign(np.random.default_rng(1).normal(0, 1, bias.shape))
+    return model
+
+
+def run_saved_model(path):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))  # its graph lives as long as it
+    return {name: np.asarray(value) for name, value in loaded.serve(tf.constant(IMAGES)).items()}
+
+
+def run_litert(path):
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    return interpreter.get_signature_runner("serving_default")(images=IMAGES)
+
+
+def run_torch(path):
+    import torch
+
+    outputs = torch.export.load(path).module()(torch.tensor(IMAGES))
+    return {name: value.detach().numpy() for name, value in outputs.items()}
+
+
+def run_openvino(path):
+    import openvino
+
+    compiled = openvino.Core().compile_model(
+        path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    )
+    results = compiled(IMAGES)
+    return {output.any_name: results[output] for output in compiled.outputs}
+
+
+# Of each backend: the function, its runtime, and the path's suffix.
+FORMATS = {
+    "saved_model": (export.export_saved_model, run_saved_model, ""),
+    "litert": (export.export_litert, run_litert, ".tflite"),
+    "torch": (export.export_torch, run_torch, ".pt2"),
+    "openvino": (export.export_openvino, run_openvino, ".xml"),
+}
+SUPPORTED = {
+    "jax": ("saved_model",),
+    "tensorflow": ("saved_model", "litert", "openvino"),
+    "torch": ("torch", "openvino"),
+}[BACKEND]
+MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter}
+
+
+@pytest.fixture(scope="module")
+def model(request):
+    """A model and what it predicts."""
+    made = MODELS[request.param]()
+    expected = made.predict(IMAGES, verbose=0)
+    if not isinstance(expected, dict):
+        return made, {"outputs": expected}
+    assert expected["num_detections"].min() > 3
+    return made, expected
+
+
+@pytest.mark.parametrize("format", SUPPORTED)
+@pytest.mark.parametrize(
+    "model",
+    [
+        "yolo",
+        "segmenter",
+        pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
+    ],
+    indirect=True,
+)
+def test_a_runtime_gives_what_predict_gives(model, format, tmp_path):
+    function, run, suffix = FORMATS[format]
+    made, expected = model
+    path = function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
+    for _ in range(2 if format == "saved_model" else 1):
+        found = run(path)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
+        names = {p.name for p in tmp_path.iterdir()}
+        assert names == {path.name} | ({"model.bin"} if format == "openvino" else set())
+        if format == "saved_model":  # an old directory is replaced
+            function(made, path, SIZE, batch_size=2)
+
+
+@pytest.mark.parametrize("model", ["yolo"], indirect=True)
+@pytest.mark.parametrize("format", SUPPORTED[-1:])
+def test_without_suppression_all_boxes_come(model, format, tmp_path):
+    function, run, suffix = FORMATS[format]
+    made, _ = model
+    path = function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2, suppress=False)
+    boxes, scores = made.boxes_and_scores(made(IMAGES), keras.ops.convert_to_tensor(IMAGES))
+    found = run(path)
+    assert set(found) == {"boxes", "scores"}
+    np.testing.assert_allclose(found["boxes"], keras.ops.convert_to_numpy(boxes), **TOLERANCE)
+    np.testing.assert_allclose(found["scores"], keras.ops.convert_to_numpy(scores), **TOLERANCE)
+
+
+if BACKEND == "tensorflow":
+
+    @pytest.mark.parametrize("model", ["segmenter"], indirect=True)
+    def test_small_weights_are_smaller_and_nearly_the_same(model, tmp_path):
+        made, expected = model
+        sizes = {}
+        for weights, share in (("float32", 1e-4), ("float16", 2e-3), ("int8", 5e-2)):
+            path = tmp_path / f"{weights}.tflite"
+            export.export_litert(made, path, SIZE, batch_size=2, weights=weights)
+            sizes[weights] = path.stat().st_size
+            error = np.abs(run_litert(path)["outputs"] - expected["outputs"]).max()
+            assert error <= share * np.abs(expected["outputs"]).max(), weights
+        assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+        with pytest.raises(ValueError, match="`weights` must be one of"):
+            export.export_litert(made, path, SIZE, weights="int4")
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS.keys() - set(SUPPORTED)))
+def test_what_a_backend_cannot_write_is_one_sentence(format, tmp_path, monkeypatch):
+    function, _, suffix = FORMATS[format]
+    monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
+    with pytest.raises((ValueError, ImportError), match=r"KERAS_BACKEND=(torch|tensorflow)"):
+        function(segmenter(), tmp_path / f"model{suffix}", SIZE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.backend_free
+def test_paths_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr(keras.config, "backend", lambda: "tensorflow")
+    with pytest.raises(ValueError, match="is no SavedModel"):
+        export.export_saved_model(None, tmp_path, 32)
+    with pytest.raises(ValueError, match=r"\.xml and \.bin"):
+        export.export_openvino(None, tmp_path / "model.onnx", 32)
+    with pytest.raises(ValueError, match="give positive integers"):
+        export.export_litert(None, tmp_path / "x.tflite", 32, batch_size=0)
