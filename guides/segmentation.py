@@ -10,9 +10,9 @@ Description: DeepLabv3 on a folder of masks in Pascal VOC's layout, with the IoU
 ## What this guide does
 
 Semantic segmentation asks for the class of every pixel. The data are images and masks of the same
-size, whose pixels are class numbers: 0 is usually the background, and 255 means "nobody said", which
-neither trains nor counts. This guide goes from a folder of these to a segmenter and to the one
-number that people compare, the mean intersection over union, class by class.
+size, whose pixels are class numbers: 0 is usually the background, and 255 means "nobody said",
+which neither trains nor counts. This guide goes from a folder of these to a segmenter and to the
+one number that people compare, the mean intersection over union, class by class.
 
 `recipes/voc_deeplab_v3.py` does it with one command.
 
@@ -38,9 +38,9 @@ keras.utils.set_random_seed(0)
 ## The folder
 
 The guide writes a folder in VOC's layout: generated pictures of shapes, with a border of ignored
-pixels around each object as VOC has it. **Put your own path here.** Known layouts are VOC's
-(with SBD's annotations, if they are there), and plain ones such as `images/train` with `masks/train`.
-A `classes.txt` beside them names the classes.
+pixels around each object as VOC has it. **Put your own path here.** Known layouts are VOC's (with
+SBD's annotations, if they are there), and plain ones such as `images/train` with `masks/train`. A
+`classes.txt` beside them names the classes.
 """
 
 FOLDER = Path("my_masks")
@@ -79,9 +79,10 @@ plt.show()
 ## The model
 
 DeepLabv3 in the form that BiCSNet's paper uses: the backbone's levels are brought to stride 8 and
-averaged, two convolutions follow, and the logits are enlarged to the size of the image. No dilation
-in the backbone is needed, because its pyramid has seen the whole picture already. (The paper's head
-also has atrous spatial pyramid pooling; its rates 6, 12 and 18 are for larger pictures than these.)
+averaged, two convolutions follow, and the logits are enlarged to the size of the image. No
+dilation in the backbone is needed, because its pyramid has seen the whole picture already. (The
+paper's head also has atrous spatial pyramid pooling; its rates 6, 12 and 18 are for larger
+pictures than these.)
 """
 
 SIZE, BATCH = 96, 8
@@ -122,6 +123,7 @@ with data.train_mask_batches(
         steps_per_epoch=STEPS,
         epochs=EPOCHS,
         callbacks=[evaluation],
+        shuffle=False,  # the stream is shuffled
         verbose=0,
     ).history
 for epoch in range(EPOCHS):
@@ -197,15 +199,15 @@ plt.show()
 """
 
 model.save("segmenter.keras")
-again = keras.saving.load_model("segmenter.keras", compile=False)
+again = keras.saving.load_model("segmenter.keras")
 labels = again.predict_on_batch(batch["images"]).argmax(axis=-1)
 print(labels.shape, labels.dtype, [val.class_names[label] for label in np.unique(labels)])
 
 """
 Where to go from here:
 
-* the same with one command: `python recipes/voc_deeplab_v3.py --data-dir MY_MASKS`; with `--multi-scale
-  --flip` it tests a finished run again;
+* the same with one command: `python recipes/voc_deeplab_v3.py --data-dir MY_MASKS`; with
+  `--multi-scale --flip` it tests a finished run again;
 * KerasHub's or KerasCV's DeepLabv3+ head on our backbones: `models.DeepLabV3KerasHub`,
   `models.DeepLabV3PlusKerasCV`;
 * masks of single objects instead of classes: `recipes/coco_mask_rcnn.py`.

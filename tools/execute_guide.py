@@ -2,8 +2,8 @@
 
     python tools/execute_guide.py GUIDE.py FOLDER
 
-writes `FOLDER/GUIDE.md` and `FOLDER/pictures/GUIDE_1.jpg` and so on. `tools/run_guides.py` starts it
-for each guide in a process of its own.
+writes `FOLDER/GUIDE.md` and `FOLDER/pictures/GUIDE_1.jpg` and so on. `tools/run_guides.py` starts
+it for each guide in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.tutobook import Cell, Guide, read_guide
 
 BEGIN, END = "<!-- output:begin -->", "<!-- output:end -->"
-_DPI = 80
+_DPI = 100
 
 
 def main(argv: list[str] | None = None) -> int:
