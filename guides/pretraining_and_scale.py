@@ -18,7 +18,7 @@ The second half is about scale: what stays the same, and what does not, when the
 in several processes. Figures for ImageNet (hours, images a second, cores that feed the devices,
 memory) and the commands for one machine, SLURM and TPU pods are on [their own page](scale.md).
 
-    pip install "keras_densepred[torch,data]"        # or jax, tensorflow
+    pip install -e ".[torch,data]"        # or jax, tensorflow; from a clone, for the recipes
 """
 
 import os
