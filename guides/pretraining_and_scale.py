@@ -88,7 +88,7 @@ so here it is crops and flips. `WarmupCosine`, decay of matrices only and averag
 paper's.
 """
 
-EPOCHS, STEPS = 4, 60
+EPOCHS, STEPS = 4, 45
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 
 model = models.image_classifier(

@@ -86,7 +86,7 @@ pictures than these.)
 """
 
 SIZE, BATCH = 96, 8
-EPOCHS, STEPS = 5, 100
+EPOCHS, STEPS = 4, 100
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 
 backbone = backbones.load_backbone(

@@ -54,8 +54,7 @@ def page_text(guide: Guide, output_of: Callable[[Cell], str]) -> str:
         output_of: called with each code cell in order; returns the Markdown of its outputs, or "".
     """
     links = f"[Notebook]({guide.name}.ipynb) · [Python source]({guide.name}.py)"
-    made = "<!-- made by tools/run_guides.py from the Python source -->"
-    parts = [made, guide.heading, links]
+    parts = [guide.heading, links]
     for cell in guide.cells:
         if not cell.is_code:
             parts.append(cell.text)
@@ -64,6 +63,7 @@ def page_text(guide: Guide, output_of: Callable[[Cell], str]) -> str:
         output = output_of(cell)
         if output:
             parts.append(f"{BEGIN}\n\n{output}\n\n{END}")
+    parts.append("<!-- made by tools/run_guides.py from the Python source -->")
     return "\n\n".join(parts) + "\n"
 
 
