@@ -26,18 +26,23 @@ class Examples(griffe.Extension):
 
 def fenced(text: str) -> str:
     """A docstring whose examples are fenced code."""
+    shown: list[str] = []
     lines = text.split("\n")
-    if _HEADING not in lines:
-        return text
-    start = lines.index(_HEADING)
-    first = next((n for n in range(start + 1, len(lines)) if lines[n].strip()), len(lines))
-    prompted = first < len(lines) and lines[first].startswith(">>>")
-    stop = first
-    # Code behind prompts ends at an empty line, indented code where the text begins again.
-    while stop < len(lines) and (
-        lines[stop].strip() if prompted else not lines[stop] or lines[stop].startswith(" ")
-    ):
-        stop += 1
-    code = textwrap.dedent("\n".join(lines[first:stop])).strip("\n")
-    kind = "pycon" if prompted else "python"
-    return "\n".join([*lines[:start], f"**Example**\n\n```{kind}\n{code}\n```\n", *lines[stop:]])
+    while lines:
+        line = lines.pop(0)
+        code: list[str] = []
+        if line == _HEADING:
+            shown += ["**Example**", ""]
+            # Indented code ends where the text goes on.
+            while lines and (not lines[0] or lines[0].startswith(" ")):
+                code.append(lines.pop(0))
+        elif line.startswith(">>>"):
+            code.append(line)
+            while lines and lines[0]:
+                code.append(lines.pop(0))
+        else:
+            shown.append(line)
+        if any(code):
+            kind = "pycon" if code[0].startswith(">>>") else "python"
+            shown += [f"```{kind}", textwrap.dedent("\n".join(code)).strip("\n"), "```", ""]
+    return "\n".join(shown).strip("\n")
