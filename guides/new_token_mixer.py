@@ -98,9 +98,9 @@ for style in ("fpn", "full_fpn", "unet", "hourglass"):
 ## Does it do what it should?
 
 Three checks find most faults of a new block before any training does. First: how far does it see?
-The gradient of one position of the result says which positions of the input it depends on. The
-base block's pooling sees its 3x3 neighbourhood; the long-range block's convolution reaches 9 to
-each side, and the pooling after it one more.
+Change one position of the input, and look whether the middle of the result changes. The base
+block's pooling sees its 3x3 neighbourhood; the long-range block's convolution reaches 9 to each
+side, and the pooling after it one more.
 """
 
 

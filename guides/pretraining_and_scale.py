@@ -86,6 +86,10 @@ plt.show()
 for each stage, whose losses are averaged. In a short run strong augmentation only delays things,
 so here it is crops and flips. `WarmupCosine`, decay of matrices only and averaged weights are the
 paper's.
+
+`training.fit` is `Model.fit` with checkpoints: killed at any moment and started again, the run
+goes on exactly where it was. It asks for the batches from a step on, because a position in the
+data is a number: batch `k` depends on the seed and on `k` alone.
 """
 
 EPOCHS, STEPS = 4, 45
@@ -114,20 +118,30 @@ evaluation = metrics.ClassificationEvaluation(
     verbose=False,
 )
 augment = data.imagenet_augmentation(SIZE, scale=(0.4, 1.0), rand_augment=False, erasing=0.0)
-with data.train_class_batches(
-    train, seed=0, augment=augment, label_smoothing=0.1, **options
-) as stream:
-    history = model.fit(
-        ((batch["images"], batch["targets"]) for batch in stream),
-        steps_per_epoch=STEPS,
-        epochs=EPOCHS,
-        callbacks=[evaluation],
-        shuffle=False,
-        verbose=0,
-    ).history
-for epoch in range(EPOCHS):
+
+
+def batches_from(step):
+    """The training batches from a step on."""
+    with data.train_class_batches(
+        train, seed=0, augment=augment, label_smoothing=0.1, **options
+    ) as stream:
+        stream.set_state({**stream.get_state(), "next_batch": step})
+        for batch in stream:
+            yield batch["images"], batch["targets"]
+
+
+log = training.MetricsLog("metrics.csv")
+training.fit(
+    model,
+    batches_from,
+    epochs=EPOCHS,
+    steps_per_epoch=STEPS,
+    checkpoint=training.ResumableCheckpoint("checkpoints", {"guide": "pretraining"}),
+    callbacks=[evaluation, log],
+)
+for row in log.rows:
     names = ("loss", "val_top1", "ema_val_top1")
-    print(f"epoch {epoch + 1}:", ", ".join(f"{name} {history[name][epoch]:.3f}" for name in names))
+    print(f"epoch {row['epoch']}:", ", ".join(f"{name} {row[name]:.3f}" for name in names))
 
 """
 Six classes, so chance is 0.167. The rows of the confusion are the true classes.
@@ -245,7 +259,6 @@ block; `cluster.shard` tells the data which rows to make:
         stream = data.train_class_batches(..., shard=cluster.shard)
         training.fit(model, ..., checkpoint=training.ResumableCheckpoint("checkpoints", {}))
 
-`training.fit` is `Model.fit` with checkpoints from which a killed run continues exactly, also on
-another number of devices. What 300 epochs of ImageNet take, and what the hosts must deliver to
-keep the devices busy: [Pretraining at scale](scale.md).
+A killed run may continue on another number of devices. What 300 epochs of ImageNet take, and what
+the hosts must deliver to keep the devices busy: [Pretraining at scale](scale.md).
 """
