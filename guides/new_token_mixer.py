@@ -30,7 +30,7 @@ from keras_densepred.layers import ConvNorm
 from keras_densepred.layers.token_mixers import TOKEN_MIXERS, TokenMixer
 
 keras.utils.set_random_seed(0)
-print(TOKEN_MIXERS)
+print(*TOKEN_MIXERS)
 
 """
 ## The block
@@ -114,14 +114,15 @@ def reach(block, side=31, channels=8):
     middle = side // 2
     reference = model.predict(base, verbose=0)[0, middle, middle]
     changed = np.repeat(base, middle + 1, axis=0)
-    for distance in range(middle + 1):  # row k: another value k positions to the right
-        changed[distance, middle, middle + distance] += 1.0
+    for distance in range(middle + 1):  # row k: another vector k positions to the right
+        changed[distance, middle, middle + distance] = rng.normal(size=channels)
     results = model.predict(changed, verbose=0)[:, middle, middle]
-    return int(np.flatnonzero(np.abs(results - reference).max(axis=1) > 1e-7).max())
+    return int(np.flatnonzero(np.abs(results - reference).max(axis=1) > 1e-5).max())
 
 
 mixer = PoolMixer()
 print("base block:", reach(mixer.base_block), " long-range block:", reach(mixer.lr_block))
+assert (reach(mixer.base_block), reach(mixer.lr_block)) == (1, 10)
 
 """
 Second: every weight gets a gradient. A layer that is built and not used would not.
@@ -223,7 +224,9 @@ class TinyPyramid(PyramidBackbone):
 
 
 tiny = TinyPyramid(width=32)
-print(f"{tiny.count_params():,} parameters", tiny.feature_info)
+print(f"{tiny.count_params():,} parameters")
+for level, info in tiny.feature_info.items():
+    print(level, info)
 
 """
 That is enough for everything that stands on a backbone here: detectors with and without anchors,

@@ -73,7 +73,8 @@ What a head has to know of a level is in `feature_info`, so nobody has to count 
 
 features = backbone(images)
 for level, info in backbone.feature_info.items():
-    print(f"{level}: stride {info.stride:2d}, {info.channels:3d} channels, {features[level].shape}")
+    shape = tuple(features[level].shape)
+    print(f"{level}: stride {info.stride:2d}, {info.channels:3d} channels, {shape}")
 
 """
 Any size will do that is a multiple of 32. Something else is an error that says so, and not a map

@@ -45,7 +45,7 @@ heart. (For a detector that finds things in pictures it has not seen: the guide
 `finetune_detector`.)
 """
 
-SIZE, STEPS = 96, 100
+SIZE, STEPS = 96, 80
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 
 shapes = data.ShapesDataset(16, image_size=SIZE)
