@@ -40,15 +40,15 @@ keras.utils.set_random_seed(0)
 """
 ## Train
 
-What is trained does not matter here, so it is a small RetinaNet that learns sixteen pictures by
+What is trained does not matter here, so it is a small RetinaNet that learns eight pictures by
 heart. (For a detector that finds things in pictures it has not seen: the guide
 `finetune_detector`.)
 """
 
-SIZE, STEPS = 96, 80
+SIZE, STEPS = 96, 120
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 
-shapes = data.ShapesDataset(16, image_size=SIZE)
+shapes = data.ShapesDataset(8, image_size=SIZE)
 model = models.RetinaNetKerasHub(
     DetectionPyramid(
         CEDNetBackbone(
@@ -188,7 +188,7 @@ And to the eye: where it was trained, on the other backend, and from ONNX.
 _, axes = plt.subplots(3, 4, figsize=(12, 9.4))
 for row, (name, result) in zip(axes, found.items(), strict=True):
     for column, axis in enumerate(row):
-        sure = result["confidence"][column] >= 0.4
+        sure = result["confidence"][column] >= 0.3
         axis.imshow(
             draw_objects(
                 pictures[column],
