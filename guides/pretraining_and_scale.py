@@ -52,18 +52,17 @@ RandAugment, random erasing, and two pictures mixed into one, with the labels mi
 first row are pictures, the second what the paper's setting makes of some.
 """
 
-SIZE, BATCH = 64, 16
-train = data.ShapesClassification(960, SIZE, split="train")
-val = data.ShapesClassification(192, SIZE, split="val")
+train = data.ShapesClassification(1200, 64, split="train")
+val = data.ShapesClassification(192, 64, split="val")
 
 strong = data.train_class_batches(
     train,
     batch_size=8,
-    image_size=SIZE,
+    image_size=64,
     seed=0,
     mean=None,
     std=None,
-    augment=data.imagenet_augmentation(SIZE, rand_augment=True, erasing=0.25),
+    augment=data.imagenet_augmentation(64, rand_augment=True, erasing=0.25),
     mixing=data.Mixing(),
 ).batch(0)
 _, axes = plt.subplots(2, 8, figsize=(14, 4.4))
@@ -92,7 +91,8 @@ goes on exactly where it was. It asks for the batches from a step on, because a 
 data is a number: batch `k` depends on the seed and on `k` alone.
 """
 
-EPOCHS, STEPS = 4, 35
+SIZE, BATCH = 32, 32  # pixels and pictures: small, so that it takes a minute
+EPOCHS, STEPS = 4, 75
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 
 model = models.image_classifier(
@@ -102,7 +102,7 @@ model = models.image_classifier(
 )
 model.compile(
     training.AdamW(
-        training.WarmupCosine(2e-3, 30, EPOCHS * STEPS),
+        training.WarmupCosine(1e-3, 50, EPOCHS * STEPS),
         rules=training.matrix_decay_rules(model, 0.05),
         use_ema=True,
         ema_momentum=0.98,
