@@ -134,9 +134,10 @@ class _Search:
 
     def _stride(self, shape: tuple[int | None, ...]) -> int:
         """Of a map, rounded to a power of two; 1 for what is no map."""
-        if len(shape) != 4 or shape[1] == shape[2] == 1:
+        height = shape[1] if len(shape) == 4 else None
+        if height is None or shape[1:3] == (1, 1):
             return 1
-        return 2 ** round(math.log2(self.image_height / shape[1]))
+        return 2 ** round(math.log2(self.image_height / height))
 
 
 def _graph_of(layer):
