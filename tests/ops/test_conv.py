@@ -72,20 +72,20 @@ def test_convolution(kernel, strides, padding, groups, size):
     assert_equal(ours, plain, [(kernel, kernel, 6 // groups, 12), (12,)], images)
 
 
-@pytest.mark.parametrize("kernel,strides,padding", [(3, 1, 1), (3, 2, 1), (1, 1, 0)])
-def test_convolution_of_many_small_maps(kernel, strides, padding):
-    """As regions of interest are; their kernel gradient is computed in another way on JAX."""
-    images = np.random.default_rng(0).normal(size=(130, 4, 5, 3)).astype("float32")
+@pytest.mark.parametrize("kernel,padding", [(3, 1), (3, 0), (1, 0)])
+def test_convolution_of_wide_maps(kernel, padding):
+    """Their kernel gradient is computed in another way on JAX."""
+    images = np.random.default_rng(0).normal(size=(2, 24, 25, 64)).astype("float32")
 
     def plain(x, weights):
         around = (padding, padding)
         x = ops.pad(x, ((0, 0), around, around, (0, 0)))
-        return ops.conv(x, weights, strides, "valid", data_format="channels_last")
+        return ops.conv(x, weights, 1, "valid", data_format="channels_last") / 24
 
     def ours(x, weights):
-        return conv2d(x, weights, strides=strides, padding=padding)
+        return conv2d(x, weights, padding=padding) / 24
 
-    assert_equal(ours, plain, [(kernel, kernel, 3, 4)], images)
+    assert_equal(ours, plain, [(kernel, kernel, 64, 66)], images)
 
 
 def test_grouped_convolution_of_maps_of_unknown_size():
