@@ -43,8 +43,8 @@ from keras_densepred.training.gradient_figures import (
     draw_gradient_maps,
     draw_important_areas,
 )
+from keras_densepred.training.preprocessing import Preprocessing
 from keras_densepred.training.report import write_atomically
-from tools.export import IMAGENET, UNIT
 
 MASK_SIZE = 112  # of an object's mask as a target, as in recipes/coco_mask_rcnn.py
 LISTED_THRESHOLDS = (0.1, 0.2, 0.5)
@@ -69,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, model in zip(options.models, detectors, strict=True):
             _require_classes(path, model, dataset)
         results = []
-        for name, model in zip(names, detectors, strict=True):
+        for name, path, model in zip(names, options.models, detectors, strict=True):
             print(f"{name}: gradients of {min(options.images, len(dataset)):,} images ...")
-            results.append(run(model, dataset, options.image_size, options.images))
+            prepared = prepared_as(path, model)
+            results.append(run(model, prepared, dataset, options.image_size, options.images))
         results = _in_order(results)
         if not results[0]:
             raise ValueError(f"None of the images of {options.data_dir} has objects to detect.")
@@ -104,15 +105,32 @@ def load(path: Path) -> keras.Model:
     return model
 
 
-def run(model: keras.Model, dataset: Any, image_size: int, number: int) -> Results:
-    """Quality and gradient map of the first images, prepared as the recipes do."""
+def prepared_as(path: Path, model: keras.Model) -> Preprocessing:
+    """As `preprocessing.json` beside the model says, else as our recipe for its kind does."""
+    saved = Preprocessing.read(path.parent)
+    if saved is not None:
+        return saved
     is_yolo = isinstance(model, models.YOLOv3Detector)
+    return Preprocessing(
+        "detection",
+        mean=(0.0, 0.0, 0.0) if is_yolo else (123.675, 116.28, 103.53),
+        std=(255.0, 255.0, 255.0) if is_yolo else (58.395, 57.12, 57.375),
+        image_size=1,  # `run` sets it
+        stretch=is_yolo,
+    )
+
+
+def run(
+    model: keras.Model, prepared: Preprocessing, dataset: Any, image_size: int, number: int
+) -> Results:
+    """Quality and gradient map of the first images."""
     batches = data.eval_batches(
         dataset,
         batch_size=1,
         image_size=image_size,
-        stretch=is_yolo,
-        **(UNIT if is_yolo else IMAGENET),
+        mean=prepared.mean,
+        std=prepared.std,
+        stretch=prepared.stretch,
     )
     index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
 
