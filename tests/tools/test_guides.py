@@ -15,7 +15,7 @@ Last modified: 2026/01/02
 Description: What it is about: this.
 """
 '''
-QUICK = ("ten_minute_start", "new_token_mixer")
+QUICK = ("ten_minute_start", "new_token_mixer", "official_weights")
 guides = pytest.mark.parametrize("path", find_guides(), ids=lambda path: path.stem)
 
 
