@@ -37,7 +37,7 @@ from keras_densepred.training import setting
 
 MEAN, STD = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)  # Darknet: 0..1
 PAPER_IMAGES = 20_000  # training images from which on a paper's settings are the default
-SMALL_STEPS = 600  # steps of a run from random weights on few images
+SMALL_STEPS = 450  # steps of a run from random weights on few images
 WEIGHT_DECAY = 5e-4
 SMALLEST_SCALE = 320 / 416  # multi-scale training: 320 to 608 px around 416
 LARGEST_SCALE = 608 / 416
