@@ -134,3 +134,6 @@ class PyramidMean(keras.layers.Layer):
 
     def compute_output_shape(self, level_shapes):
         return level_shapes[0]
+
+    def get_config(self):  # Keras' own gives none where the dtype is a policy
+        return super().get_config()

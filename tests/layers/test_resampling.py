@@ -79,7 +79,13 @@ def test_transposed_convolution_equals_keras(factor):
 
 
 def test_layers_come_back_from_their_configs():
-    for layer in (NearestUpsample(4), DepthwiseConv(3, strides=2), TransposedConv(8, 3)):
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    for layer in (
+        NearestUpsample(4),
+        DepthwiseConv(3, strides=2),
+        TransposedConv(8, 3),
+        PyramidMean(dtype=policy),
+    ):
         config = keras.saving.serialize_keras_object(layer)
         copy = keras.saving.deserialize_keras_object(config)
         assert copy.get_config() == layer.get_config()
