@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 KERAS_BACKEND ?= jax
 DEMO_OUTPUT ?= runs/demo
+GUIDES_BACKEND ?= torch
 # Two processes fill two cores: XLA compiles on one thread.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 EXTRAS := tensorflow,jax,torch,cv,data,convert,export,dev
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow guides docs lint clean
 
 install: $(VENV)/installed
 
@@ -36,6 +37,16 @@ test: lint
 test-slow: install
 	for backend in jax tensorflow torch; do \
 	  KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -m slow || exit 1; done
+
+# Executes every guide in a fresh process; a new page of each and its notebook are written.
+guides: install
+	$(BIN)/python tools/make_notebooks.py
+	KERAS_BACKEND=$(GUIDES_BACKEND) $(BIN)/python tools/run_guides.py --write guides
+
+# README, guides and API reference as a site in build/site.
+docs: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -46,7 +46,7 @@ from keras_densepred.training import setting
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
 STD = (58.395, 57.12, 57.375)
 PAPER_IMAGES = 20_000  # training images from which on a paper's settings are the default
-SMALL_STEPS = 700  # steps of a run from random weights on few images
+SMALL_STEPS = 400  # steps of a run from random weights on few images
 MASK_SIZE = 112  # of the masks that train; four times what mask heads predict
 
 DETECTORS = {

@@ -8,10 +8,15 @@ BiCSNet (ImageNet and iNaturalist): 250 epochs at 224 px, batch 1024, 5 warm-up 
 crop and flip; P4..P7 at the size of P3 are averaged with it. The paper names neither optimizer nor
 rate: SGD at 0.4 is ours.
 
+CSPNet (section 4.1 and the authors' cfg files): 800,000 steps of batch 128, dense networks twice as
+many, SGD 0.1 with the fourth power of what is left of the run, momentum 0.9, decay 5e-4 (the cfgs;
+the paper prints 0.005). Crop and flip, where the cfgs have Darknet's own colours and angles.
+
     python recipes/imagenet_pretrain.py                                     # built-in shapes
     python recipes/imagenet_pretrain.py --data-dir MY_FOLDERS --image-size 128 --output runs/mine
     python recipes/imagenet_pretrain.py --data-dir IMAGENET --preset cednet_next_tiny
     python recipes/imagenet_pretrain.py --data-dir IMAGENET --experiment bicsnet_imagenet
+    python recipes/imagenet_pretrain.py --data-dir IMAGENET --preset csp_peleenet
     torchrun --nproc-per-node 8 recipes/imagenet_pretrain.py --data-dir IMAGENET  # PyTorch, 8 GPUs
 
 Settings left open come from `--experiment`, by default the family's on 100,000 images and more, and
@@ -65,6 +70,17 @@ _BICSNET: dict[str, Any] = {  # BiCSNet, section on classification
     "smoothing": 0.0,
     "evaluate_every": 10,
 }
+_CSPNET: dict[str, Any] = {  # CSPNet, section 4.1
+    **_BICSNET,
+    "preset": "csp_resnext_50",
+    "image_size": 256,  # at which the paper counts operations
+    "batch_size": 128,
+    "epochs": 80,  # 800,000 steps
+    "warmup_epochs": 0.0,
+    "schedule": "power4",
+    "learning_rate": 0.1,
+    "weight_decay": 5e-4,
+}
 # Named settings. A family adds its paper's here; the flags go before them.
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "cednet": {  # CEDNet, authors' code, main.py's defaults and TRAINING.md's commands
@@ -89,6 +105,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
     "bicsnet_imagenet": _BICSNET,
     "bicsnet_inaturalist": _BICSNET,  # the same; the data have 8142 classes
+    "cspnet": _CSPNET,
+    "cspnet_dense": {**_CSPNET, "preset": "csp_peleenet", "epochs": 160},
     "small": {  # some hundred to some thousand images, from random weights
         "preset": "cednet_next_pico",
         "image_size": 128,
@@ -144,7 +162,8 @@ class Settings:
     steps_per_epoch: int | None = setting(None, "steps of an epoch, if not one pass")
     optimizer: str | None = setting(None, "update rule (CEDNet: adamw)", ("adamw", "sgd"))
     learning_rate: float | None = setting(None, "peak rate (CEDNet: 4e-3 for batch 4096)")
-    floor: float | None = setting(None, "rate that the cosine ends at (CEDNet: 1e-6)")
+    schedule: str | None = setting(None, "from there (CSPNet: power4)", ("cosine", "power4"))
+    floor: float | None = setting(None, "rate at the end (CEDNet: 1e-6)")
     warmup_epochs: float | None = setting(None, "epochs of the warm-up (CEDNet: 20, BiCSNet: 5)")
     weight_decay: float | None = setting(None, "of matrices and kernels (CEDNet: 0.05)")
     ema: float | None = setting(None, "momentum of averaged weights, 0: none (CEDNet: 0.9999)")
@@ -169,9 +188,9 @@ _DROP_PATH = {"tiny": 0.1, "small": 0.4, "base": 0.5, "swin": 0.1, "cswin": 0.2}
 
 def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open from the experiment."""
-    of_bicsnet = (settings.preset or "").startswith("bicsnet")
-    family = "bicsnet_imagenet" if of_bicsnet else "cednet"
-    name = settings.experiment or (family if len(train) >= PAPER_IMAGES else "small")
+    name = settings.experiment
+    if name is None:
+        name = paper_of(settings.preset) if len(train) >= PAPER_IMAGES else "small"
     defaults = {"experiment": name, **EXPERIMENTS[name]}
     batch_size = settings.batch_size or defaults["batch_size"]
     # The rate follows the batch linearly, as in the papers.
@@ -179,6 +198,7 @@ def complete(settings: Settings, train: Any) -> Settings:
     preset = settings.preset or defaults["preset"]
     steps = settings.steps_per_epoch or max(1, settings.accumulate * len(train) // batch_size)
     epochs = settings.epochs or defaults.get("epochs") or max(10, -(-SMALL_STEPS // steps))
+    defaults = {"schedule": "cosine"} | defaults
     defaults |= {
         "drop_path": _DROP_PATH.get(training.cednet_variant(preset), 0.0),
         "steps_per_epoch": steps,
@@ -187,6 +207,16 @@ def complete(settings: Settings, train: Any) -> Settings:
     }
     given = dataclasses.asdict(settings)
     return Settings(**{n: defaults.get(n) if v is None else v for n, v in given.items()})
+
+
+def paper_of(preset: str | None) -> str:
+    """The experiment of the paper that a built-in preset comes from, CEDNet's for any other."""
+    name = (preset or "").removeprefix("se_")
+    if name.startswith("bicsnet"):
+        return "bicsnet_imagenet"
+    if "dense" in name or "pelee" in name:
+        return "cspnet_dense"
+    return "cspnet" if name.startswith("csp") else "cednet"
 
 
 def open_data(settings: Settings) -> tuple[Any, Any]:
@@ -237,11 +267,7 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
         dtype=settings.precision,
     )
     model.backbone.rematerialize(settings.rematerialize)
-    total = settings.epochs * settings.steps_per_epoch
-    warmup = min(round(settings.warmup_epochs * settings.steps_per_epoch), total - 1)
-    schedule = training.WarmupCosine(
-        settings.learning_rate, warmup, total, floor=settings.floor, warmup_factor=0.0
-    )
+    schedule = make_schedule(settings)
     options: dict[str, Any] = {
         "use_ema": settings.ema > 0,
         # Keras averages after every step, also those that only add to the gradients, and counts
@@ -260,6 +286,23 @@ def build_model(settings: Settings, num_classes: int) -> keras.Model:
     # mean of their losses. KerasHub's own choice of a metric is for targets of integers.
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=[])
     return model
+
+
+def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Rate over the steps of the run."""
+    total = settings.epochs * settings.steps_per_epoch
+    warmup = min(round(settings.warmup_epochs * settings.steps_per_epoch), total - 1)
+    if settings.schedule == "cosine":
+        return training.WarmupCosine(
+            settings.learning_rate, warmup, total, floor=settings.floor, warmup_factor=0.0
+        )
+    if warmup:
+        raise training.SettingsError(
+            "--schedule power4 has no warm-up: use --warmup-epochs 0, or --schedule cosine."
+        )
+    return keras.optimizers.schedules.PolynomialDecay(
+        settings.learning_rate, total, settings.floor, power=4
+    )
 
 
 def batch_opener(

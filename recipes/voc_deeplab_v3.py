@@ -41,6 +41,7 @@ MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
 STD = (58.395, 57.12, 57.375)
 PAPER_IMAGES = 1_400  # VOC 2012's own training split has 1,464, with SBD's annotations 10,582
 PAPER_BATCH = 256
+SHAPES_SIZE = 192  # side of the built-in pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Settings:
     # data
     data_dir: str | None = setting(None, "VOC tree, or images and masks; none: built-in shapes")
     tfds: str | None = setting(None, "TensorFlow Datasets name instead, such as oxford_iiit_pet")
-    image_size: int | None = setting(None, "side of training crops (paper: 512, shapes: 96)")
+    image_size: int | None = setting(None, "side of training crops (paper: 512, shapes: 192)")
     batch_size: int | None = setting(None, "images per step over all devices (paper: 256)")
     scale_min: float | None = setting(None, "random scale from (paper-sized data: 0.5)")
     scale_max: float | None = setting(None, "random scale to (paper-sized data: 2.0)")
@@ -110,7 +111,7 @@ def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open: the paper's settings, or ones for few images."""
     builtin = isinstance(train, data.ShapesSegmentation)
     paper = len(train) >= PAPER_IMAGES and not builtin
-    batch_size = settings.batch_size or (PAPER_BATCH if paper else 8)
+    batch_size = settings.batch_size or (PAPER_BATCH if paper else 4 if builtin else 8)
     steps = settings.steps or (20_000 if paper else 900)
     steps_per_epoch = settings.steps_per_epoch or min(steps, 1000 if paper else 100)
     optimizer = settings.optimizer or ("sgd" if paper else "adamw")
@@ -120,15 +121,16 @@ def complete(settings: Settings, train: Any) -> Settings:
         "batch_size": batch_size,
         "steps": epochs * steps_per_epoch,
         "steps_per_epoch": steps_per_epoch,
-        "image_size": 512 if paper else 96 if builtin else 256,
-        "scale_min": 0.5 if paper else 0.8,
-        "scale_max": 2.0 if paper else 1.25,
+        "image_size": 512 if paper else SHAPES_SIZE if builtin else 256,
+        # Shapes come in all sizes, and a run sees few of them twice.
+        "scale_min": 0.5 if paper else 1.0 if builtin else 0.8,
+        "scale_max": 2.0 if paper else 1.0 if builtin else 1.25,
         "width": 256 if paper else 64,
         "aspp": paper,
         "drop_path": 0.0,
         "optimizer": optimizer,
         # The rate of SGD follows the batch linearly, as in the paper's other experiments.
-        "learning_rate": 0.02 * batch_size / PAPER_BATCH if optimizer == "sgd" else 2e-3,
+        "learning_rate": 0.02 * batch_size / PAPER_BATCH if optimizer == "sgd" else 3e-3,
         "warmup_steps": 1000 if paper else min(50, steps // 10),
         "weight_decay": 4e-5 if optimizer == "sgd" else 1e-4,
         "ema": 0.0 if paper else 0.99,
@@ -146,7 +148,7 @@ def open_data(settings: Settings) -> tuple[Any, Any]:
         find = data.find_tfds_segmentation if settings.tfds else data.find_segmentation_splits
         splits = find(settings.tfds or settings.data_dir)
         return splits["train"], splits["val"]
-    size = settings.image_size or 96
+    size = settings.image_size or SHAPES_SIZE
     return tuple(
         data.ShapesSegmentation(count, size, settings.seed, split)
         for count, split in ((1600, "train"), (200, "val"))

@@ -35,13 +35,21 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import keras
+
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from keras_densepred.metrics.darknet_costs import count_operations, count_weights
-from keras_densepred.metrics.multiply_adds import count_attention_products, count_multiply_adds
+from keras_densepred.metrics.fusion_time import fusion_time
+from keras_densepred.metrics.multiply_adds import (
+    count_attention_products,
+    count_multiply_adds,
+    graph_nodes,
+)
+from keras_densepred.models.two_stage.heads import RegionProposalHead
 from tools import layer_table
-from tools.paper_figures import FAMILIES, ROWS, Family, Row
+from tools.paper_figures import FAMILIES, ROWS, Row
 
 TOLERANCE = 0.01  # of the paper's figure, beside its rounding
 
@@ -65,6 +73,8 @@ class Count:
         parameters_percent: ours against the paper's.
         paper_multiply_adds: the paper's, in units of 1e9.
         multiply_adds_percent: ours, with the norms where they count, against the paper's.
+        fusion_layer: the layer that first fuses scales.
+        fusion_percent: parameters before it, of those below the heads; "none" without such a layer.
         basis: where the network is from, see the module.
         status: see the module.
         reason: of a known difference.
@@ -83,6 +93,8 @@ class Count:
     parameters_percent: str = ""
     paper_multiply_adds: str = ""
     multiply_adds_percent: str = ""
+    fusion_layer: str = ""
+    fusion_percent: str = ""
     basis: str = ""
     status: str = ""
     reason: str = ""
@@ -123,9 +135,11 @@ def count(family_name: str, row: Row) -> Count:
         basis=row.basis,
         reason=row.reason,
     )
-    model = build(family, backbone, row) if backbone else None
-    if model is None:
+    if backbone is None or (row.head != "backbone" and family.heads[row.head] is None):
         return Count(**known, status="not built")
+    network = backbone.from_preset(row.preset, image_shape=(*row.image_size, 3), **row.config)
+    head = family.heads.get(row.head)
+    model = network if head is None else head(network)
     if family.counts_as_darknet and not row.trainable:
         parameters = count_weights(model)
     else:
@@ -140,6 +154,7 @@ def count(family_name: str, row: Row) -> Count:
         (row.parameters, parameters / 1e6),
         (row.multiply_adds, (operations or multiply_adds + norms) / 1e9),
     ]
+    fusion = fusion_time(_below_heads(model, network))
     return Count(
         **known,
         parameters=str(parameters),
@@ -149,17 +164,22 @@ def count(family_name: str, row: Row) -> Count:
         attention_products=str(attention) if attention else "",
         parameters_percent=_percent(*compared[0]),
         multiply_adds_percent=_percent(*compared[1]),
+        fusion_layer=fusion.layer if fusion else "",
+        fusion_percent=f"{100 * fusion.share:.1f}" if fusion else "none",
         status=_status([pair for pair in compared if pair[0]], row.reason),
     )
 
 
-def build(family: Family, backbone, row: Row):
-    """The model of a row, or None if its head is not built."""
-    options = {"image_shape": (*row.image_size, 3), **row.config}
-    if row.head == "backbone":
-        return backbone.from_preset(row.preset, **options)
-    head = family.heads[row.head]
-    return None if head is None else head(backbone.from_preset(row.preset, **options))
+def _below_heads(model: keras.Model, backbone: keras.Model) -> keras.Model:
+    """The network whose maps a row's heads take: the backbone, with its FPN or neck if any."""
+    maps = [
+        tensor
+        for node in graph_nodes(model)
+        if isinstance(node.operation, RegionProposalHead)
+        or node.operation.name.endswith("_prediction")  # YOLO's
+        for tensor in node.arguments.keras_tensors
+    ]
+    return keras.Model(model.inputs, maps) if maps else getattr(model, "backbone", backbone)
 
 
 def _percent(paper: str | None, ours: float) -> str:
@@ -181,7 +201,18 @@ def _agrees(paper: str, ours: float) -> bool:
 
 # --- output --------------------------------------------------------------------------------------
 
-HEADINGS = ("preset", "head, input", "parameters", "paper", "%", "G", "paper", "%", "status")
+HEADINGS = (
+    "preset",
+    "head, input",
+    "parameters",
+    "paper",
+    "%",
+    "G",
+    "paper",
+    "%",
+    "before fusion",
+    "status",
+)
 
 
 def cells(counts: list[Count]) -> tuple[list[tuple[str, ...]], list[str]]:
@@ -204,6 +235,7 @@ def cells(counts: list[Count]) -> tuple[list[tuple[str, ...]], list[str]]:
                 _multiply_adds_cell(c),
                 c.paper_multiply_adds,
                 c.multiply_adds_percent,
+                _fusion_cell(c),
                 status,
             )
         )
@@ -221,6 +253,10 @@ def _multiply_adds_cell(c: Count) -> str:
     if c.attention_products:
         cell += f" + {_billions(int(c.attention_products))}"
     return cell
+
+
+def _fusion_cell(c: Count) -> str:
+    return f"{c.fusion_percent} %" if c.fusion_layer else c.fusion_percent
 
 
 def _billions(value: int) -> str:

@@ -16,10 +16,10 @@ convolution if asked. Two more reasons to call them directly:
 
 And on CPU only:
 
-* JAX: XLA's gradient by the kernel is slow where many small maps make a batch, as regions of
-  interest do: 3x3 from 64 to 64 channels, 256 maps of 14x14, takes 531 ms, as a product for each
-  row of the kernel 131 ms (forward: 64 ms). It wins at most sizes of heads and backbones: 24 and 13
-  ms for 8 maps of 32x32, 155 and 91 for 8 of 64x64.
+* JAX: XLA's gradient by the kernel of a wide convolution is slow on large maps and on many: 3x3
+  from 256 to 256 channels it takes 9.9 s for (2, 128, 128), as one matrix product 1.7 (forward:
+  1.1), 162 and 64 ms for (2, 32, 32), 409 and 172 for 32 regions of 14x14, on a busy machine; from
+  64 to 64, 531 and about 130 for 256 regions. With fewer channels or positions XLA's wins.
 * JAX, in groups of channels: from (1, 56, 56, 128), 3x3 in 32 groups, forward and both gradients
   take 4.9 s, with a product a tap and group for that gradient 0.045 (CPU time on a busy machine;
   2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's in `conv_jax.py` as well: products
@@ -29,10 +29,15 @@ And on CPU only:
   patches.
 """
 
+import math
+
 import keras
 from keras import KerasTensor, ops
 
 from keras_densepred.ops.devices import jax_runs_on_cpu, tensorflow_runs_on_cpu
+
+_WIDE = 64  # channels and filters from which on
+_LARGE = 1024  # positions of all maps from which on a matrix product gives the gradient on JAX
 
 
 def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
@@ -163,8 +168,18 @@ def _conv_tensorflow(inputs, kernel, strides, padding):
 def _conv_jax(inputs, kernel, strides, padding):
     from keras_densepred.ops import conv_jax
 
-    convolve = conv_jax.conv_on_cpu if jax_runs_on_cpu() else conv_jax.conv
+    own_gradient = jax_runs_on_cpu() and (
+        inputs.shape[-1] > kernel.shape[2] or _is_wide_and_large(inputs, kernel, strides)
+    )
+    convolve = conv_jax.conv_on_cpu if own_gradient else conv_jax.conv
     return convolve(inputs, kernel, strides, padding)
+
+
+def _is_wide_and_large(inputs, kernel, strides) -> bool:
+    positions = inputs.shape[:3]
+    if strides > 1 or not all(isinstance(size, int) for size in positions):
+        return False  # no integers while Keras infers shapes
+    return min(kernel.shape[2:]) >= _WIDE and math.prod(positions) >= _LARGE
 
 
 def _conv_of_patches(inputs, kernel):

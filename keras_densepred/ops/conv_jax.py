@@ -34,7 +34,10 @@ def conv(inputs, kernel, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_on_cpu(inputs, kernel, strides, padding):
-    """`conv` with a gradient by the kernel that consists of matrix products."""
+    """`conv` with a gradient by the kernel that consists of matrix products.
+
+    A convolution that is not grouped has a stride of one.
+    """
     return conv(inputs, kernel, strides, padding)
 
 
@@ -49,7 +52,7 @@ def _backward(strides, padding, residuals, gradient):
     (inputs_gradient,) = by_inputs(gradient)
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     is_grouped = inputs.shape[-1] > kernel.shape[2]
-    by_kernel = _of_groups if is_grouped else _of_kernel_rows
+    by_kernel = _of_groups if is_grouped else _of_one_product
     kernel_gradient = by_kernel(padded, gradient, kernel.shape, strides)
     return inputs_gradient, kernel_gradient.astype(kernel.dtype)
 
@@ -57,18 +60,24 @@ def _backward(strides, padding, residuals, gradient):
 conv_on_cpu.defvjp(_forward, _backward)
 
 
-def _of_kernel_rows(padded, gradient, kernel_shape, strides):
-    """One product for each row of the kernel, whose taps' views of the map lie side by side."""
+def _of_one_product(padded, gradient, kernel_shape, strides):
+    """One product, for a stride of one: all taps of the kernel at once.
+
+    What the columns of the kernel see lies side by side along the channels, and so do copies of the
+    gradient shifted by the rows of the kernel.
+    """
     kernel_height, kernel_width, channels, filters = kernel_shape
     rows, columns = gradient.shape[1:3]
-    shifted = [padded[:, :, _reach(j, columns, strides)] for j in range(kernel_width)]
-    wide = jnp.concatenate(shifted, axis=-1)
-    gradient = gradient.reshape(-1, filters)
-    parts = []
-    for i in range(kernel_height):
-        view = wide[:, _reach(i, rows, strides)].reshape(-1, kernel_width * channels)
-        parts.append(jnp.matmul(view.T, gradient, preferred_element_type="float32"))
-    return jnp.stack(parts).reshape(kernel_shape)
+    below = padded.shape[1] - rows
+    seen = [padded[:, :, _reach(j, columns, strides)] for j in range(kernel_width)]
+    seen = jnp.concatenate(seen, axis=-1).reshape(-1, kernel_width * channels)
+    wanted = [
+        jnp.pad(gradient, ((0, 0), (i, below - i), (0, 0), (0, 0))) for i in range(kernel_height)
+    ]
+    wanted = jnp.concatenate(wanted, axis=-1).reshape(-1, kernel_height * filters)
+    product = jnp.matmul(seen.T, wanted, preferred_element_type="float32")
+    product = product.reshape(kernel_width, channels, kernel_height, filters)
+    return product.transpose(2, 0, 1, 3)
 
 
 def _of_groups(padded, gradient, kernel_shape, strides):

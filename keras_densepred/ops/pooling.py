@@ -1,12 +1,14 @@
 """Max-pooling of channels-last maps with symmetric padding.
 
 `keras.ops.max_pool` pads an even map at the bottom and the right only, half a position off the
-convolutions of `conv.py`, and on PyTorch copies a channels-last map to contiguous NCHW first. All
-three backends pad inside their pooling if asked.
+convolutions of `conv.py`, and on PyTorch copies a channels-last map to contiguous NCHW first.
+PyTorch and JAX pad inside their pooling if asked.
 """
 
 import keras
 from keras import KerasTensor, ops
+
+from keras_densepred.ops.devices import jax_runs_on_cpu
 
 
 def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int | tuple[int, int] = 0):
@@ -35,10 +37,31 @@ def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int | tuple[int
     if backend == "tensorflow":
         import tensorflow as tf
 
-        pads = [[0, 0], [before, after], [before, after], [0, 0]]
-        return tf.nn.max_pool2d(inputs, pool_size, strides, pads)
+        # Not by the pooling itself: XLA has none with explicit padding.
+        if before or after:
+            pads = [[0, 0], [before, after], [before, after], [0, 0]]
+            inputs = tf.pad(inputs, pads, constant_values=inputs.dtype.min)
+        return tf.nn.max_pool2d(inputs, pool_size, strides, "VALID")
+    return _max_pool_jax(inputs, pool_size, strides, before, after)
+
+
+def _max_pool_jax(inputs, pool_size, strides, before, after):
+    import jax.numpy as jnp
     from jax import lax
 
+    if pool_size == strides and jax_runs_on_cpu():
+        # Windows that do not overlap are an axis of their own. XLA's gradient of a windowed
+        # maximum searches and scatters: a seventh of a training step of PeleeNet, which pools once.
+        sizes = [(size + before + after - strides) // strides + 1 for size in inputs.shape[1:3]]
+        ends = [count * strides - before for count in sizes]
+        maps = inputs[:, : ends[0], : ends[1]]
+        edges = [
+            (before, max(end - size, 0)) for end, size in zip(ends, inputs.shape[1:3], strict=True)
+        ]
+        maps = jnp.pad(maps, ((0, 0), *edges, (0, 0)), constant_values=-float("inf"))
+        channels = inputs.shape[3]
+        windows = maps.reshape(-1, sizes[0], strides, sizes[1], strides, channels)
+        return windows.max(axis=(2, 4))
     return lax.reduce_window(
         inputs,
         -float("inf"),

@@ -49,11 +49,11 @@ def run_torch(path):
 def run_openvino(path):
     import openvino
 
-    compiled = openvino.Core().compile_model(
-        path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    )
-    results = compiled(IMAGES)
-    return {output.any_name: results[output] for output in compiled.outputs}
+    network = openvino.Core().read_model(path)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    results = openvino.compile_model(network, "CPU", settings)(IMAGES)
+    # By the file's names: compiled, an output may have those of operations before it as well.
+    return {name: results[name] for output in network.outputs for name in output.names}
 
 
 # Of each backend: the function, its runtime, and the path's suffix.

@@ -72,6 +72,22 @@ def test_convolution(kernel, strides, padding, groups, size):
     assert_equal(ours, plain, [(kernel, kernel, 6 // groups, 12), (12,)], images)
 
 
+@pytest.mark.parametrize("kernel,padding", [(3, 1), (3, 0), (1, 0)])
+def test_convolution_of_wide_maps(kernel, padding):
+    """Their kernel gradient is computed in another way on JAX."""
+    images = np.random.default_rng(0).normal(size=(2, 24, 25, 64)).astype("float32")
+
+    def plain(x, weights):
+        around = (padding, padding)
+        x = ops.pad(x, ((0, 0), around, around, (0, 0)))
+        return ops.conv(x, weights, 1, "valid", data_format="channels_last") / 24
+
+    def ours(x, weights):
+        return conv2d(x, weights, padding=padding) / 24
+
+    assert_equal(ours, plain, [(kernel, kernel, 64, 66)], images)
+
+
 def test_grouped_convolution_of_maps_of_unknown_size():
     layer = Conv(8, 3, strides=2, groups=2)
     batch = np.random.default_rng(0).normal(size=(2, 7, 9, 4)).astype("float32")

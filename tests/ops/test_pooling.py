@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_densepred.layers import MaxPool
 from keras_densepred.ops.pooling import max_pool2d
 
 
@@ -20,8 +21,39 @@ def test_equals_the_windows_maxima(height, width):
             np.testing.assert_array_equal(outputs[:, row, column], window.max((1, 2)))
 
 
+@pytest.mark.parametrize(
+    "height,width,padding", [(8, 7, 0), (5, 4, 0), (8, 7, (0, 1)), (1, 2, (0, 1))]
+)
+def test_windows_that_do_not_overlap(height, width, padding):
+    maps = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype("float32")
+    after = padding[1] if padding else 0
+    outputs = ops.convert_to_numpy(max_pool2d(maps, pool_size=2, strides=2, padding=padding))
+    assert outputs.shape == (2, (height + after) // 2, (width + after) // 2, 3)
+    for row in range(outputs.shape[1]):
+        for column in range(outputs.shape[2]):
+            window = maps[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            np.testing.assert_array_equal(outputs[:, row, column], window.max((1, 2)))
+
+
 def test_symbolic_shapes_are_those_of_the_result():
     import keras
 
     symbolic = max_pool2d(keras.KerasTensor((None, 9, 6, 4)), pool_size=3, strides=2, padding=1)
     assert symbolic.shape == (None, 5, 3, 4)
+
+
+@pytest.mark.parametrize("pool_size", [1, 2, 3])
+def test_gradients_reach_the_maxima_when_compiled(pool_size):
+    """By XLA too, which Keras takes for whole models on TensorFlow."""
+    import keras
+
+    inputs = keras.Input((6, 5, 2))
+    layer = keras.layers.Conv2D(2, 1, use_bias=False, data_format="channels_last")
+    outputs = MaxPool(pool_size)(layer(inputs))
+    model = keras.Model(inputs, ops.sum(outputs, axis=(1, 2)))
+    before = layer.get_weights()[0]
+    model.compile(keras.optimizers.SGD(0.1), "mean_squared_error")
+    maps = np.random.default_rng(0).normal(size=(2, 6, 5, 2)).astype("float32")
+    assert np.isfinite(model.train_on_batch(maps, np.zeros((2, 2), "float32")))
+    after = layer.get_weights()[0]
+    assert np.isfinite(after).all() and (before != after).any()

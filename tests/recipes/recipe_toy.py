@@ -4,13 +4,20 @@
 batches (0: never).
 """
 
+import importlib
+import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
+
+import numpy as np
 
 from keras_densepred import CEDNetBackbone, training
 from keras_densepred.data import ShapesDataset, shapes_export
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Split:
@@ -59,9 +66,34 @@ def kill_after(recipe, batches):
     recipe.training.Progress = recipe.training.detection.Progress = KillingProgress
 
 
-if __name__ == "__main__":
-    from recipes import coco_retinanet, coco_yolo
+def run(recipe, kill_after, flags):
+    """Runs a recipe in a process of its own; returns its exit status."""
+    command = [sys.executable, "-m", "tests.recipes.recipe_toy", recipe, str(kill_after)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*command, *flags], env=environment, cwd=ROOT).returncode
 
-    recipe = {"coco_retinanet": coco_retinanet, "coco_yolo": coco_yolo}[sys.argv[1]]
+
+def assert_killed_recipe_continues_exactly(recipe, flags, directory):
+    """A run killed in its second epoch, and started again, ends as one that was left alone."""
+    whole, broken = directory / "whole", directory / "broken"
+    flags = [*flags, "--checkpoint-minutes", "1e-6"]
+    assert run(recipe, 0, [*flags, "--output", str(whole)]) == 0
+    assert run(recipe, 4, [*flags, "--output", str(broken)]) == -signal.SIGKILL
+    assert not (broken / "preset").exists()
+    assert run(recipe, 0, [*flags, "--output", str(broken)]) == 0
+    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    settings = [json.loads((output / "settings.json").read_text()) for output in (whole, broken)]
+    assert settings[0] == settings[1]
+    states = []
+    for output in (whole, broken):
+        with np.load(output / "checkpoints" / "step-00000006" / "state.npz") as file:
+            states.append({name: file[name] for name in file if name != "state"})
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+
+
+if __name__ == "__main__":
+    recipe = importlib.import_module(f"recipes.{sys.argv[1]}")
     kill_after(recipe, int(sys.argv[2]))
     recipe.main(sys.argv[3:])

@@ -1,10 +1,13 @@
 """The two-stage recipe from flags to files, at toy size."""
 
+import csv
 import dataclasses
 import json
 
 import keras
+import numpy as np
 import pytest
+from PIL import Image
 
 from keras_densepred import CEDNetBackbone, FeaturePyramid, data, training
 from recipes import coco_mask_rcnn as recipe
@@ -45,6 +48,11 @@ def test_from_flags_to_files(flags, tmp_path, capsys, detector):
     assert isinstance(
         CEDNetBackbone.from_preset(str(output / "preset" / "backbone")), CEDNetBackbone
     )
+
+
+@pytest.mark.slow
+def test_killed_recipe_continues_exactly(flags, tmp_path):
+    toy.assert_killed_recipe_continues_exactly("coco_mask_rcnn", flags, tmp_path)
 
 
 @pytest.mark.backend_free
@@ -140,3 +148,53 @@ def test_another_run_in_the_output_is_refused(flags, tmp_path):
     training.claim_output(tmp_path, {"epochs": 99})
     with pytest.raises(training.SettingsError, match="holds a run with other settings"):
         recipe.main([*flags, "--output", str(tmp_path)])
+
+
+def write_hard_images(root):
+    """300 objects, one of a pixel, a crowd and nothing: four images, to train and to evaluate."""
+    many = [(x, y, 5.0, 4.0) for x in range(0, 60, 3) for y in range(0, 60, 4)]
+    objects = {1: many, 2: [(20.0, 30.0, 1.0, 1.0)], 3: [(8.0, 8.0, 40.0, 40.0)], 4: []}
+    annotations = []
+    for image, boxes in objects.items():
+        for x, y, width, height in boxes:
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            crowd = {"size": [64, 64], "counts": [520, 400, 3176]}  # columns 8 to 14, in part
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": int(image == 3),
+                    "segmentation": crowd if image == 3 else [corners],
+                }
+            )
+    listing = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 64} for n in objects],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": annotations,
+    }
+    (root / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        for n in objects:
+            pixels = rng.integers(0, 256, (64, 64, 3), "uint8")
+            Image.fromarray(pixels).save(root / "images" / split / f"{n}.png")
+        path = root / "annotations" / f"instances_{split}.json"
+        path.write_text(json.dumps(listing))
+    assert len(many) == 300
+
+
+@pytest.mark.parametrize("detector", [pytest.param("mask", marks=compiled)])
+def test_images_of_very_many_objects_one_pixel_crowds_and_nothing(flags, tmp_path, detector):
+    write_hard_images(tmp_path)
+    output = tmp_path / "out"
+    more = ["--data-dir", str(tmp_path), "--detector", detector, "--output", str(output)]
+    results = recipe.main([*flags, *more])
+    assert all(np.isfinite(value) for value in results.values())
+    rows = list(csv.DictReader((output / "metrics.csv").open()))
+    assert len(rows) == 2
+    for row in rows:
+        assert all(np.isfinite(float(value)) for name, value in row.items() if "loss" in name)

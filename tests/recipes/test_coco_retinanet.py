@@ -2,11 +2,6 @@
 
 import dataclasses
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,8 +11,6 @@ from keras_densepred import CEDNetBackbone, data, training
 from recipes import coco_retinanet as recipe
 from tests.recipes import recipe_toy as toy
 from tests.recipes.recipe_toy import Split
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,32 +49,9 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
 
 
-def run(kill_after, flags):
-    command = [sys.executable, "-m", "tests.recipes.recipe_toy", "coco_retinanet", str(kill_after)]
-    return subprocess.run(
-        [*command, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
-    ).returncode
-
-
 @pytest.mark.slow
 def test_killed_recipe_continues_exactly(flags, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    saving = ["--checkpoint-minutes", "1e-6"]  # after every step
-    assert run(0, [*flags, *saving, "--output", str(whole)]) == 0
-    assert run(4, [*flags, *saving, "--output", str(broken)]) == -signal.SIGKILL
-    assert not (broken / "preset").exists()
-    assert run(0, [*flags, *saving, "--output", str(broken)]) == 0
-    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    assert json.loads((broken / "settings.json").read_text()) == json.loads(
-        (whole / "settings.json").read_text()
-    )
-    states = []
-    for output in (whole, broken):
-        with np.load(output / "checkpoints" / "step-00000006" / "state.npz") as file:
-            states.append({name: file[name] for name in file if name != "state"})
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+    toy.assert_killed_recipe_continues_exactly("coco_retinanet", flags, tmp_path)
 
 
 def test_another_run_in_the_output_is_refused(flags, tmp_path):

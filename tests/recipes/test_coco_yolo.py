@@ -1,11 +1,6 @@
 """The YOLO recipe from flags to files, at toy size."""
 
 import itertools
-import os
-import pathlib
-import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,7 +11,6 @@ from recipes import coco_yolo as recipe
 from tests.recipes import recipe_toy as toy
 from tests.recipes.recipe_toy import Split
 
-ROOT = pathlib.Path(__file__).parents[2]
 JAX = keras.config.backend() == "jax"
 
 
@@ -50,21 +44,9 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
         assert len(detector.anchors) == (6 if head == "prn" else 9)
 
 
-def run(kill_after, flags):
-    command = [sys.executable, "-m", "tests.recipes.recipe_toy", "coco_yolo", str(kill_after)]
-    return subprocess.run(
-        [*command, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
-    ).returncode
-
-
 @pytest.mark.slow
 def test_killed_recipe_continues_exactly(flags, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = [*flags, *toy.YOLO, "--checkpoint-minutes", "1e-6"]
-    assert run(0, [*flags, "--output", str(whole)]) == 0
-    assert run(4, [*flags, "--output", str(broken)]) == -signal.SIGKILL
-    assert run(0, [*flags, "--output", str(broken)]) == 0
-    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    toy.assert_killed_recipe_continues_exactly("coco_yolo", [*flags, *toy.YOLO], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,35 @@ def test_bicsnets_settings(given):
     assert (settings.drop_path, settings.ema, settings.steps_per_epoch) == (0.0, 0.0, 1251)
 
 
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "given, preset, steps",
+    [
+        ({"experiment": "cspnet"}, "csp_resnext_50", 800_000),
+        ({"preset": "csp_darknet_53"}, "csp_darknet_53", 800_000),
+        ({"experiment": "cspnet_dense"}, "csp_peleenet", 1_600_000),
+        ({"preset": "se_peleenet_swish"}, "se_peleenet_swish", 1_600_000),
+        ({"preset": "csp_densenet_201_elastic"}, "csp_densenet_201_elastic", 1_600_000),
+    ],
+)
+def test_cspnets_settings(given, preset, steps):
+    """CSPNET.md, section 2."""
+    settings = recipe.complete(recipe.Settings(**given), Split(1_281_167))
+    assert (settings.preset, settings.image_size, settings.batch_size) == (preset, 256, 128)
+    assert settings.epochs * settings.steps_per_epoch == pytest.approx(steps, rel=0.002)
+    assert (settings.optimizer, settings.weight_decay) == ("sgd", 5e-4)
+    schedule = recipe.make_schedule(settings)
+    rates = [float(schedule(share * steps)) for share in (0, 0.5, 1.01)]
+    assert rates == pytest.approx([0.1, 0.1 / 16, 0.0], rel=0.01)
+
+
+@pytest.mark.backend_free
+def test_a_power_has_no_warm_up():
+    settings = recipe.complete(recipe.Settings(schedule="power4"), Split(500))
+    with pytest.raises(ValueError, match="--schedule power4 has no warm-up"):
+        recipe.make_schedule(settings)
+
+
 @pytest.mark.slow
 def test_bicsnet_from_flags_to_files(flags, tmp_path):
     preset = ["--experiment", "bicsnet_imagenet", "--preset", "bicsnet_lite0"]

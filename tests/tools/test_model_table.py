@@ -57,6 +57,19 @@ def test_all_rows_of_the_csv_counted_anew():
     assert [model_table.count(*row) for row in rows] == model_table.read_csv(CSV)
 
 
+def test_networks_made_for_dense_prediction_fuse_early_and_fpns_late():
+    """CEDNet's argument, in our measure of it."""
+    counts = model_table.read_csv(CSV)
+    percent = {(c.preset.split(" / ")[0], c.head): c.fusion_percent for c in counts}
+    assert percent["cednet_next_tiny", "RetinaNet"] == "32.6"
+    assert percent["cednet_next_small", "RetinaNet"] == "24.8"
+    assert percent["bicsnet_48", "RetinaNet"] == "36.0"
+    assert percent["resnet50", "Faster R-CNN"] == "90.5"
+    assert percent["peleenet", "PRN"] == "95.2"
+    assert percent["peleenet", "ImageNet"] == "none"
+    assert percent["ResNet-10", "ImageNet"] == ""  # not built
+
+
 def test_cspnets_networks_say_where_they_are_from():
     counts = [
         c for c in model_table.read_csv(CSV) if c.family == "cspnet" and c.paper_multiply_adds

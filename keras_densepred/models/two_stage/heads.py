@@ -267,8 +267,8 @@ class MaskHead(keras.layers.Layer):
 
     def multiply_adds(self) -> int:
         """Multiply-adds of one region, with the masks of all classes, as papers count them."""
-        layers = (*self.convs, self.upsample)
-        kernels = sum(math.prod(layer.kernel.shape) for layer in layers)
+        convs = sum(math.prod(conv.kernel.shape) for conv in self.convs)
+        kernels = convs + math.prod(self.upsample.kernel.shape)
         return MASK_SIZE**2 * (kernels + 4 * math.prod(self.kernel.shape))
 
     def get_config(self) -> dict[str, Any]:
