@@ -34,7 +34,7 @@ def test_info_shows_levels_and_the_paper(capsys):
     for row in ("P3", "P5", "2 x 2", "In its paper", "224x224"):
         assert row in shown
     assert main(["info", "cednet_next_pico", "--image-size", "65"]) == 1
-    assert "multiple of 32" in capsys.readouterr().err
+    assert "multiples of 32" in capsys.readouterr().err
     assert main(["info", "no_such_preset"]) == 1
     error = capsys.readouterr().err
     assert "no_such_preset" in error and error.count("\n") == 1

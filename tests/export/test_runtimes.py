@@ -137,6 +137,20 @@ if BACKEND == "tensorflow":
             export.export_litert(made, path, SIZE, weights="int4")
 
 
+if BACKEND == "torch":
+
+    def test_keras_loop_is_still_not_exported():
+        """Else `ops.loops` can go."""
+        import torch
+
+        class Counting(torch.nn.Module):
+            def forward(self, start):
+                return keras.ops.while_loop(lambda n: n < 3, lambda n: (n + 1,), (start,))
+
+        with pytest.raises(torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode):
+            torch.export.export(Counting(), (torch.tensor(0),), strict=False)
+
+
 @pytest.mark.parametrize("format", sorted(FORMATS.keys() - set(SUPPORTED)))
 def test_what_a_backend_cannot_write_is_one_sentence(format, tmp_path, monkeypatch):
     function, _, suffix = FORMATS[format]
