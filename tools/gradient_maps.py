@@ -23,6 +23,7 @@ import csv
 import io
 import itertools
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,14 @@ def load(path: Path) -> keras.Model:
     """
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"There is no saved .keras model at {path}: give a trained detector.")
-    model = keras.models.load_model(path)
+    try:
+        model = keras.models.load_model(path)
+    except (TypeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise ValueError(
+            f"{path} cannot be loaded as a Keras model ({reason[:120]}): give a detector of this "
+            "package, saved by model.save."
+        ) from error
     if not isinstance(model, (RetinaNetCore, models.YOLOv3Detector, TwoStageDetector)):
         raise ValueError(
             f"{path} holds a {type(model).__name__}: give a RetinaNet, YOLOv3Detector or two-stage "

@@ -1,8 +1,8 @@
 """Fusion time: how much of a network has run before maps of different scales first meet.
 
 CEDNet's argument (introduction) is that detectors which put a light fusion module on a heavy
-classification network fuse late, after most of their parameters. The paper gives no rule for
-counting; ours is `fusion_time`'s.
+classification network fuse late, after most of their parameters. The rule for counting
+is ours, `fusion_time`'s: it was made without the paper's text, from CEDNET.md.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
 After CEDNet, appendix B, which compares two detectors image by image: how well an image is
 detected, what the gradient of the detection loss with respect to the image looks like, and how
-large the regions of large gradient are. What it leaves open is read here as follows.
+large the regions of large gradient are. The definitions below are our readings, made without the
+appendix's text.
 
 * Detection quality of an image: COCO's AP (IoU 0.50:0.95) with this image as the whole split. So
   it is a mean over the classes that the image has; an image without objects has none.

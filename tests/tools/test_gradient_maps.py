@@ -67,8 +67,11 @@ def test_faults_are_one_sentence(folder, tmp_path, capsys):
     other = tmp_path / "b" / "model.keras"
     other.parent.mkdir()
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(other)
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(b"no zip")
     flags = ["--data-dir", str(folder), "--image-size", "64", "--output", str(tmp_path / "out")]
     for paths, message in (
+        ([str(broken), str(detector)], "broken.keras cannot be loaded as a Keras model"),
         (["none.keras", str(detector)], "no saved .keras model at none.keras"),
         ([str(detector), str(other)], "b/model.keras holds a Sequential: give a RetinaNet"),
         ([str(detector), str(detector)], "detects 2 classes and the data set has 6"),
