@@ -1,5 +1,6 @@
 """Export to TensorFlow's SavedModel."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import keras
 from keras_densepred._optional import require
 from keras_densepred.export.files import input_shape, quiet, replacing, signature
 from keras_densepred.export.graph import Exported
+from keras_densepred.ops.nms import without_top_k
 
 
 def export_saved_model(
@@ -50,7 +52,8 @@ def export_saved_model(
     if path.exists() and not (path / "saved_model.pb").is_file():
         raise ValueError(f"{path} exists and is no SavedModel: give another path.")
     exported = Exported(model, suppress=suppress, named=True)
-    with replacing(path, "saved_model") as unfinished, quiet():
+    sorting = without_top_k() if keras.config.backend() == "jax" else contextlib.nullcontext()
+    with replacing(path, "saved_model") as unfinished, quiet(), sorting:
         exported.export(
             str(unfinished),
             format="tf_saved_model",

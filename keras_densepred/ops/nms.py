@@ -18,7 +18,9 @@ the whole block settles a candidate as soon as everything ranked above it has se
 after as many rounds as the longest chain of suppressions.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from keras import ops
@@ -28,6 +30,7 @@ from keras_densepred.ops.loops import while_loop
 Tensor = Any
 
 BLOCK = 128  # candidates settled at a time
+_without_top_k = contextvars.ContextVar("without_top_k", default=False)
 
 
 def non_max_suppression(
@@ -150,8 +153,25 @@ def top_k_index(values: Tensor, k: int) -> Tensor:
     if num is None:
         values = ops.pad(values, [(0, 0), (0, k)], constant_values=float("-inf"))
         num = k
-    _, index = ops.top_k(values, min(k, num), sorted=False)
+    if _without_top_k.get():
+        index = ops.argsort(-values, axis=-1)[:, : min(k, num)]
+    else:
+        _, index = ops.top_k(values, min(k, num), sorted=False)
     return ops.sort(ops.cast(index, "int32"), axis=-1)
+
+
+@contextlib.contextmanager
+def without_top_k() -> Iterator[None]:
+    """What is traced inside sorts all values where it would look for the largest.
+
+    For programs of JAX that another runtime reads: JAX 0.10.2 writes its top_k as an operation that
+    TensorFlow 2.21 does not know.
+    """
+    token = _without_top_k.set(True)
+    try:
+        yield
+    finally:
+        _without_top_k.reset(token)
 
 
 def greedy_slots(

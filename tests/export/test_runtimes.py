@@ -1,10 +1,13 @@
 """SavedModel, LiteRT, torch.export and OpenVINO: their runtimes give what Keras gives."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
 from keras_densepred import export
+from keras_densepred.export import saved_model
 from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
 from tests.export.test_onnx import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
@@ -135,6 +138,19 @@ if BACKEND == "tensorflow":
         assert sizes["int8"] < sizes["float16"] < sizes["float32"]
         with pytest.raises(ValueError, match="`weights` must be one of"):
             export.export_litert(made, path, SIZE, weights="int4")
+
+
+if BACKEND == "jax":
+
+    @pytest.mark.parametrize("model", ["yolo"], indirect=True)
+    def test_tensorflow_still_cannot_read_the_top_k_of_jax(model, tmp_path, monkeypatch):
+        """Else `ops.nms.without_top_k` can go."""
+        import tensorflow as tf
+
+        monkeypatch.setattr(saved_model, "without_top_k", contextlib.nullcontext)
+        path = export.export_saved_model(model[0], tmp_path / "model", SIZE, batch_size=2)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"vhlo\.composite"):
+            run_saved_model(path)
 
 
 if BACKEND == "torch":
