@@ -132,7 +132,7 @@ class _Search:
             )
         return self._bits[id(layer)]
 
-    def _stride(self, shape: tuple[int | None, ...]) -> int:
+    def _stride(self, shape: tuple[int, ...]) -> int:
         """Of a map, rounded to a power of two; 1 for what is no map."""
         if len(shape) != 4 or shape[1] == shape[2] == 1:
             return 1
