@@ -132,7 +132,7 @@ class _Search:
             )
         return self._bits[id(layer)]
 
-    def _stride(self, shape: tuple[int | None, ...]) -> int:
+    def _stride(self, shape: tuple[int, ...]) -> int:
         """Of a map, rounded to a power of two; 1 for what is no map."""
         height = shape[1] if len(shape) == 4 else None
         if height is None or shape[1:3] == (1, 1):
