@@ -251,16 +251,20 @@ def batch_opener(
     return batches_from
 
 
+def preprocessing(settings: Settings) -> training.Preprocessing:
+    """How evaluation, and whoever uses the model, prepares images."""
+    return training.Preprocessing("segmentation", MEAN, STD, settings.image_size)
+
+
 def open_evaluation(
     settings: Settings, split: Any, shard: tuple[int, int], own_size: bool = False
 ) -> data.EvalBatches:
     """Whole images, fitted into the training crop or at their own size."""
+    prepared = preprocessing(settings).batch_options()
     return data.eval_mask_batches(
         split,
         batch_size=settings.batch_size,
-        image_size=None if own_size else settings.image_size,
-        mean=MEAN,
-        std=STD,
+        **(prepared | {"image_size": None} if own_size else prepared),
         workers=settings.workers,
         on_bad_image=settings.on_bad_image,
         shard=shard,
@@ -431,7 +435,7 @@ def write(
     backbone.save_to_preset(str(preset / "backbone"))
     model.save(preset / "segmenter.keras")
     training.write_classes(preset / "classes.json", train)
-    training.Preprocessing("segmentation", MEAN, STD, settings.image_size).write(preset)
+    preprocessing(settings).write(preset)
     source = settings.tfds or settings.data_dir or "the built-in shapes"
     training.write_model_card(
         preset,

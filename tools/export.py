@@ -118,9 +118,7 @@ def _quantize(options: argparse.Namespace, side: int) -> None:
             f"There is no preprocessing.json beside {options.model}, by which --int8 prepares "
             "images: copy that of the run there."
         )
-    saved = dataclasses.replace(
-        saved, task="detection", image_size=side, short_side=None, long_side=None
-    )
+    saved = dataclasses.replace(saved.at_size(side), task="detection")
     train, val = data.open_detection(options.int8)
     small = options.output.with_suffix(".int8.onnx")
     export.quantize_onnx(options.output, small, _images(train, saved, CALIBRATION_IMAGES))

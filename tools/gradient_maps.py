@@ -1,11 +1,12 @@
 """Gradient maps and important regions of two trained detectors, as in CEDNet's appendix B.
 
-    KERAS_BACKEND=torch python tools/gradient_maps.py runs/a/model.keras runs/b/model.keras \\
-        --data-dir COCO_DIR --image-size 640 --output gradients [--names A B] [--images 100]
+    KERAS_BACKEND=torch python tools/gradient_maps.py runs/a/preset/detector.keras \\
+        runs/b/preset/detector.keras --data-dir COCO_DIR --output gradients [--names A B]
 
 The detectors are saved `.keras` models (RetinaNet in either host, YOLOv3, the two-stage ones) of
 the data set's classes. `--data-dir` is a folder in COCO's layout, whose validation images are
-looked at; images without objects are passed over. Four files are written:
+looked at, each prepared as `preprocessing.json` beside the model says; images without objects are
+passed over. Four files are written:
 
     gradient_maps.png    the images whose detection quality differs most, and both detectors' maps
     important_area.png   area of the important region against the threshold
@@ -35,6 +36,7 @@ import keras
 import numpy as np
 
 from keras_densepred import data, models
+from keras_densepred.cli.trained import saved_preprocessing
 from keras_densepred.data.box_masks import cut_by_boxes
 from keras_densepred.metrics import gradient_maps
 from keras_densepred.models.retinanet_core import RetinaNetCore
@@ -72,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = []
         for name, path, model in zip(names, options.models, detectors, strict=True):
             print(f"{name}: gradients of {min(options.images, len(dataset)):,} images ...")
-            prepared = prepared_as(path, model)
-            results.append(run(model, prepared, dataset, options.image_size, options.images))
+            prepared = preprocessing(path, options.image_size)
+            results.append(run(model, prepared, dataset, options.images))
         results = _in_order(results)
         if not results[0]:
             raise ValueError(f"None of the images of {options.data_dir} has objects to detect.")
@@ -113,33 +115,24 @@ def load(path: Path) -> keras.Model:
     return model
 
 
-def prepared_as(path: Path, model: keras.Model) -> Preprocessing:
-    """As `preprocessing.json` beside the model says, else as our recipe for its kind does."""
-    saved = Preprocessing.read(path.parent)
-    if saved is not None:
-        return saved
-    is_yolo = isinstance(model, models.YOLOv3Detector)
-    return Preprocessing(
-        "detection",
-        mean=(0.0, 0.0, 0.0) if is_yolo else (123.675, 116.28, 103.53),
-        std=(255.0, 255.0, 255.0) if is_yolo else (58.395, 57.12, 57.375),
-        image_size=1,  # `run` sets it
-        stretch=is_yolo,
-    )
+def preprocessing(path: Path, image_size: int | None) -> Preprocessing:
+    """How the recipe prepared the images of a detector, at another size if one is given.
+
+    Raises:
+        ValueError: if it did not say.
+    """
+    saved = saved_preprocessing(path)
+    if saved is None:
+        raise ValueError(
+            f"There is no preprocessing.json beside {path}, by which images are prepared: copy "
+            "that of the run there."
+        )
+    return saved if image_size is None else saved.at_size(image_size)
 
 
-def run(
-    model: keras.Model, prepared: Preprocessing, dataset: Any, image_size: int, number: int
-) -> Results:
+def run(model: keras.Model, prepared: Preprocessing, dataset: Any, number: int) -> Results:
     """Quality and gradient map of the first images."""
-    batches = data.eval_batches(
-        dataset,
-        batch_size=1,
-        image_size=image_size,
-        mean=prepared.mean,
-        std=prepared.std,
-        stretch=prepared.stretch,
-    )
+    batches = data.eval_batches(dataset, batch_size=1, **prepared.batch_options())
     index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
 
     def masks(image_id: int) -> dict[str, np.ndarray]:
@@ -245,13 +238,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("models", type=Path, nargs=2, help="two .keras files of detectors")
     parser.add_argument("--data-dir", required=True, help="root of a COCO tree with train and val")
-    parser.add_argument("--image-size", type=int, required=True, help="side of the input in pixels")
+    parser.add_argument(
+        "--image-size", type=int, help="side of the input in pixels, if not as in training"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--names", nargs=2, help="of the detectors; by default of their files")
     parser.add_argument("--images", type=int, default=100, help="validation images to look at")
     parser.add_argument("--rows", type=int, default=4, help="images in the first figure")
     options = parser.parse_args(argv)
-    if min(options.image_size, options.images, options.rows) < 1:
+    if min(options.image_size or 1, options.images, options.rows) < 1:
         parser.error("--image-size, --images and --rows must be positive")
     if options.names and options.names[0] == options.names[1]:
         parser.error("--names must differ")

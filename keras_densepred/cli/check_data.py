@@ -12,6 +12,7 @@ fault is one sentence."""
 from __future__ import annotations
 
 import argparse
+import io
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from keras_densepred.data.mask_folder import (
     is_segmentation_tree,
 )
 from keras_densepred.data.objects import DatasetError
+from keras_densepred.training.report import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -208,10 +210,9 @@ def _write_samples(
             sheet.paste(picture, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
             x += picture.width + gap
     path = Path(folder) / f"samples_{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    sheet.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
     return path
 
 

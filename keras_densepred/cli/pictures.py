@@ -16,19 +16,17 @@ from keras_densepred.data.records import LabelledImage, Record
 from keras_densepred.data.voc import IMAGE_SUFFIXES
 
 
-class Pictures:
-    """A sequence of `Record`s without objects, for `data.eval_batches` and `eval_mask_batches`.
+class _Files:
+    """Image files, numbered.
 
     Args:
         paths: of the files.
 
     Attributes:
         image_ids: 1, 2 and so on.
-        max_objects: of an image in a batch, which has room for one.
     """
 
     class_names = ("",)
-    max_objects = 1
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = tuple(paths)
@@ -36,6 +34,19 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+class Pictures(_Files):
+    """A sequence of `Record`s without objects, for `data.eval_batches` and `eval_mask_batches`.
+
+    Args:
+        paths: of the files.
+
+    Attributes:
+        max_objects: of an image in a batch, which has room for one.
+    """
+
+    max_objects = 1
 
     def __getitem__(self, index: int) -> Record:
         """Reads image number `index`.
@@ -60,10 +71,10 @@ class Pictures:
         return {"images": images, "annotations": [], "categories": []}
 
 
-class LabelledPictures(Pictures):
-    """The same for `data.eval_class_batches`."""
+class LabelledPictures(_Files):
+    """The same as `LabelledImage`s, for `data.eval_class_batches`."""
 
-    def __getitem__(self, index: int) -> LabelledImage:  # type: ignore[override]
+    def __getitem__(self, index: int) -> LabelledImage:
         """Reads image number `index`; its label is 0."""
         path = self.paths[index]
         return LabelledImage(load_image(path), 0, self.image_ids[index], str(path))

@@ -75,6 +75,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 1 if faults else 0
 
 
+def _open(
+    make: Callable[..., data.EvalBatches],
+    pictures: Pictures | LabelledPictures,
+    model: saved.Trained,
+    options: argparse.Namespace,
+) -> data.EvalBatches:
+    """The pictures in batches, prepared as the model wants them, without those that are broken."""
+    return make(
+        pictures,
+        batch_size=min(options.batch_size, len(pictures)),
+        on_bad_image="skip",
+        **model.preprocessing.batch_options(),
+    )
+
+
 def _batches(
     batches: data.EvalBatches, model: saved.Trained, console: Console
 ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
@@ -89,12 +104,7 @@ def _detect(
     model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     pictures, names = Pictures(paths), output_names(paths)
-    batches = data.eval_batches(
-        pictures,
-        batch_size=min(options.batch_size, len(paths)),
-        on_bad_image="skip",
-        **model.preprocessing.batch_options(),
-    )
+    batches = _open(data.eval_batches, pictures, model, options)
     results: list[dict[str, Any]] = []
     for predictions, batch in _batches(batches, model, console):
         sizes: dict[int, tuple[int, int]] = {}
@@ -129,12 +139,7 @@ def _segment(
     model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     pictures, names = Pictures(paths), output_names(paths)
-    batches = data.eval_mask_batches(
-        pictures,
-        batch_size=min(options.batch_size, len(paths)),
-        on_bad_image="skip",
-        **model.preprocessing.batch_options(),
-    )
+    batches = _open(data.eval_mask_batches, pictures, model, options)
     for scores, batch in _batches(batches, model, console):
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["indices"][row])
@@ -150,12 +155,7 @@ def _segment(
 def _classify(
     model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    batches = data.eval_class_batches(
-        LabelledPictures(paths),
-        batch_size=min(options.batch_size, len(paths)),
-        on_bad_image="skip",
-        **model.preprocessing.batch_options(),
-    )
+    batches = _open(data.eval_class_batches, LabelledPictures(paths), model, options)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "rank", "label", "class", "probability"])

@@ -215,7 +215,7 @@ def _preprocessing(path: Path, task: str, options: argparse.Namespace) -> Prepro
     if saved.task != task:
         raise ValueError(f"The {FILE_NAME} beside {path} is for {saved.task}: put the run's there.")
     if "image_size" in given:
-        given |= {"short_side": None, "long_side": None}
+        saved = saved.at_size(given.pop("image_size"))
     return dataclasses.replace(saved, **given)
 
 

@@ -1,7 +1,6 @@
 """8-bit integer form of an exported network, by ONNX Runtime's static quantisation."""
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.export.files import replacing
 
 # What ONNX Runtime computes in integers on a CPU; whatever else there is stays float.
 _OPERATORS = (
@@ -45,9 +45,8 @@ def quantize_onnx(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        prepared, unfinished = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+    with replacing(output, "int8.onnx") as unfinished:
+        prepared = unfinished.with_name("prepared.onnx")
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
         network = onnx.load(prepared)
         for number, node in enumerate(network.graph.node):
@@ -64,7 +63,6 @@ def quantize_onnx(
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        os.replace(unfinished, output)
     return output
 
 

@@ -1,6 +1,5 @@
 """Export to TensorFlow's SavedModel."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -52,8 +51,7 @@ def export_saved_model(
     if path.exists() and not (path / "saved_model.pb").is_file():
         raise ValueError(f"{path} exists and is no SavedModel: give another path.")
     exported = Exported(model, suppress=suppress, named=True)
-    sorting = without_top_k() if keras.config.backend() == "jax" else contextlib.nullcontext()
-    with replacing(path, "saved_model") as unfinished, quiet(), sorting:
+    with replacing(path, "saved_model") as unfinished, quiet(), without_top_k():
         exported.export(
             str(unfinished),
             format="tf_saved_model",

@@ -23,6 +23,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_densepred.ops.loops import while_loop
@@ -153,7 +154,7 @@ def top_k_index(values: Tensor, k: int) -> Tensor:
     if num is None:
         values = ops.pad(values, [(0, 0), (0, k)], constant_values=float("-inf"))
         num = k
-    if _without_top_k.get():
+    if _without_top_k.get() and keras.config.backend() == "jax":
         index = ops.argsort(-values, axis=-1)[:, : min(k, num)]
     else:
         _, index = ops.top_k(values, min(k, num), sorted=False)
@@ -162,10 +163,10 @@ def top_k_index(values: Tensor, k: int) -> Tensor:
 
 @contextlib.contextmanager
 def without_top_k() -> Iterator[None]:
-    """What is traced inside sorts all values where it would look for the largest.
+    """What JAX traces inside sorts all values where it would look for the largest.
 
-    For programs of JAX that another runtime reads: JAX 0.10.2 writes its top_k as an operation that
-    TensorFlow 2.21 does not know.
+    For programs that another runtime reads: JAX 0.10.2 writes its top_k as an operation that
+    TensorFlow 2.21 does not know. The other backends are as outside.
     """
     token = _without_top_k.set(True)
     try:

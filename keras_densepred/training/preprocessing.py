@@ -82,6 +82,10 @@ class Preprocessing:
             options["crop_ratio"] = self.crop_ratio
         return options
 
+    def at_size(self, image_size: int) -> "Preprocessing":
+        """The same for a square of another side, in pixels."""
+        return dataclasses.replace(self, image_size=image_size, short_side=None, long_side=None)
+
     def write(self, directory: str | os.PathLike[str]) -> pathlib.Path:
         """Writes `preprocessing.json` into a directory; returns its path."""
         path = pathlib.Path(directory) / FILE_NAME

@@ -8,6 +8,7 @@ import pytest
 
 from keras_densepred.data import ShapesDataset, shapes_export
 from keras_densepred.models import FasterRCNN, MaskRCNN, RetinaNetKerasHub, YOLOv3Detector
+from keras_densepred.training import Preprocessing
 from tests.models.conftest import ToyPyramid
 from tools import gradient_maps
 
@@ -39,6 +40,7 @@ def test_two_saved_detectors_on_a_coco_folder(pair, folder, tmp_path, capsys):
         model = DETECTORS[name]()
         model.compile(keras.optimizers.SGD())
         model.save(tmp_path / f"{name}.keras")
+    Preprocessing("detection", (0, 0, 0), (255, 255, 255), 96).write(tmp_path)
     output = tmp_path / "out"
     paths = [str(tmp_path / f"{name}.keras") for name in pair]
     flags = ["--image-size", "64", "--output", str(output), "--rows", "2"]
@@ -69,12 +71,16 @@ def test_faults_are_one_sentence(folder, tmp_path, capsys):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(other)
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"no zip")
+    unprepared = tmp_path / "c" / "model.keras"
+    unprepared.parent.mkdir()
+    RetinaNetKerasHub(ToyPyramid(), num_classes=6, head_depth=0).save(unprepared)
     flags = ["--data-dir", str(folder), "--image-size", "64", "--output", str(tmp_path / "out")]
     for paths, message in (
         ([str(broken), str(detector)], "broken.keras cannot be loaded as a Keras model"),
         (["none.keras", str(detector)], "no saved .keras model at none.keras"),
         ([str(detector), str(other)], "b/model.keras holds a Sequential: give a RetinaNet"),
         ([str(detector), str(detector)], "detects 2 classes and the data set has 6"),
+        ([str(unprepared), str(unprepared)], "no preprocessing.json beside"),
     ):
         assert gradient_maps.main([*paths, *flags]) == 1
         error = capsys.readouterr().err
