@@ -67,6 +67,7 @@ def assert_trains_predicts_and_reloads(model, targets, label_key, path):
     assert config == json.dumps(model.prediction_decoder.get_config())
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_cv_retinanet(backbone, tmp_path):
     model = keras_cv.models.RetinaNet(
         backbone,
@@ -102,6 +103,7 @@ def test_keras_cv_yolo_v8(backbone, tmp_path):
     assert_trains_predicts_and_reloads(model, CV_TARGETS, "classes", tmp_path / "model.keras")
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("neck", ["fpn", pytest.param("pyramid", marks=pytest.mark.slow)])
 def test_keras_hub_retinanet(backbone, neck, tmp_path):
     if neck == "fpn":

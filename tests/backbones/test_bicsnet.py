@@ -174,7 +174,9 @@ def test_backends_agree(member, golden):
             np.testing.assert_allclose(output, file[f"{member}/{level}"], atol=5e-5, rtol=5e-5)
 
 
-@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize(
+    "member", ["full", pytest.param("lite", marks=pytest.mark.slow_on("tensorflow"))]
+)
 def test_any_image_size(member):
     backbone = mini(member)
     for height, width in SIZES:
@@ -214,11 +216,11 @@ CHANGES = {
 }
 
 
-# JAX compiles the full network's call for forty seconds; `make test-slow` does it there.
+# JAX and TensorFlow compile the full network's call for forty seconds.
 @pytest.mark.parametrize(
     "member",
     [
-        pytest.param("full", marks=[pytest.mark.slow] if JAX else []),
+        pytest.param("full", marks=pytest.mark.slow_on("jax", "tensorflow")),
         pytest.param("lite", marks=pytest.mark.slow),
     ],
 )

@@ -110,7 +110,7 @@ def mini(**changes):
 
 
 # XLA compiles each of these for half a minute; what varies is the graph, which the other backends
-# and `backends_agree` see in `make test`. On JAX `make test-slow` has the rest.
+# and `backends_agree` see in `make test`. On JAX and TensorFlow `make test-slow` has the rest.
 STYLES = [
     {},
     {"style": "unet", "final_decoder": True},
@@ -121,9 +121,8 @@ STYLES = [
     {"token_mixer": "cswin", "p2_width": 64, "widths": (64, 128, 64)},
     {"depths": ((1, 2, 1), (2, 1, 1)), "lr_blocks": False, "layer_scale_init": 0},
 ]
-STYLES = [
-    pytest.param(changes, marks=[pytest.mark.slow] if JAX and changes else []) for changes in STYLES
-]
+COMPILED = pytest.mark.slow_on("jax", "tensorflow")
+STYLES = [pytest.param(changes, marks=[COMPILED] if changes else []) for changes in STYLES]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -187,7 +186,9 @@ def test_round_trips_are_exact(changes, tmp_path):
         assert max_difference(copy(images), outputs) == 0
 
 
-@pytest.mark.parametrize("token_mixer", ["next"] if JAX else ["next", "swin", "cswin"])
+@pytest.mark.parametrize(
+    "token_mixer", ["next", *(pytest.param(name, marks=COMPILED) for name in ("swin", "cswin"))]
+)
 def test_any_multiple_of_32_and_dynamic_shapes(token_mixer):
     backbone = mini(token_mixer=token_mixer, p2_width=64, widths=(64, 128, 64))
     for height, width in ((32, 32), (96, 160)):

@@ -228,6 +228,7 @@ def test_every_weight_gets_a_gradient(size):
         assert np.any(gradient != 0), weight.path
 
 
+@pytest.mark.slow_on("jax")
 def test_round_trips_are_exact(tmp_path):
     backbone = ResNetBackbone(**TINY, msfm=MODULES, frozen_stages=1, fixed_batch_norm=True)
     set_deterministic_weights(backbone)

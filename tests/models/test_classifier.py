@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_densepred import CEDNetBackbone, CEDNetImageClassifier
@@ -26,6 +27,7 @@ def test_training_sees_every_head_and_prediction_the_last():
     np.testing.assert_allclose(last, ops.convert_to_numpy(logits[-1]), atol=1e-5)
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_the_loss_is_the_mean_of_the_stages():
     model = classifier()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -37,6 +39,7 @@ def test_the_loss_is_the_mean_of_the_stages():
     np.testing.assert_allclose(history["loss"], [expected], rtol=1e-4)
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_fit_changes_every_head_and_round_trips_are_exact(tmp_path):
     model = classifier()
     before = model.get_weights()

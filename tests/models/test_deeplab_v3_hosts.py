@@ -41,6 +41,7 @@ def assert_trains_predicts_and_reloads(model, path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_hub_v3_plus(backbone, tmp_path):
     model = models.DeepLabV3KerasHub(backbone, 3)
     assert isinstance(model, keras_hub.models.DeepLabV3ImageSegmenter)
@@ -60,6 +61,7 @@ def test_keras_hub_v3_has_no_low_level_features(backbone, toy_backbone):
     assert again.backbone is toy.backbone
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_cv_v3_plus(backbone, tmp_path):
     import keras_cv
 

@@ -61,6 +61,7 @@ def detector(member):
     )
 
 
+@pytest.mark.slow_on("jax")
 def test_round_trip_keeps_the_heads_form_and_weights(tmp_path):
     model = detector("lite")
     model.compile()
@@ -78,6 +79,7 @@ def test_round_trip_keeps_the_heads_form_and_weights(tmp_path):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow_on("tensorflow")
 # JAX compiles such a step for half a minute; `make test-slow` runs it there, and the stock host.
 @pytest.mark.parametrize(
     "host",

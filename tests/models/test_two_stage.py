@@ -92,6 +92,7 @@ def model(trained_once):
     return model
 
 
+@pytest.mark.slow_on("jax")
 def test_losses_start_where_they_should(model):
     """Nothing is known: objectness is even, and so are the classes and the background."""
     logs = model.train_on_batch(IMAGES, BATCHES["objects"], return_dict=True)

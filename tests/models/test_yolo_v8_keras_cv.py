@@ -71,6 +71,7 @@ def test_takes_the_hosts_key_of_labels(model):
     np.testing.assert_allclose(logs["loss"], expected["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_saved_model_reloads_compiled(model, tmp_path):
     model.train_on_batch(IMAGES, make_targets())
     model.save(tmp_path / "model.keras")
@@ -90,6 +91,7 @@ def mixed_policy():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_loss_under_a_global_mixed_policy(model, mixed_policy):
     outputs = model(IMAGES)
     targets = {k: keras.ops.convert_to_tensor(v) for k, v in make_targets().items()}

@@ -75,6 +75,7 @@ def test_fits_arrays_and_generators_and_predicts(model):
         assert (found["boxes"][row, :count].max(0) <= [96, 64, 96, 64]).all()
 
 
+@pytest.mark.slow_on("jax")
 def test_loss_is_the_mean_over_images_of_the_sum_of_the_parts(model):
     logs = model.test_on_batch(IMAGES, make_targets(), return_dict=True)
     targets = make_targets()
@@ -116,6 +117,7 @@ def test_detections_are_darknets_boxes(model):
     np.testing.assert_allclose(found["confidence"][1, 0], score, rtol=1e-5)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_images_of_several_sizes_in_one_session(model):
     """TensorFlow opens the image size of its graph at the second size."""
     for height, width in ((64, 96), (32, 32)):

@@ -18,6 +18,7 @@ def flags(tmp_path_factory):
     return [*toy.make(tmp_path_factory.mktemp("toy")), *toy.RETINANET]
 
 
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize("head", ["keras_hub", pytest.param("keras_cv", marks=pytest.mark.slow)])
 def test_from_flags_to_files(flags, tmp_path, capsys, head):
     output = tmp_path / "out"
@@ -179,6 +180,7 @@ def test_flags_win_over_the_paper():
     assert (settings.copy_paste, settings.drop_path) == (False, 0.0)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_frozen_backbone_does_not_move(flags, tmp_path):
     settings = recipe.complete(
         training.parse_settings(recipe.Settings, [*flags, "--freeze-backbone"], ""), Split(12)

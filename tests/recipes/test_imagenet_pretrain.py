@@ -32,6 +32,7 @@ def flags(tmp_path_factory):
     return toy.make(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.mark.slow_on("jax")
 def test_from_flags_to_files(flags, tmp_path, capsys):
     output = tmp_path / "out"
     results = recipe.main([*flags, "--output", str(output)])

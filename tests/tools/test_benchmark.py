@@ -13,6 +13,7 @@ from tools.baselines.stock_layers import with_stock_layers
 from tools.timing import detectors, measure
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize(
     ("make", "kept"),
     [
@@ -45,6 +46,7 @@ def test_stock_layers_are_the_same_network(make, kept):
         np.testing.assert_allclose(one / scale, other / scale, atol=5e-5, rtol=1e-4)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_a_run_is_printed_and_appended(mode, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "PEAK_SIZES", (64,))

@@ -32,6 +32,7 @@ def pico_state(kind: str):
     return model, {k: v * np.float32(0.02) for k, v in tiny_state(model).items()}
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("kind", ["backbone", "decoder", "classifier", "pyramid", "two_stage"])
 def test_checkpoint_to_preset(kind, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
