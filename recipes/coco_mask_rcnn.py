@@ -184,13 +184,6 @@ class Settings:
         return DETECTORS[self.detector].with_masks
 
 
-# What changes where a run continues or how fast it goes, but not its result.
-_NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
-    *("devices", "processes", "process_id", "coordinator"),
-)
-
-
 def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open from the experiment."""
     first = (settings.preset or "cednet").split("_")[0]  # of the preset's name
@@ -390,12 +383,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
     """Does what `main` promises, with every setting filled in; in all processes alike."""
-    decisive = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in _NOT_OF_THE_RESULT
-    }
-    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    decisive = training.decisive_settings(settings, train)
     for split in (train, val):
         cluster.say(split.summary())
     cluster.say(f"Building {DETECTORS[settings.detector].__name__} on {settings.preset} ...")

@@ -183,11 +183,6 @@ class Settings:
     output: str = setting("runs/coco_retinanet", "directory for everything written")
 
 
-# What changes where a run continues or how fast it goes, but not its result.
-_NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output", "rematerialize"),
-    *("devices", "processes", "process_id", "coordinator"),
-)
 _DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.3, "swin": 0.1, "cswin": 0.2}
 _FINE_LAYERS = {"small": 9, "base": 9, "cswin": 7}  # variants with the finer layer ids
 
@@ -389,12 +384,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
     """Does what `main` promises, with every setting filled in; in all processes alike."""
-    decisive = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in _NOT_OF_THE_RESULT
-    }
-    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    decisive = training.decisive_settings(settings, train)
     for split in (train, val):
         cluster.say(split.summary())
     cluster.say(f"Building {settings.preset} with a {settings.head} RetinaNet ...")

@@ -129,13 +129,6 @@ class Settings:
     output: str = setting("runs/coco_yolo", "directory for everything written")
 
 
-# What changes where a run continues or how fast it goes, but not its result.
-_NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output"),
-    *("devices", "processes", "process_id", "coordinator"),
-)
-
-
 def complete(settings: Settings, train: Any) -> Settings:
     """Fills in what the flags left open from the experiment."""
     name = settings.experiment or ("efm" if len(train) >= PAPER_IMAGES else "small")
@@ -298,12 +291,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
     """Does what `main` promises, with every setting filled in; in all processes alike."""
-    decisive = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in _NOT_OF_THE_RESULT
-    }
-    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    decisive = training.decisive_settings(settings, train)
     for split in (train, val):
         cluster.say(split.summary())
     anchors = fit_anchors(settings, train)

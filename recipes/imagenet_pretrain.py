@@ -178,11 +178,6 @@ class Settings:
     output: str = setting("runs/imagenet_pretrain", "directory for everything written")
 
 
-# What changes where a run continues or how fast it goes, but not its result.
-_NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output", "rematerialize"),
-    *("devices", "processes", "process_id", "coordinator"),
-)
 _DROP_PATH = {"tiny": 0.1, "small": 0.4, "base": 0.5, "swin": 0.1, "cswin": 0.2}
 
 
@@ -382,12 +377,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
     """Does what `main` promises, with every setting filled in; in all processes alike."""
-    decisive = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in _NOT_OF_THE_RESULT
-    }
-    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    decisive = training.decisive_settings(settings, train)
     for split in (train, val):
         cluster.say(split.summary())
     num_classes = len(train.class_names)

@@ -99,12 +99,8 @@ class Settings:
     output: str = setting("runs/voc_deeplab_v3", "directory for everything written")
 
 
-# What changes where a run continues, how fast it goes or how it is tested, but not its weights.
-_NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output", "rematerialize"),
-    *("evaluate_train", "sliding_window", "multi_scale", "flip"),
-    *("devices", "processes", "process_id", "coordinator"),
-)
+# How a run is tested leaves its weights as they are.
+_TESTING = ("evaluate_train", "sliding_window", "multi_scale", "flip")
 
 
 def complete(settings: Settings, train: Any) -> Settings:
@@ -331,12 +327,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def run(settings: Settings, cluster: training.Cluster, train: Any, val: Any) -> dict[str, float]:
     """Does what `main` promises, with every setting filled in; in all processes alike."""
-    decisive = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in _NOT_OF_THE_RESULT
-    }
-    decisive |= {"backend": keras.backend.backend(), "train_images": len(train)}
+    decisive = training.decisive_settings(settings, train, but=_TESTING)
     cluster.say("Reading the masks ...")
     for split in (train, val):
         summary = split.summary()

@@ -44,6 +44,7 @@ from keras_densepred.training.segmentation import (
 from keras_densepred.training.settings import (
     SettingsError,
     claim_output,
+    decisive_settings,
     parse_settings,
     setting,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "cednet_variant",
     "claim_output",
     "current_cluster",
+    "decisive_settings",
     "describe_iou",
     "distribute",
     "draw_classified",

@@ -6,12 +6,20 @@ import json
 import pathlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, TypeVar
+
+import keras
 
 from keras_densepred.training.report import write_atomically
 
 T = TypeVar("T")
+
+# What changes where a run continues or how fast it goes, but not its result.
+_NOT_OF_THE_RESULT = (
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
+    *("devices", "processes", "process_id", "coordinator"),
+)
 
 
 class SettingsError(ValueError):
@@ -71,6 +79,26 @@ def parse_settings(cls: type[T], argv: Sequence[str] | None, description: str) -
                 help=text,
             )
     return cls(**vars(parser.parse_args(argv)))
+
+
+def decisive_settings(settings: Any, train: Sized, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Gives what decides a run's result: with other values it is another run.
+
+    Args:
+        settings: a dataclass made by `parse_settings`, complete.
+        train: the training images.
+        but: more settings that leave the weights as they are.
+
+    Returns:
+        The settings by name without those of workers, devices and output, and the backend and the
+        number of training images.
+    """
+    decisive = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in _NOT_OF_THE_RESULT and name not in but
+    }
+    return decisive | {"backend": keras.config.backend(), "train_images": len(train)}
 
 
 def _without_none(hint: Any) -> type:
