@@ -179,6 +179,7 @@ def test_keras_hub_still_refuses_generators(stock_hub):
         stock_hub.fit(batches(), steps_per_epoch=1, verbose=0)
 
 
+@pytest.mark.slow_on("jax")
 def test_keras_hub_decoder_still_suppresses_across_classes():
     """keras-hub 0.32.0; models.decoding."""
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10]]], "float32")
@@ -279,6 +280,7 @@ def test_keras_hub_segmenter_still_refuses_generators(stock_hub_deeplab):
         stock_hub_deeplab.fit(batches(), steps_per_epoch=1, verbose=0)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_cv_deeplab_still_ends_in_a_softmax(backbone):
     """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
     model = keras_cv.models.DeepLabV3Plus(backbone, num_classes=3)

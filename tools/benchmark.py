@@ -22,7 +22,8 @@ appends it to FILE, with the command, the commit and the versions.
   core. --detections: box decoding and non-maximum suppression of 8 images, 76,725 anchors and 80
   classes.
 * --detectors: CSPNet's detectors (all, or those named), image by image from pixels to boxes: as
-  they are, with batch norms folded, and in ONNX Runtime in float32 and in 8-bit integers.
+  they are, with batch norms folded, and as ONNX files in float32 and in 8-bit integers, in ONNX
+  Runtime and in OpenVINO.
 """
 
 import argparse

@@ -215,6 +215,7 @@ def test_other_sizes_are_refused_in_one_sentence():
         CEDNetBackbone(**TINY, image_shape=(100, 64, 3))
 
 
+@pytest.mark.slow_on("jax")
 def test_mixed_bfloat16():
     backbone = mini(dtype="mixed_bfloat16")
     images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
@@ -230,6 +231,7 @@ def test_mixed_bfloat16():
     assert all(np.all(np.isfinite(g)) for g in gradients(backbone, images))
 
 
+@pytest.mark.slow_on("jax")
 def test_channels_first_is_the_same_network():
     last, first = mini(), mini(data_format="channels_first", image_shape=(3, None, None))
     images = np.random.default_rng(0).normal(size=(1, 32, 64, 3)).astype("float32")

@@ -38,6 +38,7 @@ def test_without_long_range_blocks():
     assert total / 1e6 == pytest.approx(38.476, abs=5e-4)
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("levels", [(3, 7), (2, 6), (3, 5)])
 def test_levels_and_round_trip(levels, tmp_path):
     pyramid = DetectionPyramid(mini(), 24, *levels)
@@ -65,6 +66,7 @@ def test_freezing_the_backbone_leaves_the_projections_trainable():
     assert names and all(name.startswith("pyramid_p") for name in names)
 
 
+@pytest.mark.slow_on("jax")
 def test_levels_above_are_padded_like_the_authors():
     """A stride-2 convolution with symmetric padding: an even map keeps its even positions."""
     pyramid = DetectionPyramid(mini(), 8, max_level=6)

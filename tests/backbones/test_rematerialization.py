@@ -40,6 +40,7 @@ def test_runs_end_before_random_draws_and_sums():
     assert any("drop_path" in name for name in outside)
 
 
+@pytest.mark.slow_on("jax")
 def test_outputs_outside_of_training_are_the_same():
     backbone = tiny()
     plain = backbone.predict(IMAGES, verbose=0)

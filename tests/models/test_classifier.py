@@ -27,7 +27,7 @@ def test_training_sees_every_head_and_prediction_the_last():
     np.testing.assert_allclose(last, ops.convert_to_numpy(logits[-1]), atol=1e-5)
 
 
-@pytest.mark.slow_on("tensorflow")
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_the_loss_is_the_mean_of_the_stages():
     model = classifier()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

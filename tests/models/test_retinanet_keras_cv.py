@@ -72,6 +72,7 @@ def test_is_the_hosts_model_and_takes_its_key_of_labels(pair):
     assert history.history["loss"][1] < history.history["loss"][0]
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_pyramid_survives_saving(pair, tmp_path):
     model, _ = pair
     model.train_on_batch(IMAGES, make_targets())

@@ -121,6 +121,7 @@ def test_batches_of_every_kind(model, batch):
     assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("positive", [0, 1, 2, 3])
 def test_the_mask_loss_leaves_no_region_out(model, positive):
     """Whatever number of places the mask head runs on: two images, four places each."""

@@ -71,7 +71,7 @@ def test_takes_the_hosts_key_of_labels(model):
     np.testing.assert_allclose(logs["loss"], expected["loss"], rtol=1e-5)
 
 
-@pytest.mark.slow_on("tensorflow")
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_saved_model_reloads_compiled(model, tmp_path):
     model.train_on_batch(IMAGES, make_targets())
     model.save(tmp_path / "model.keras")

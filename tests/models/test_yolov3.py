@@ -127,6 +127,7 @@ def test_images_of_several_sizes_in_one_session(model):
         assert model.predict_on_batch(images)["boxes"].shape == (2, 100, 4)
 
 
+@pytest.mark.slow_on("jax")
 def test_box_format_changes_numbers_only(model):
     confident(model)
     other = YOLOv3Detector(
@@ -157,6 +158,7 @@ def test_box_format_changes_numbers_only(model):
     )
 
 
+@pytest.mark.slow_on("jax")
 def test_saved_model_reloads_with_optimizer_and_continues(model, tmp_path):
     model.train_on_batch(IMAGES, make_targets())
     confident(model).save(tmp_path / "model.keras")

@@ -106,6 +106,14 @@ def test_candidates_take_turns():
     assert set(timings) == {"a", "b"}
 
 
+@pytest.mark.backend_free
+def test_what_a_candidate_leaves_running_is_not_timed_with_the_next():
+    calls = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
+    measure.alternate(candidates, rounds=2, warm_up=0, settle=1)
+    assert calls == ["a", "b", *"aabbaabb"]
+
+
 @pytest.mark.slow
 def test_detectors_are_timed_in_each_form(tmp_path):
     output = tmp_path / "detectors.csv"
@@ -113,10 +121,12 @@ def test_detectors_are_timed_in_each_form(tmp_path):
     assert benchmark.main(command) == 0
     with output.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    forms = ["plain", "folded"]
-    if keras.config.backend() != "jax":
-        forms += ["onnx", "onnx_int8"]
-    assert [row["candidate"] for row in rows] == forms
+    backend = keras.config.backend()
+    forms = [("plain", backend), ("folded", backend)]
+    if backend != "jax":
+        runtimes = ("onnxruntime", "openvino")
+        forms += [(kind, runtime) for kind in ("onnx", "onnx_int8") for runtime in runtimes]
+    assert [(row["candidate"], row["runtime"]) for row in rows] == forms
     assert all(float(row["images_per_s"]) > 0 for row in rows)
 
 

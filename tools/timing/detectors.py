@@ -4,6 +4,7 @@ Weights are random, and the confidence threshold is set so that about `CANDIDATE
 suppression: as many as a trained detector's, where random weights would give none.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tools.timing import detections, measure, onnx_files
 CANDIDATES = 300
 NUM_CLASSES = 80
 CALIBRATION_BATCHES = 4
+RUNTIMES = {"onnxruntime": onnx_files.runner, "openvino": onnx_files.openvino_runner}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ DETECTORS = {
 
 
 def measure_detectors(names: list[str], rounds: int = 15) -> Iterator[dict[str, Any]]:
-    """Times each detector as it is, folded, and in ONNX Runtime if a converter is installed.
+    """Times each detector as it is, folded, and its ONNX file in what is installed to run it.
 
     Args:
         names: of `DETECTORS`; none for all.
@@ -72,7 +74,8 @@ def measure_detectors(names: list[str], rounds: int = 15) -> Iterator[dict[str, 
 
     Yields:
         A row for each detector and candidate: `"detector"`, `"image_size"`, `"candidate"`
-        (`"plain"`, `"folded"`, `"onnx"`, `"onnx_int8"`), `"runtime"`, `"ms_median"`, `"ms_min"`,
+        (`"plain"`, `"folded"`, `"onnx"`, `"onnx_int8"`), `"runtime"` (the backend, or
+        `"onnxruntime"` or `"openvino"`), `"ms_median"`, `"ms_min"`,
         `"images_per_s"`, `"plain_over_this"` (how many times as fast), `"first_call_s"`,
         `"file_mb"`.
 
@@ -102,26 +105,28 @@ def _measure(name: str, row: Detector, rounds: int) -> Iterator[dict[str, Any]]:
             models.fold_batch_norm(model).graph, model.decode_predictions, images
         ),
     }
+    calls = {(kind, keras.config.backend()): call for kind, call in calls.items()}
     sizes = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             for kind, path in _onnx_files(model, row.image_size, Path(folder), rng):
-                run = onnx_files.runner(path)
-                calls[kind] = lambda run=run: run(images)
                 sizes[kind] = path.stat().st_size / 1e6
+                for runtime, make in RUNTIMES.items():
+                    calls[kind, runtime] = functools.partial(make(path), images)
         except ImportError as error:
-            print(f"Not in ONNX Runtime: {error}", flush=True)
-        timings = measure.alternate(calls, rounds)
-    for kind, timing in timings.items():
+            print(f"Without ONNX: {error}", flush=True)
+        timings = measure.alternate(calls, rounds, settle=1)
+    plain = timings["plain", keras.config.backend()]
+    for (kind, runtime), timing in timings.items():
         yield {
             "detector": name,
             "image_size": row.image_size,
             "candidate": kind,
-            "runtime": "onnxruntime" if kind in sizes else keras.config.backend(),
+            "runtime": runtime,
             "ms_median": timing.ms_median,
             "ms_min": timing.ms_min,
             "images_per_s": 1e3 / timing.ms_median,
-            "plain_over_this": timings["plain"].ms_median / timing.ms_median,
+            "plain_over_this": plain.ms_median / timing.ms_median,
             "first_call_s": timing.first_call_s,
             "file_mb": sizes.get(kind, ""),
         }

@@ -29,7 +29,7 @@ class Timing:
 
 
 def alternate(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2
+    candidates: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2, settle: int = 0
 ) -> dict[str, Timing]:
     """Times callables in one process by turns, so that a busy moment of the machine hits all.
 
@@ -37,6 +37,8 @@ def alternate(
         candidates: name to a callable that returns when its work is done.
         rounds: timed calls of each.
         warm_up: calls of each, after the first, that do not count.
+        settle: calls before each timed one that do not count. Threads of the candidate before still
+            wait busily for some milliseconds, which is much where a call takes no longer.
 
     Returns:
         The timing of each candidate.
@@ -55,6 +57,8 @@ def alternate(
     milliseconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
+            for _ in range(settle):
+                call()
             start = time.perf_counter()
             call()
             milliseconds[name].append((time.perf_counter() - start) * 1e3)

@@ -1,4 +1,4 @@
-"""ONNX files beside each other in ONNX Runtime: their times, and how their outputs differ."""
+"""ONNX files in their runtimes, and beside each other: times, and how their outputs differ."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +22,19 @@ def runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+
+def openvino_runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """As `runner`, by OpenVINO, which computes the products of a quantized file in integers.
+
+    Raises:
+        ImportError: if openvino is not installed.
+    """
+    openvino = require("openvino", "export")
+    compiled = openvino.Core().compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    request = compiled.create_infer_request()
+    names = [output.any_name for output in compiled.outputs]
+    return lambda images: dict(zip(names, request.infer({0: images}).values(), strict=True))
 
 
 def compare(path: Path, other: Path, images: Sequence[np.ndarray], rounds: int = 15) -> list[str]:
