@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 KERAS_BACKEND ?= jax
 DEMO_OUTPUT ?= runs/demo
 GUIDES_BACKEND ?= torch
-# Two processes fill two cores: XLA compiles on one thread.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Two processes fill two cores: XLA compiles on one thread, and PyTorch's threads, where they share
+# a core, wait busily for each other for most of the time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 EXTRAS := tensorflow,jax,torch,cv,data,convert,export,dev
 
 .PHONY: install demo test test-slow guides docs lint clean
