@@ -60,7 +60,13 @@ def test_parameters_are_the_authors(prefix, variant, golden):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, CHANNELS_LAST])
-@pytest.mark.parametrize("name", ["next_tiny", "next_tiny_large", "det_next_tiny", "seg_next_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("next_tiny", "det_next_tiny", "seg_next_tiny"),
+        pytest.param("next_tiny_large", marks=pytest.mark.slow_on("jax", "tensorflow")),
+    ],
+)
 def test_outputs_equal_the_authors(name, memory_format, golden):
     with np.load(golden / "cednet" / f"{name}.npz") as file:
         expected = dict(file)

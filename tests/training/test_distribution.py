@@ -142,7 +142,7 @@ def test_devices_of_one_process_train_as_one(tmp_path, expected):
     assert_close(found, expected)
 
 
-@pytest.mark.slow_on("tensorflow")
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_two_processes_one_killed(tmp_path, expected):
     end_after_the_first(start_two(tmp_path, "--kill", 14, 1))
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
