@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.heads import PredictionHead
 from keras_densepred.models.losses import BoxL1Loss, SigmoidFocalLoss
@@ -250,8 +251,8 @@ class RetinaNetCore:
         keras.Model.compile(self, optimizer=optimizer, loss=losses, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
-        arguments = keras.saving.deserialize_keras_object(config)
+        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
+        arguments = saved_arguments(config)
         losses = arguments.pop("loss")
         self.compile(
             box_loss=losses["box"], classification_loss=losses["classification"], **arguments

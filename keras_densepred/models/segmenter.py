@@ -6,6 +6,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.losses import IgnoreCrossentropy
 from keras_densepred.ops.replicas import share_of_mean
 
@@ -75,8 +76,8 @@ class Segmenter:
         return loss * share_of_mean(labelled)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
+        self.compile(**saved_arguments(config))
         self.optimizer.build(self.trainable_variables)
 
     def _trainer(self) -> type[keras.Model]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_densepred._optional import require
+from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.decoding import NonMaxSuppression
 
 require("tensorflow", "tensorflow")  # keras-cv 0.9.0 imports it on every backend
@@ -103,10 +104,10 @@ class YOLOV8KerasCV(keras_cv.models.YOLOV8Detector):
         )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
+        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
         # keras-cv 0.9.0: the CIoU loss forgets its box format in its config.
         config = {name: value for name, value in config.items() if name != "loss"}
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**saved_arguments(config))
         self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *args: Any) -> Any:

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_densepred.layers.conv_norm import OrderedConvNorm
 from keras_densepred.models import yolo_decoding as decoding
+from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.yolo_heads import YOLO_NECKS, darknet_order, predict_maps
 from keras_densepred.models.yolo_losses import level_losses
@@ -156,8 +157,8 @@ class YOLOv3Detector(keras.Model):
         )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
-        arguments = keras.saving.deserialize_keras_object(config)
+        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
+        arguments = saved_arguments(config)
         del arguments["loss"]
         self.compile(**arguments)
         self.optimizer.build(self.trainable_variables)

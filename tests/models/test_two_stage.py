@@ -237,14 +237,16 @@ def test_eight_images_are_learned_by_heart(name):
         mask_convs=2,
         anchor_scale=4.0,
     )
-    model.compile(keras.optimizers.AdamW(1e-3), **COMPILE)
+    steps = 400
+    schedule = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    model.compile(keras.optimizers.AdamW(schedule), **COMPILE)
     mask_size = 28 if model.with_masks else None
     with data.train_batches(
         dataset, batch_size=8, image_size=64, seed=0, mask_size=mask_size, **normal
     ) as stream:
         batch = next(stream)
     images = batch.pop("images")
-    for _ in range(300):
+    for _ in range(steps):
         model.train_on_batch(images, batch)
     evaluation = data.eval_batches(dataset, batch_size=8, image_size=64, **normal)
     results = metrics.evaluate_detector(model, evaluation, dataset)

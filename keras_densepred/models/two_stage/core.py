@@ -16,6 +16,7 @@ from keras import ops
 from keras_densepred.backbones.feature_pyramid import FeaturePyramid
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.two_stage import losses
 from keras_densepred.models.two_stage.dynamic import DynamicTraining
 from keras_densepred.models.two_stage.heads import (
@@ -420,8 +421,8 @@ class TwoStageDetector(TwoStageObjective, keras.Model):
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as it was compiled when saved, optimizer state included."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
+        self.compile(**saved_arguments(config))
         self.optimizer.build(self.trainable_variables)
 
     # === Saving ===
