@@ -12,7 +12,7 @@ from keras import ops
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.mobile import Gate
-from keras_densepred.ops.pooling import max_pool2d
+from keras_densepred.ops.pooling import largest, max_pool2d
 
 SPP_KERNELS = (5, 9, 13)
 
@@ -43,12 +43,13 @@ class Maxout(Direct, keras.layers.Layer):
             )
 
     def call(self, inputs):
-        *sizes, channels = ops.shape(inputs)
+        channels = inputs.shape[-1]
         groups = -(-channels // self.filters)
         if groups * self.filters > channels:
             edges = ((0, 0),) * 3 + ((0, groups * self.filters - channels),)
             inputs = ops.pad(inputs, edges, constant_values=-float("inf"))
-        return ops.max(ops.reshape(inputs, (*sizes, groups, self.filters)), axis=-2)
+        firsts = range(0, groups * self.filters, self.filters)
+        return largest(inputs[..., first : first + self.filters] for first in firsts)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)

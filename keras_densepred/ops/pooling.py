@@ -5,10 +5,34 @@ convolutions of `conv.py`, and on PyTorch copies a channels-last map to contiguo
 PyTorch and JAX pad inside their pooling if asked.
 """
 
+import functools
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 from keras import KerasTensor, ops
 
 from keras_densepred.ops.devices import jax_runs_on_cpu
+
+Tensor = Any
+
+
+def largest(parts: Iterable[Tensor]) -> Tensor:
+    """The largest of several tensors, value by value, NaN where one is.
+
+    The gradient goes to the first that is the largest. That of `ops.max` is divided by the number
+    of values equal to the maximum. A compiler may compute them once for the maximum and anew for
+    the comparison, with another rounding: none is equal then, and the gradient NaN (XLA on CPU,
+    behind a batch norm).
+
+    Args:
+        parts: one tensor or more of the same shape and type.
+    """
+
+    def larger(best: Tensor, other: Tensor) -> Tensor:
+        return ops.where(ops.logical_or(other > best, ops.isnan(other)), other, best)
+
+    return functools.reduce(larger, parts)
 
 
 def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int | tuple[int, int] = 0):
@@ -50,7 +74,7 @@ def _max_pool_jax(inputs, pool_size, strides, before, after):
     from jax import lax
 
     if pool_size == strides and jax_runs_on_cpu():
-        # Windows that do not overlap are an axis of their own. XLA's gradient of a windowed
+        # Windows that do not overlap are two axes of their own. XLA's gradient of a windowed
         # maximum searches and scatters: a seventh of a training step of PeleeNet, which pools once.
         sizes = [(size + before + after - strides) // strides + 1 for size in inputs.shape[1:3]]
         ends = [count * strides - before for count in sizes]
@@ -61,7 +85,7 @@ def _max_pool_jax(inputs, pool_size, strides, before, after):
         maps = jnp.pad(maps, ((0, 0), *edges, (0, 0)), constant_values=-float("inf"))
         channels = inputs.shape[3]
         windows = maps.reshape(-1, sizes[0], strides, sizes[1], strides, channels)
-        return windows.max(axis=(2, 4))
+        return largest(windows[:, :, i, :, j] for i in range(strides) for j in range(strides))
     return lax.reduce_window(
         inputs,
         -float("inf"),

@@ -1,11 +1,13 @@
 """Max-pooling against windows taken one by one."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from keras_densepred.layers import MaxPool
-from keras_densepred.ops.pooling import max_pool2d
+from keras_densepred.layers.darknet import Maxout
+from keras_densepred.ops.pooling import largest, max_pool2d
 
 
 @pytest.mark.parametrize("height,width", [(8, 7), (1, 2)])
@@ -36,8 +38,6 @@ def test_windows_that_do_not_overlap(height, width, padding):
 
 
 def test_symbolic_shapes_are_those_of_the_result():
-    import keras
-
     symbolic = max_pool2d(keras.KerasTensor((None, 9, 6, 4)), pool_size=3, strides=2, padding=1)
     assert symbolic.shape == (None, 5, 3, 4)
 
@@ -45,15 +45,34 @@ def test_symbolic_shapes_are_those_of_the_result():
 @pytest.mark.parametrize("pool_size", [1, 2, 3])
 def test_gradients_reach_the_maxima_when_compiled(pool_size):
     """By XLA too, which Keras takes for whole models on TensorFlow."""
-    import keras
+    assert_learns(MaxPool(pool_size))
 
-    inputs = keras.Input((6, 5, 2))
-    layer = keras.layers.Conv2D(2, 1, use_bias=False, data_format="channels_last")
-    outputs = MaxPool(pool_size)(layer(inputs))
+
+def assert_learns(layer):
+    """That a convolution's kernel changes by a step through `layer`, and stays finite.
+
+    Between them is a batch norm, which XLA may compute twice: for the maximum, and for the
+    comparison with it.
+    """
+    inputs = keras.Input((6, 6, 4))
+    conv = keras.layers.Conv2D(4, 1, use_bias=False, data_format="channels_last")
+    norm = keras.layers.BatchNormalization(axis=-1, gamma_initializer="random_normal")
+    outputs = layer(keras.layers.LeakyReLU(0.1)(norm(conv(inputs))))
     model = keras.Model(inputs, ops.sum(outputs, axis=(1, 2)))
-    before = layer.get_weights()[0]
+    before = conv.get_weights()[0]
     model.compile(keras.optimizers.SGD(0.1), "mean_squared_error")
-    maps = np.random.default_rng(0).normal(size=(2, 6, 5, 2)).astype("float32")
-    assert np.isfinite(model.train_on_batch(maps, np.zeros((2, 2), "float32")))
-    after = layer.get_weights()[0]
+    maps = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype("float32")
+    assert np.isfinite(model.train_on_batch(maps, np.zeros((2, outputs.shape[-1]), "float32")))
+    after = conv.get_weights()[0]
     assert np.isfinite(after).all() and (before != after).any()
+
+
+def test_gradients_reach_the_largest_channels_when_compiled():
+    assert_learns(Maxout(2))
+
+
+def test_the_largest_of_several():
+    """Of equal values the first has the gradient; NaN is not hidden, wherever it stands."""
+    parts = np.float32([[1, 5, np.nan, 2], [3, 5, 1, np.nan], [2, 4, 0, 1]])
+    result = ops.convert_to_numpy(largest(list(ops.convert_to_tensor(parts))))
+    np.testing.assert_array_equal(result, np.float32([3, 5, np.nan, np.nan]))
