@@ -1,4 +1,4 @@
-"""Convolution on JAX, and on CPU with a kernel gradient of its own.
+"""Convolution on JAX, and on CPU with gradients of its own.
 
 Imported on the JAX backend only; `conv.py` says when the second is taken and why.
 """
@@ -34,7 +34,7 @@ def conv(inputs, kernel, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_on_cpu(inputs, kernel, strides, padding):
-    """`conv` with a gradient by the kernel that consists of matrix products.
+    """`conv` whose gradient by the kernel consists of matrix products.
 
     A convolution that is not grouped has a stride of one.
     """
@@ -47,17 +47,31 @@ def _forward(inputs, kernel, strides, padding):
 
 def _backward(strides, padding, residuals, gradient):
     inputs, kernel = residuals
-    # XLA's gradient by the inputs is another convolution, and as fast as the first.
-    _, by_inputs = jax.vjp(lambda x: conv(x, kernel, strides, padding), inputs)
-    (inputs_gradient,) = by_inputs(gradient)
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    is_grouped = inputs.shape[-1] > kernel.shape[2]
-    by_kernel = _of_groups if is_grouped else _of_one_product
-    kernel_gradient = by_kernel(padded, gradient, kernel.shape, strides)
+    if inputs.shape[-1] > kernel.shape[2]:  # in groups
+        _, by_inputs = jax.vjp(lambda x: conv(x, kernel, strides, padding), inputs)
+        (inputs_gradient,) = by_inputs(gradient)
+        kernel_gradient = _of_groups(padded, gradient, kernel.shape, strides)
+    else:
+        inputs_gradient = _by_inputs(gradient, kernel, padding)
+        kernel_gradient = _of_one_product(padded, gradient, kernel.shape, strides)
     return inputs_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 conv_on_cpu.defvjp(_forward, _backward)
+
+
+def _by_inputs(gradient, kernel, padding):
+    """The gradient by the inputs, for a stride of one: a convolution with the turned kernel.
+
+    JAX has the same and leaves it to XLA to exchange the kernel's channels and filters. In a branch
+    or a loop XLA (JAX 0.10.2) does so badly: 446 ms instead of 78, 64 maps of 14x14, 256 channels.
+    """
+    edges = [(size - 1 - padding,) * 2 for size in kernel.shape[:2]]
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return lax.conv_general_dilated(
+        gradient, turned, (1, 1), edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _of_one_product(padded, gradient, kernel_shape, strides):
