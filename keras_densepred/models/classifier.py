@@ -8,12 +8,13 @@ from keras import layers, ops
 
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.models.compiling import CompiledAsSaved
 
 HEAD_WIDTH = 2048
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class CEDNetImageClassifier(keras_hub.models.ImageClassifier):
+class CEDNetImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
     """CEDNet classifier with deep supervision (in the authors' code, not in the paper).
 
     Each stage has a head that reads its C5: 1x1 convolution to 2048, norm, activation, global

@@ -1,6 +1,6 @@
 """How a saved model is compiled when it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -22,3 +22,19 @@ def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = keras.saving.deserialize_keras_object(config)
     arguments.pop("jit_compile", None)
     return arguments
+
+
+class CompiledAsSaved:
+    """Mixin, before `keras.Model`: a model whose `compile` takes back what it was called with.
+
+    Keras compiles no loaded model whose class has a `compile` of its own, as KerasHub's have.
+    """
+
+    compile: Callable[..., None]
+    optimizer: keras.optimizers.Optimizer
+    trainable_variables: list[keras.Variable]
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
+        self.compile(**saved_arguments(config))
+        self.optimizer.build(self.trainable_variables)

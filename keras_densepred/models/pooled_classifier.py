@@ -16,9 +16,10 @@ from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
 from keras_densepred.backbones.pyramid_backbone import PyramidBackbone, to_channels_last
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.upsampling import PyramidMean
+from keras_densepred.models.compiling import CompiledAsSaved
 
 
-class PooledImageClassifier(keras_hub.models.ImageClassifier):
+class PooledImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
     """What the classifiers share: one map's mean over all positions, then a linear layer.
 
     A subclass says by `pooled_map` which map that is.

@@ -6,14 +6,14 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_densepred.models.compiling import saved_arguments
+from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.losses import IgnoreCrossentropy
 from keras_densepred.ops.replicas import share_of_mean
 
 PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
 
 
-class Segmenter:
+class Segmenter(CompiledAsSaved):
     """Mixin before a host's class: trains on integer masks, by plain Keras unless preprocessing.
 
     `keras_hub.models.ImageSegmenter` of keras-hub 0.32.0 compiles with categorical cross-entropy,
@@ -74,11 +74,6 @@ class Segmenter:
             return loss
         labelled = ops.sum(ops.cast(ops.not_equal(y, self.loss.ignore_label), "float32"))
         return loss * share_of_mean(labelled)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
-        self.compile(**saved_arguments(config))
-        self.optimizer.build(self.trainable_variables)
 
     def _trainer(self) -> type[keras.Model]:
         # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or

@@ -1,22 +1,30 @@
-"""A loaded model is compiled as the backend in use does by default, wherever it was saved."""
+"""A loaded model is compiled as it was, but as the backend in use does by default."""
 
 import keras
+import numpy as np
 import pytest
 
-from keras_densepred import models
+from keras_densepred import ResNetBackbone, models
 
-DETECTORS = {
+
+def classifier():
+    return models.CSPNetImageClassifier(ResNetBackbone((1, 1, 1, 1), width=2), 2)
+
+
+MODELS = {
+    "classifier": lambda backbone: classifier(),
     "yolo": lambda backbone: models.YOLOv3Detector(backbone, 2, "prn"),
     "faster": lambda backbone: models.FasterRCNN(backbone, 2, head_width=8),
     "segmenter": lambda backbone: models.DeepLabV3(backbone, num_classes=2),
     "retinanet": lambda backbone: models.RetinaNetKerasHub(backbone, num_classes=2, head_depth=1),
     "retinanet_keras_cv": lambda backbone: models.RetinaNetKerasCV(backbone, num_classes=2),
 }
+ON_PYRAMID = ("faster", "retinanet", "retinanet_keras_cv")
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_backend_decides_again(name, toy_backbone, toy_pyramid, tmp_path):
-    model = DETECTORS[name](toy_backbone if name in ("yolo", "segmenter") else toy_pyramid)
+    model = MODELS[name](toy_pyramid if name in ON_PYRAMID else toy_backbone)
     model.compile()
     default = model.jit_compile
     model.compile(jit_compile=not default)  # as it is after training on another backend
@@ -24,3 +32,25 @@ def test_the_backend_decides_again(name, toy_backbone, toy_pyramid, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.compiled
     assert loaded.jit_compile == default
+
+
+def test_a_classifier_goes_on_as_it_was_compiled(tmp_path):
+    """KerasHub's would begin anew with its own optimizer and loss."""
+    model = classifier()
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+        metrics=["accuracy"],
+    )
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    labels = np.eye(2, dtype="float32")
+    model.train_on_batch(images, labels)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert int(loaded.optimizer.iterations) == 1
+    again, expected = (m.train_on_batch(images, labels) for m in (loaded, model))
+    np.testing.assert_allclose(again, expected, rtol=1e-4)
+    for one, other in zip(loaded.trainable_weights, model.trainable_weights, strict=True):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other), atol=1e-5
+        )

@@ -16,7 +16,7 @@ from keras import ops
 from keras_densepred.backbones.feature_pyramid import FeaturePyramid
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models import anchors as anchor_ops
-from keras_densepred.models.compiling import saved_arguments
+from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.two_stage import losses
 from keras_densepred.models.two_stage.dynamic import DynamicTraining
 from keras_densepred.models.two_stage.heads import (
@@ -78,7 +78,7 @@ def as_two_stage_pyramid(backbone: keras.Model) -> keras.Model:
     return FeaturePyramid(backbone, min_level=finest, max_level=6)
 
 
-class TwoStageDetector(TwoStageObjective, keras.Model):
+class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
     """Base of `FasterRCNN`, `MaskRCNN`, `CascadeRCNN` and `CascadeMaskRCNN`, which tell the rest.
 
     Args:
@@ -419,11 +419,6 @@ class TwoStageDetector(TwoStageObjective, keras.Model):
         if optimizer == "auto":
             optimizer = keras.optimizers.SGD(0.02, momentum=0.9, weight_decay=1e-4)
         super().compile(optimizer=optimizer, **kwargs)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
-        self.compile(**saved_arguments(config))
-        self.optimizer.build(self.trainable_variables)
 
     # === Saving ===
 
