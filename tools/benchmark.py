@@ -7,6 +7,7 @@
     python tools/benchmark.py --pipeline
     python tools/benchmark.py --detections
     python tools/benchmark.py --detectors csp_peleenet_efm_sam csp_densenet_b_ref_prn
+    python tools/benchmark.py --two-stage
 
 All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
@@ -24,6 +25,8 @@ appends it to FILE, with the command, the commit and the versions.
 * --detectors: CSPNet's detectors (all, or those named), image by image from pixels to boxes: as
   they are, with batch norms folded, and as ONNX files in float32 and in 8-bit integers, in ONNX
   Runtime and in OpenVINO.
+* --two-stage: a training step of Mask R-CNN, ResNet-50 and FPN, 512 px, 2 images, beside a step of
+  its backbone alone; RoIAlign of 512 boxes beside a gather of the rows that it reads.
 """
 
 import argparse
@@ -44,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 
 from keras_densepred import backbones, training
-from tools.timing import candidates, detections, detectors, measure, pipeline
+from tools.timing import candidates, detections, detectors, measure, pipeline, two_stage
 
 AGAINST = ("stock", "torch", "torch_compiled")
 PEAK_SIZES = (1024, 2048, 4096)
@@ -92,6 +95,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--detectors", nargs="*", metavar="ROW", help="time CSPNet's detectors, or those named"
     )
+    parser.add_argument(
+        "--two-stage", action="store_true", help="time Mask R-CNN's step beside its backbone's"
+    )
     return parser.parse_args(argv)
 
 
@@ -130,6 +136,10 @@ def measured(arguments: argparse.Namespace):
     if arguments.detectors is not None:
         for row in detectors.measure_detectors(arguments.detectors, arguments.rounds):
             yield from shown([{"backend": keras.config.backend(), **row}])
+        return
+    if arguments.two_stage:
+        rows = two_stage.measure_two_stage(compile=arguments.compile, rounds=arguments.rounds)
+        yield from shown([{"backend": keras.config.backend(), **row} for row in rows])
         return
     peak = None
     for preset, size, batch, mode in itertools.product(

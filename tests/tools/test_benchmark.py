@@ -10,7 +10,7 @@ from keras_densepred import BiCSNetBackbone, CEDNetBackbone, backbones, models
 from tests.weights import set_deterministic_weights
 from tools import benchmark
 from tools.baselines.stock_layers import with_stock_layers
-from tools.timing import detectors, measure
+from tools.timing import detectors, measure, two_stage
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
@@ -115,7 +115,11 @@ def test_what_a_candidate_leaves_running_is_not_timed_with_the_next():
 
 
 @pytest.mark.slow
-def test_detectors_are_timed_in_each_form(tmp_path):
+def test_detectors_are_timed_in_each_form(tmp_path, capsys, monkeypatch):
+    def runner_of_a_missing_package(path):
+        raise ImportError("run `pip install absent`.")
+
+    monkeypatch.setitem(detectors.RUNTIMES, "absent", runner_of_a_missing_package)
     output = tmp_path / "detectors.csv"
     command = ["--detectors", "csp_densenet_b_ref_prn", "--rounds", "1", "--output", str(output)]
     assert benchmark.main(command) == 0
@@ -125,9 +129,21 @@ def test_detectors_are_timed_in_each_form(tmp_path):
     forms = [("plain", backend), ("folded", backend)]
     if backend != "jax":
         runtimes = ("onnxruntime", "openvino")
-        forms += [(kind, runtime) for kind in ("onnx", "onnx_int8") for runtime in runtimes]
+        forms += [(kind, runtime) for runtime in runtimes for kind in ("onnx", "onnx_int8")]
     assert [(row["candidate"], row["runtime"]) for row in rows] == forms
     assert all(float(row["images_per_s"]) > 0 for row in rows)
+    assert "Without absent: run `pip install absent`." in capsys.readouterr().out
+
+
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_a_two_stage_step_is_timed_beside_its_backbone():
+    rows = two_stage.measure_two_stage("bicsnet_lite0", 64, 1, rounds=1, roi_boxes=4)
+    rows = {row["what"]: row for row in rows}
+    assert list(rows)[:2] == ["backbone step", "mask_rcnn step"] and len(rows) == 6
+    for base in ("backbone step", "gather", "gather and gradient"):
+        assert rows[base]["times_its_base"] == 1
+    ratio = rows["mask_rcnn step"]["ms_median"] / rows["backbone step"]["ms_median"]
+    assert rows["mask_rcnn step"]["times_its_base"] == pytest.approx(ratio)
 
 
 @pytest.mark.backend_free

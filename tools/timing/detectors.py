@@ -106,15 +106,16 @@ def _measure(name: str, row: Detector, rounds: int) -> Iterator[dict[str, Any]]:
         ),
     }
     calls = {(kind, keras.config.backend()): call for kind, call in calls.items()}
-    sizes = {}
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for kind, path in _onnx_files(model, row.image_size, Path(folder), rng):
-                sizes[kind] = path.stat().st_size / 1e6
-                for runtime, make in RUNTIMES.items():
-                    calls[kind, runtime] = functools.partial(make(path), images)
-        except ImportError as error:
-            print(f"Without ONNX: {error}", flush=True)
+        files = _onnx_files(model, row.image_size, Path(folder), rng)
+        sizes = {kind: path.stat().st_size / 1e6 for kind, path in files.items()}
+        for runtime, make in RUNTIMES.items():
+            try:
+                runs = {(kind, runtime): make(path) for kind, path in files.items()}
+            except ImportError as error:
+                print(f"Without {runtime}: {error}", flush=True)
+                continue
+            calls |= {key: functools.partial(run, images) for key, run in runs.items()}
         timings = measure.alternate(calls, rounds, settle=1)
     plain = timings["plain", keras.config.backend()]
     for (kind, runtime), timing in timings.items():
@@ -162,9 +163,14 @@ def _variables(graph: keras.Model) -> tuple[list, list]:
 
 def _onnx_files(
     model: keras.Model, image_size: int, folder: Path, rng: np.random.Generator
-) -> Iterator[tuple[str, Path]]:
-    plain = export_onnx(model, folder / "fp32.onnx", image_size)
-    yield "onnx", plain
+) -> dict[str, Path]:
+    """What can be written with what is installed; a missing package is told."""
+    files = {}
     shape = (1, image_size, image_size, 3)
     images = (rng.uniform(size=shape).astype("float32") for _ in range(CALIBRATION_BATCHES))
-    yield "onnx_int8", quantize_onnx(plain, folder / "int8.onnx", images)
+    try:
+        files["onnx"] = export_onnx(model, folder / "fp32.onnx", image_size)
+        files["onnx_int8"] = quantize_onnx(files["onnx"], folder / "int8.onnx", images)
+    except ImportError as error:
+        print(f"Without {'8-bit integers' if files else 'ONNX'}: {error}", flush=True)
+    return files

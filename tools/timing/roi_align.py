@@ -3,8 +3,6 @@
 512 boxes of all sizes on P2 to P5 of a 512 px image, 256 channels, 7x7 bins of 2x2 points: every
 bin reads 16 rows of 256 numbers. The gather beside it reads the same rows of the same table and
 only writes them down.
-
-    KERAS_BACKEND=jax python -m tools.timing.roi_align
 """
 
 from typing import Any
@@ -14,14 +12,14 @@ import numpy as np
 from keras import ops
 
 from keras_densepred.ops.roi_align import roi_align
-from tools.timing.measure import alternate, cpu_model
+from tools.timing.measure import Timing, alternate
 
 STRIDES = (4, 8, 16, 32)
 
 
 def measure_roi_align(
     boxes: int = 512, image: int = 512, channels: int = 256, rounds: int = 9
-) -> list[dict[str, Any]]:
+) -> dict[str, Timing]:
     """Times both on the current Keras backend, forward and with the gradient of the maps.
 
     Args:
@@ -31,7 +29,7 @@ def measure_roi_align(
         rounds: timed calls of each, by turns.
 
     Returns:
-        A row for each: `"what"`, `"ms_median"`, `"ms_min"`, `"peak_memory_mib"`.
+        The timing of each: `"gather"`, `"roi_align"`, and both with `" and gradient"`.
     """
     rng = np.random.default_rng(0)
     maps = [
@@ -60,15 +58,7 @@ def measure_roi_align(
         "gather and gradient": _with_gradient(gather, maps),
         "roi_align and gradient": _with_gradient(align, maps),
     }
-    return [
-        {
-            "what": what,
-            "ms_median": timing.ms_median,
-            "ms_min": timing.ms_min,
-            "peak_memory_mib": timing.peak_memory_mib,
-        }
-        for what, timing in alternate(candidates, rounds, warm_up=1).items()
-    ]
+    return alternate(candidates, rounds, warm_up=1)
 
 
 def _forward(function: Any, maps: list[Any]) -> Any:
@@ -124,13 +114,3 @@ def _with_gradient(function: Any, maps: list[Any]) -> Any:
         loss(*leaves).backward()
 
     return call
-
-
-if __name__ == "__main__":
-    print(f"{keras.config.backend()}, {cpu_model()}")
-    for row in measure_roi_align():
-        memory = row["peak_memory_mib"]
-        print(
-            f"{row['what']:24}{row['ms_median']:9.1f} ms, least {row['ms_min']:9.1f} ms, "
-            f"{'?' if memory is None else round(memory)} MiB"
-        )
