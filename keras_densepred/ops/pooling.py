@@ -18,18 +18,20 @@ Tensor = Any
 
 
 def largest(parts: Iterable[Tensor]) -> Tensor:
-    """The largest of several tensors, value by value, NaN where one is.
+    """The largest of several tensors, value by value, NaN where one is; its gradient to that alone.
 
-    The gradient goes to the first that is the largest. That of `ops.max` is divided by the number
-    of values equal to the maximum. A compiler may compute them once for the maximum and anew for
-    the comparison, with another rounding: none is equal then, and the gradient NaN (XLA on CPU,
-    behind a batch norm).
+    `ops.max` divides the gradient by the number of values equal to the maximum. XLA may compute
+    them once for the maximum and again for the comparison, with another rounding: then none is
+    equal and the gradient is NaN (on CPU, behind a batch norm). On JAX `ops.maximum` compares with
+    the maximum as well; TensorFlow's and PyTorch's compare the two values.
 
     Args:
         parts: one tensor or more of the same shape and type.
     """
 
     def larger(best: Tensor, other: Tensor) -> Tensor:
+        if keras.config.backend() != "jax":
+            return ops.maximum(best, other)
         return ops.where(ops.logical_or(other > best, ops.isnan(other)), other, best)
 
     return functools.reduce(larger, parts)

@@ -72,7 +72,7 @@ def test_gradients_reach_the_largest_channels_when_compiled():
 
 
 def test_the_largest_of_several():
-    """Of equal values the first has the gradient; NaN is not hidden, wherever it stands."""
+    """NaN is not hidden, wherever it stands."""
     parts = np.float32([[1, 5, np.nan, 2], [3, 5, 1, np.nan], [2, 4, 0, 1]])
     result = ops.convert_to_numpy(largest(list(ops.convert_to_tensor(parts))))
     np.testing.assert_array_equal(result, np.float32([3, 5, np.nan, np.nan]))
