@@ -24,7 +24,7 @@ def quantize_onnx(
     """Writes a network with 8-bit integer convolutions (QDQ form, weights by channel).
 
     Activations get the ranges that they have on `images`. What comes after the last convolutions
-    (decoding, suppression) stays float32.
+    (decoding, suppression) stays float32, and so do grouped convolutions exported from TensorFlow.
 
     Args:
         path: a file of `export_onnx`.
@@ -58,7 +58,10 @@ def quantize_onnx(
             _reader(images, quantization.CalibrationDataReader),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(_OPERATORS),
-            nodes_to_exclude=_after_the_network(network.graph),
+            nodes_to_exclude=[
+                *_after_the_network(network.graph),
+                *_products_by_group(network.graph),
+            ],
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -82,6 +85,19 @@ def _reader(images: Iterable[np.ndarray], base: type) -> Any:
             return None if current is None else {"images": current.astype(np.float32, copy=False)}
 
     return Reader()
+
+
+def _products_by_group(graph: Any) -> list[str]:
+    """Names of the products with a matrix for each group of channels.
+
+    ONNX Runtime 1.31 quantizes such weights by channel and then refuses to compute with them.
+    """
+    stacked = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "MatMul" and stacked.intersection(node.input)
+    ]
 
 
 def _after_the_network(graph: Any) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.export import export_onnx, graph, quantize_onnx
+from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -68,6 +69,18 @@ else:
         with pytest.raises(ValueError, match="no images to calibrate"):
             quantize_onnx(path, tmp_path / "none.onnx", [])
         assert [p.name for p in tmp_path.iterdir()] == ["int8.onnx"]
+
+    def test_integers_around_a_grouped_convolution(tmp_path):
+        """On TensorFlow it is a product by group, which ONNX Runtime has in float32 alone."""
+        inputs = keras.Input((*SIZE, 3))
+        x = Conv(16, 3, 2)(inputs)
+        x = Conv(16, 3, groups=4)(x)
+        network = keras.Model(inputs, Conv(8, 3, 2)(x))
+        set_deterministic_weights(network)
+        path = export_onnx(network, tmp_path / "float32.onnx", SIZE, batch_size=2)
+        small = quantize_onnx(path, tmp_path / "int8.onnx", [IMAGES])
+        (expected,), (found,) = runner(path)(IMAGES).values(), runner(small)(IMAGES).values()
+        assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).max()
 
 
 def test_faults_are_one_sentence(tmp_path):
