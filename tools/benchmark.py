@@ -11,7 +11,7 @@
 
 All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
-appends it to FILE, with the command, the commit and the versions.
+appends it to FILE, row by row, with the command, the commit and the versions.
 
 * forward: the classifier's last head, or the maps of the backbone or the RetinaNet pyramid, as one
   compiled function (PyTorch: eager), images on the device.
@@ -58,10 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check(arguments)
         training.keep_freed_memory()
-        rows = list(measured(arguments))
+        source = origin(argv)  # before the file that grows makes the working tree a changed one
+        for row in measured(arguments):
+            if arguments.output is not None:
+                append(arguments.output, [{**source, **row}])
         if arguments.output is not None:
-            append(arguments.output, [{**origin(argv), **row} for row in rows])
-            print(f"Appended {len(rows)} rows to {arguments.output}")
+            print(f"Appended the rows to {arguments.output}")
     except ValueError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 1
