@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_densepred import backbones, data, metrics, models, training
-from keras_densepred.data.draw_masks import draw_legend, draw_semantic
+from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
 
 keras.utils.set_random_seed(0)
 

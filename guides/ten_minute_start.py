@@ -30,7 +30,7 @@ import numpy as np
 
 import keras_densepred
 from keras_densepred import data
-from keras_densepred.data.draw import draw_objects
+from keras_densepred.data.drawing.objects import draw_objects
 
 keras.utils.set_random_seed(0)
 

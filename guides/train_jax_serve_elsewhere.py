@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_densepred import CEDNetBackbone, DetectionPyramid, data, models, training
-from keras_densepred.data.draw import draw_objects
+from keras_densepred.data.drawing.objects import draw_objects
 
 keras.utils.set_random_seed(0)
 

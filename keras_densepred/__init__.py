@@ -5,7 +5,7 @@ Data, metrics and training tools are in the subpackages of these names: `keras_d
 """
 
 # `training` too, so that models saved with its optimizers and schedules can be loaded.
-from keras_densepred import backbones, layers, models, ops, training
+from keras_densepred import backbones, layers, models, necks, ops, training
 from keras_densepred._version import __version__
 from keras_densepred.backbones import (
     BiCSNetBackbone,
@@ -13,9 +13,7 @@ from keras_densepred.backbones import (
     CEDNetBackbone,
     CSPDenseNetBackbone,
     CSPNetBackbone,
-    DetectionPyramid,
     ElasticDenseNetBackbone,
-    FeaturePyramid,
     PeleeNetBackbone,
     ResNetBackbone,
 )
@@ -25,6 +23,7 @@ from keras_densepred.models import (
     CSPNetImageClassifier,
     NonMaxSuppression,
 )
+from keras_densepred.necks import DetectionPyramid, FeaturePyramid
 
 __all__ = [
     "BiCSNetBackbone",
@@ -45,6 +44,7 @@ __all__ = [
     "backbones",
     "layers",
     "models",
+    "necks",
     "ops",
     "training",
 ]

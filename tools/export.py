@@ -35,7 +35,7 @@ import keras
 import numpy as np
 
 from keras_densepred import backbones, data, export
-from keras_densepred.cli import trained
+from keras_densepred.saved import load as trained
 from keras_densepred.training import Preprocessing
 from tools.timing import litert_files, onnx_files
 

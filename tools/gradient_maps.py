@@ -14,7 +14,7 @@ passed over. Four files are written:
     important_area.csv   the lines of the second figure
 
 What a detection quality, a gradient map and an important region are: see
-`keras_densepred.metrics.gradient_maps`. Maps of all images are held in memory, 2 bytes a pixel.
+`keras_densepred.analysis.gradient_maps`. Maps of all images are held in memory, 2 bytes a pixel.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ import keras
 import numpy as np
 
 from keras_densepred import data, models
-from keras_densepred.cli.trained import saved_preprocessing
-from keras_densepred.data.box_masks import cut_by_boxes
-from keras_densepred.metrics import gradient_maps
-from keras_densepred.models.retinanet_core import RetinaNetCore
-from keras_densepred.models.two_stage.core import TwoStageDetector
-from keras_densepred.training.gradient_figures import (
+from keras_densepred.analysis import gradient_maps
+from keras_densepred.analysis.gradient_figures import (
     GradientRow,
     draw_gradient_maps,
     draw_important_areas,
 )
-from keras_densepred.training.preprocessing import Preprocessing
-from keras_densepred.training.report import write_atomically
+from keras_densepred.data.batches.box_masks import cut_by_boxes
+from keras_densepred.files import write_atomically
+from keras_densepred.models.rcnn.model import TwoStageDetector
+from keras_densepred.models.retinanet.model import RetinaNetCore
+from keras_densepred.saved.load import saved_preprocessing
+from keras_densepred.saved.preprocessing import Preprocessing
 
 MASK_SIZE = 112  # of an object's mask as a target, as in recipes/coco_mask_rcnn.py
 LISTED_THRESHOLDS = (0.1, 0.2, 0.5)

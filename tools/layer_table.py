@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keras_densepred._optional import require
-from keras_densepred.metrics.darknet_costs import LayerCost, layer_costs
+from keras_densepred.analysis.darknet_costs import LayerCost, layer_costs
 from tools.paper_figures import FAMILIES
 
 Tables = Mapping[str, Sequence[LayerCost]]  # model to its layers, in order of execution

@@ -40,14 +40,14 @@ import keras
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from keras_densepred.metrics.darknet_costs import count_operations, count_weights
-from keras_densepred.metrics.fusion_time import fusion_time
-from keras_densepred.metrics.multiply_adds import (
+from keras_densepred.analysis.darknet_costs import count_operations, count_weights
+from keras_densepred.analysis.fusion_time import fusion_time
+from keras_densepred.analysis.multiply_adds import (
     count_attention_products,
     count_multiply_adds,
     graph_nodes,
 )
-from keras_densepred.models.two_stage.heads import RegionProposalHead
+from keras_densepred.models.rcnn.heads import RegionProposalHead
 from tools import layer_table
 from tools.paper_figures import FAMILIES, ROWS, Row
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_densepred.models.two_stage.core import TwoStageDetector
+from keras_densepred.models.rcnn.model import TwoStageDetector
 
 REGIONS, MASKED_REGIONS = 1000, 100
 

@@ -1,15 +1,16 @@
 """Backbones: images to a pyramid of feature maps."""
 
+import importlib
+from typing import Any
+
+from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
-from keras_densepred.backbones.detection_pyramid import DetectionPyramid
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
-from keras_densepred.backbones.families import built_in_preset, built_in_presets, load_backbone
-from keras_densepred.backbones.feature_pyramid import FeaturePyramid
-from keras_densepred.backbones.pyramid_backbone import FeatureInfo, PyramidBackbone
+from keras_densepred.backbones.registry import built_in_preset, built_in_presets, load_backbone
 from keras_densepred.backbones.resnet import ResNetBackbone
 
 __all__ = [
@@ -19,10 +20,8 @@ __all__ = [
     "CSPDenseNetBackbone",
     "CSPNetBackbone",
     "CSPStage",
-    "DetectionPyramid",
     "ElasticDenseNetBackbone",
     "FeatureInfo",
-    "FeaturePyramid",
     "PeleeNetBackbone",
     "PyramidBackbone",
     "ResNetBackbone",
@@ -30,3 +29,10 @@ __all__ = [
     "built_in_presets",
     "load_backbone",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The necks had this address before they had a room of their own.
+    if name in ("DetectionPyramid", "FeaturePyramid"):
+        return getattr(importlib.import_module("keras_densepred.necks"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

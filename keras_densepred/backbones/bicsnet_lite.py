@@ -10,6 +10,11 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_densepred.backbones.backbone import (
+    PyramidBackbone,
+    resolve_data_format,
+    to_channels_last,
+)
 from keras_densepred.backbones.bicsnet import (
     MAX_LEVEL,
     MIN_LEVEL,
@@ -20,11 +25,6 @@ from keras_densepred.backbones.bicsnet import (
     level_of,
     main_path,
     map_at_level,
-)
-from keras_densepred.backbones.pyramid_backbone import (
-    PyramidBackbone,
-    resolve_data_format,
-    to_channels_last,
 )
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block

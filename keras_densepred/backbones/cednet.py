@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_densepred.backbones.pyramid_backbone import (
+from keras_densepred.backbones.backbone import (
     PyramidBackbone,
     from_channels_last,
     resolve_data_format,

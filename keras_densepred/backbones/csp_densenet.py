@@ -15,16 +15,16 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_densepred.backbones.pyramid_backbone import (
+from keras_densepred.backbones.backbone import (
     PyramidBackbone,
     from_channels_last,
     resolve_data_format,
     to_channels_last,
 )
+from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.cross_stage import FUSIONS, CrossStage
 from keras_densepred.layers.dense_blocks import DenseBlock
-from keras_densepred.layers.joins import Concat
 from keras_densepred.layers.pooling import MaxPool
 
 STEM_WIDTH = 32

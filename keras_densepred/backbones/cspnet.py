@@ -19,7 +19,7 @@ from typing import Any
 
 import keras
 
-from keras_densepred.backbones.pyramid_backbone import (
+from keras_densepred.backbones.backbone import (
     PyramidBackbone,
     from_channels_last,
     resolve_data_format,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_densepred.layers.direct import Direct
+from keras_densepred.layers.stateless import Direct
 
 
 class Rematerialization:

@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.cli.shown import progress
-from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_same_classes
-from keras_densepred.data.draw import draw_objects
-from keras_densepred.data.draw_masks import draw_legend, draw_semantic
-from keras_densepred.data.images import ImageError
-from keras_densepred.data.mask_files import MaskFiles
-from keras_densepred.data.mask_folder import (
+from keras_densepred.cli.console import progress
+from keras_densepred.data.drawing.objects import draw_objects
+from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
+from keras_densepred.data.image_files import ImageError
+from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, require_same_classes
+from keras_densepred.data.readers.mask_files import MaskFiles
+from keras_densepred.data.readers.mask_folders import (
     MaskFolder,
     find_segmentation_splits,
     is_segmentation_tree,
 )
-from keras_densepred.data.objects import DatasetError
-from keras_densepred.training.report import write_atomically
+from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from keras_densepred import data, metrics
 from keras_densepred._optional import require
-from keras_densepred.cli import trained as saved
 from keras_densepred.cli.check_data import add_data_arguments, check_data_arguments
-from keras_densepred.cli.shown import progress
-from keras_densepred.data.mask_files import MaskFiles
-from keras_densepred.metrics.coco_map import MASK_PREFIX
-from keras_densepred.training.report import write_atomically
+from keras_densepred.cli.console import progress
+from keras_densepred.data.readers.mask_files import MaskFiles
+from keras_densepred.files import write_atomically
+from keras_densepred.metrics.average_precision import MASK_PREFIX
+from keras_densepred.saved import load as saved
 
 if TYPE_CHECKING:
     from rich.console import Console

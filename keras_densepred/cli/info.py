@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from keras_densepred import backbones
 from keras_densepred._optional import require
-from keras_densepred.backbones.pyramid_backbone import PyramidBackbone
-from keras_densepred.metrics.multiply_adds import count_attention_products, count_multiply_adds
+from keras_densepred.analysis.multiply_adds import count_attention_products, count_multiply_adds
+from keras_densepred.backbones.backbone import PyramidBackbone
 
 if TYPE_CHECKING:
     from rich.console import Console

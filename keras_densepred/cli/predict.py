@@ -26,14 +26,24 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred._optional import require
-from keras_densepred.cli import trained as saved
-from keras_densepred.cli.pictures import LabelledPictures, Pictures, find_pictures, output_names
-from keras_densepred.cli.shown import progress
-from keras_densepred.data.draw import draw_objects
-from keras_densepred.data.draw_masks import IGNORED_COLOUR, draw_legend, draw_semantic, label_colour
+from keras_densepred.cli.console import progress
+from keras_densepred.data.drawing.objects import draw_objects
+from keras_densepred.data.drawing.semantic import (
+    IGNORED_COLOUR,
+    draw_legend,
+    draw_semantic,
+    label_colour,
+)
+from keras_densepred.data.readers.unlabelled import (
+    LabelledPictures,
+    Pictures,
+    find_pictures,
+    output_names,
+)
+from keras_densepred.files import write_atomically
 from keras_densepred.metrics import detections_to_coco, labels_at_own_size
-from keras_densepred.training.detection import detections_on_image
-from keras_densepred.training.report import write_atomically
+from keras_densepred.saved import load as saved
+from keras_densepred.training.run import detections_on_image
 
 if TYPE_CHECKING:
     from rich.console import Console

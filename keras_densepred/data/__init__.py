@@ -1,7 +1,23 @@
 """Readers, augmentation, the built-in shapes data set, and batches from them."""
 
 from keras_densepred.data.anchor_shapes import box_shapes, cluster_anchors
-from keras_densepred.data.augment import (
+from keras_densepred.data.augment.classification import (
+    ImageFlip,
+    RandomErasing,
+    RandomResizedCrop,
+    evaluation_crop,
+    imagenet_augmentation,
+)
+from keras_densepred.data.augment.darknet import (
+    JitterColors,
+    JitterWindow,
+    Mosaic,
+    RandomSizes,
+    resize_images,
+    yolo_augmentation,
+)
+from keras_densepred.data.augment.mixing import Mixing
+from keras_densepred.data.augment.objects import (
     Combine,
     CopyPaste,
     DropTinyBoxes,
@@ -14,49 +30,33 @@ from keras_densepred.data.augment import (
     ResizeToFit,
     coco_augmentation,
 )
-from keras_densepred.data.augment_masks import (
+from keras_densepred.data.augment.rand_augment import RandAugment
+from keras_densepred.data.augment.semantic import (
     PhotometricDistortion,
     RandomScaleCrop,
     segmentation_augmentation,
 )
-from keras_densepred.data.augment_yolo import (
-    JitterColors,
-    JitterWindow,
-    Mosaic,
-    RandomSizes,
-    resize_images,
-    yolo_augmentation,
-)
-from keras_densepred.data.class_augment import (
-    ImageFlip,
-    RandomErasing,
-    RandomResizedCrop,
-    evaluation_crop,
-    imagenet_augmentation,
-)
-from keras_densepred.data.class_stream import eval_class_batches, train_class_batches
-from keras_densepred.data.classes import ClassSummary, require_same_class_names
-from keras_densepred.data.coco import CocoDataset, find_coco_splits, require_same_classes
-from keras_densepred.data.eval_passes import EvalBatches, eval_batches
-from keras_densepred.data.image_folder import ImageFolder, find_class_folders
-from keras_densepred.data.images import ImageError, load_image
-from keras_densepred.data.mask_batches import eval_mask_batches, train_mask_batches
-from keras_densepred.data.mask_files import load_mask
-from keras_densepred.data.mask_folder import MaskFolder, find_segmentation_splits
-from keras_densepred.data.mask_shapes import ShapesSegmentation
-from keras_densepred.data.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.mixing import Mixing
-from keras_densepred.data.objects import DatasetError
-from keras_densepred.data.opening import open_detection
-from keras_densepred.data.rand_augment import RandAugment
+from keras_densepred.data.batches.classification import eval_class_batches, train_class_batches
+from keras_densepred.data.batches.evaluation import EvalBatches, eval_batches
+from keras_densepred.data.batches.semantic import eval_mask_batches, train_mask_batches
+from keras_densepred.data.batches.stream import BatchStream, train_batches
+from keras_densepred.data.image_files import ImageError, load_image
+from keras_densepred.data.readers.class_folders import ImageFolder, find_class_folders
+from keras_densepred.data.readers.classes import ClassSummary, require_same_class_names
+from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, require_same_classes
+from keras_densepred.data.readers.mask_files import load_mask
+from keras_densepred.data.readers.mask_folders import MaskFolder, find_segmentation_splits
+from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
+from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.readers.open import open_detection
+from keras_densepred.data.readers.summary import DatasetSummary, summarize
+from keras_densepred.data.readers.tfds import TfdsClassification, TfdsDetection
+from keras_densepred.data.readers.tfds_masks import TfdsSegmentation, find_tfds_segmentation
+from keras_densepred.data.readers.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
 from keras_densepred.data.records import IGNORE_LABEL, LabelledImage, Record
-from keras_densepred.data.shapes import ShapesDataset
-from keras_densepred.data.shapes_classes import ShapesClassification
-from keras_densepred.data.summary import DatasetSummary, summarize
-from keras_densepred.data.tfds import TfdsClassification, TfdsDetection
-from keras_densepred.data.tfds_masks import TfdsSegmentation, find_tfds_segmentation
-from keras_densepred.data.train_stream import BatchStream, train_batches
-from keras_densepred.data.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
+from keras_densepred.data.shapes.classification import ShapesClassification
+from keras_densepred.data.shapes.detection import ShapesDataset
+from keras_densepred.data.shapes.semantic import ShapesSegmentation
 
 __all__ = [
     "IGNORE_LABEL",

@@ -4,9 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_densepred.layers.conv import Conv
-from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.models.folding import FoldedDetector, fold_batch_norm
+from keras_densepred.layers.conv import Conv, Pointwise
+from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.ops.nms import non_max_suppression
 
 Tensor = Any

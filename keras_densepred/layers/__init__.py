@@ -1,12 +1,11 @@
 """What the networks are built from."""
 
 from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
-from keras_densepred.layers.batch_norm import BatchNorm
-from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.concat import ChannelSlice, Concat
+from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.conv_norm import Activation, ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
 from keras_densepred.layers.darknet import (
-    BroadcastLike,
     Maxout,
     PartialAdd,
     SpatialPyramidPooling,
@@ -16,7 +15,6 @@ from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.initializers import FanInNormal, FanOutNormal
-from keras_densepred.layers.joins import ChannelSlice, Concat
 from keras_densepred.layers.mobile import (
     FastFusion,
     SpaceToDepth,
@@ -24,8 +22,7 @@ from keras_densepred.layers.mobile import (
     squeeze_excitation,
 )
 from keras_densepred.layers.msfm import MSFM
-from keras_densepred.layers.norm import GELU, LayerNorm
-from keras_densepred.layers.pointwise import Pointwise
+from keras_densepred.layers.norm import GELU, BatchNorm, LayerNorm
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
 from keras_densepred.layers.residual import Add, DropPath, LayerScale, drop_path
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
@@ -39,6 +36,7 @@ from keras_densepred.layers.token_mixers import (
 )
 from keras_densepred.layers.upsampling import (
     BilinearUpsample,
+    BroadcastLike,
     NearestUpsample,
     PyramidMean,
     TransposedConv,

@@ -2,26 +2,11 @@
 
 from collections.abc import Sequence
 
-import keras
-from keras import layers, ops
+from keras import layers
 
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.initializers import FanInNormal
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class BroadcastLike(keras.layers.Layer):
-    """Repeats a map `(batch, 1, 1, channels)` over the size of a second map `(batch, h, w, any)`.
-
-    Output: `(batch, h, w, channels)`.
-    """
-
-    def call(self, inputs, other):
-        batch, height, width = ops.shape(other)[:3]
-        return ops.broadcast_to(inputs, (batch, height, width, inputs.shape[-1]))
-
-    def compute_output_shape(self, inputs_shape, other_shape):
-        return (*other_shape[:3], inputs_shape[-1])
+from keras_densepred.layers.upsampling import BroadcastLike
 
 
 def atrous_pyramid_pooling(kit: ConvNorm, x, width: int, rates: Sequence[int], name: str):

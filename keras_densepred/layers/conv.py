@@ -1,10 +1,11 @@
-"""Convolution layer with the symmetric padding of the papers."""
+"""Convolution layers with the symmetric padding of the papers; 1x1 ones are matrix products."""
 
 import keras
 
-from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.stateless import Direct
 from keras_densepred.ops.conv import conv2d
+from keras_densepred.ops.pointwise import pointwise
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -94,3 +95,14 @@ class Conv(Direct, keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "groups": self.groups,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class Pointwise(Direct, keras.layers.Dense):
+    """A Dense layer for maps: a 1x1 convolution over `(batch, height, width, channels)`.
+
+    Arguments are those of `keras.layers.Dense` but `activation`, which has layers of its own.
+    """
+
+    def call(self, inputs):
+        return pointwise(inputs, self.kernel, self.bias)

@@ -5,15 +5,14 @@ import dataclasses
 import keras
 from keras import layers, ops
 
-from keras_densepred.layers.batch_norm import BatchNorm
-from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
-from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.initializers import FanInNormal
-from keras_densepred.layers.pointwise import Pointwise
+from keras_densepred.layers.norm import BatchNorm
 from keras_densepred.layers.residual import Add, drop_path
-from keras_densepred.ops.eager import can_run_directly
-from keras_densepred.ops.scale_shift import scale_shift
+from keras_densepred.layers.stateless import Direct
+from keras_densepred.ops.pointwise import scale_shift
+from keras_densepred.runtime.eager import can_run_directly
 
 ACTIVATIONS = ("relu", "swish", "leaky_relu", "mish")
 

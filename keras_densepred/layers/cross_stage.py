@@ -13,8 +13,8 @@ the other part's gradient out of it.
 import dataclasses
 from collections.abc import Callable
 
+from keras_densepred.layers.concat import ChannelSlice, Concat
 from keras_densepred.layers.conv_norm import ConvNorm
-from keras_densepred.layers.joins import ChannelSlice, Concat
 from keras_densepred.layers.pooling import MaxPool
 
 FUSIONS = ("both", "first", "last")

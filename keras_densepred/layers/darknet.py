@@ -10,8 +10,8 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.conv_norm import ConvNorm
-from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.mobile import Gate
+from keras_densepred.layers.stateless import Direct
 from keras_densepred.ops.pooling import largest, max_pool2d
 
 SPP_KERNELS = (5, 9, 13)
@@ -101,18 +101,6 @@ class SpatialPyramidPooling(Direct, keras.layers.Layer):
     def comparisons(self, input_shape, output_shape) -> int:
         """What `metrics.darknet_costs` counts: every position of the three windows."""
         return sum(kernel**2 for kernel in SPP_KERNELS) * math.prod(input_shape)
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class BroadcastLike(Direct, keras.layers.Layer):
-    """A map of one position `(batch, 1, 1, channels)` repeated to the size of another map."""
-
-    def call(self, inputs, like):
-        batch, height, width, _ = ops.shape(like)
-        return ops.broadcast_to(inputs, (batch, height, width, inputs.shape[-1]))
-
-    def compute_output_shape(self, inputs_shape, like_shape):
-        return (*like_shape[:-1], inputs_shape[-1])
 
 
 def attention_gate(kit: ConvNorm, x, name: str):

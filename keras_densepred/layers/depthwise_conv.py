@@ -2,10 +2,10 @@
 
 import keras
 
-from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.initializers import FanOutNormal
+from keras_densepred.layers.stateless import Direct
 from keras_densepred.ops.depthwise import depthwise_conv
-from keras_densepred.ops.devices import tensorflow_runs_on_cpu
+from keras_densepred.runtime.devices import tensorflow_runs_on_cpu
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

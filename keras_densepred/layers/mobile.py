@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.conv_norm import ConvNorm
-from keras_densepred.layers.direct import Direct
 from keras_densepred.layers.pooling import GlobalMean
+from keras_densepred.layers.stateless import Direct
 
 EXPANSION = 6  # channels of an MB-Conv's depthwise convolution, over those it takes in
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.layers.pointwise import Pointwise
-from keras_densepred.ops.bilinear import resize_bilinear
+from keras_densepred.ops.resize import resize_bilinear
 
 FUSIONS = ("add", "cat")
 EPSILON = 1e-5  # PyTorch's; Keras' default is 1e-3

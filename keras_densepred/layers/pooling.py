@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_densepred.layers.direct import Direct
+from keras_densepred.layers.stateless import Direct
 from keras_densepred.ops.pooling import max_pool2d
 
 

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_densepred.layers.direct import Direct
-from keras_densepred.ops.replicas import own_seed
+from keras_densepred.layers.stateless import Direct
+from keras_densepred.runtime.replicas import own_seed
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

@@ -11,11 +11,10 @@ import dataclasses
 
 from keras import layers
 
-from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanOutNormal
 from keras_densepred.layers.norm import GELU, LayerNorm
-from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.layers.residual import Add, LayerScale, drop_path
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_densepred.layers.conv import Pointwise
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.layers.pointwise import Pointwise
 from keras_densepred.ops.depthwise import depthwise_conv
 
 MASKED = -100.0  # added to the logits of pairs that are not neighbours; Swin's constant

@@ -1,16 +1,16 @@
 """Metrics: COCO average precision, mean intersection over union, top-1 and top-5."""
 
-from keras_densepred.metrics.classification import (
-    ClassificationCounts,
-    ClassificationEvaluation,
-    count_predictions,
-)
-from keras_densepred.metrics.coco_map import (
+from keras_densepred.metrics.average_precision import (
     SUMMARY_KEYS,
     CocoEvaluation,
     coco_average_precision,
     detections_to_coco,
     evaluate_detector,
+)
+from keras_densepred.metrics.classification import (
+    ClassificationCounts,
+    ClassificationEvaluation,
+    count_predictions,
 )
 from keras_densepred.metrics.mean_iou import (
     SEGMENTATION_KEYS,

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_densepred.metrics.coco_map import EvaluationBatches
+from keras_densepred.metrics.average_precision import EvaluationBatches
 
 _TOP = 5
 Gather = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]

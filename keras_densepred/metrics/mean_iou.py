@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL
-from keras_densepred.metrics.coco_map import EvaluationBatches, Gather
+from keras_densepred.metrics.average_precision import EvaluationBatches, Gather
 
 SEGMENTATION_KEYS = ("mIoU", "pixel_accuracy")
 """The numbers of all classes together in the logs and results of segmentation."""

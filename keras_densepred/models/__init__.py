@@ -7,21 +7,22 @@ they are imported when first asked for.
 import importlib
 from typing import Any
 
-from keras_densepred.models.classifier import CEDNetImageClassifier
+from keras_densepred.models.classifiers.cednet import CEDNetImageClassifier
+from keras_densepred.models.classifiers.pooled import BiCSNetImageClassifier, CSPNetImageClassifier
+from keras_densepred.models.classifiers.registry import image_classifier
 from keras_densepred.models.decoding import NonMaxSuppression
-from keras_densepred.models.deeplab_v3 import ATROUS_RATES, DeepLabV3
-from keras_densepred.models.deeplab_v3_keras_hub import DeepLabV3KerasHub
-from keras_densepred.models.dense_inference import PAPER_SCALES, multi_scale, sliding_window
-from keras_densepred.models.folding import FoldedDetector, fold_batch_norm
-from keras_densepred.models.heads import PredictionHead
-from keras_densepred.models.image_classifier import image_classifier
-from keras_densepred.models.losses import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
-from keras_densepred.models.pooled_classifier import BiCSNetImageClassifier, CSPNetImageClassifier
-from keras_densepred.models.retinanet import RetinaNetKerasHub
-from keras_densepred.models.two_stage import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
-from keras_densepred.models.yolo_heads import YOLO_NECKS
-from keras_densepred.models.yolo_settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
-from keras_densepred.models.yolov3 import YOLOv3Detector
+from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
+from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
+from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
+from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
+from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models.retinanet.head import PredictionHead
+from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
+from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.models.segmenter import IgnoreCrossentropy
+from keras_densepred.models.yolo.model import YOLOv3Detector
+from keras_densepred.models.yolo.settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
+from keras_densepred.necks.yolo import YOLO_NECKS
 
 __all__ = [
     "ATROUS_RATES",
@@ -58,9 +59,9 @@ __all__ = [
 
 
 _KERAS_CV = {
-    "DeepLabV3PlusKerasCV": "keras_densepred.models.deeplab_v3_keras_cv",
-    "RetinaNetKerasCV": "keras_densepred.models.retinanet_keras_cv",
-    "YOLOV8KerasCV": "keras_densepred.models.yolo_v8_keras_cv",
+    "DeepLabV3PlusKerasCV": "keras_densepred.models.deeplab.keras_cv",
+    "RetinaNetKerasCV": "keras_densepred.models.retinanet.keras_cv",
+    "YOLOV8KerasCV": "keras_densepred.models.yolo.keras_cv",
 }
 
 

@@ -7,10 +7,49 @@ import keras_hub
 from keras import ops
 
 from keras_densepred.models.compiling import CompiledAsSaved
-from keras_densepred.models.losses import IgnoreCrossentropy
-from keras_densepred.ops.replicas import share_of_mean
+from keras_densepred.runtime.replicas import share_of_mean
 
 PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
+    """Cross-entropy of logits with integer labels, mean over the labelled pixels of a batch.
+
+    `keras.losses.SparseCategoricalCrossentropy` that cannot be given probabilities: with these its
+    gradient fails on PyTorch for maps ("grad_input must be contiguous", keras 3.15.1: it moves the
+    class axis and calls `nll_loss`), while logits go through `cross_entropy`, which is right. All
+    segmentation models here give logits and train with this loss, the hosts' included.
+
+    Args:
+        ignore_label: label of pixels that do not train; a batch of such only has loss 0.
+        reduction: as in `keras.losses.Loss`; `"sum_over_batch_size"` is the mean over labelled
+            pixels.
+        name: name of the loss.
+        dtype: as in `keras.losses.Loss`.
+    """
+
+    def __init__(
+        self,
+        ignore_label: int = 255,
+        reduction: str = "sum_over_batch_size",
+        name: str = "ignore_crossentropy",
+        dtype: Any = None,
+    ):
+        super().__init__(
+            from_logits=True,
+            ignore_class=ignore_label,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
+        self.ignore_label = ignore_label
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for fixed in ("from_logits", "ignore_class", "axis"):
+            config.pop(fixed, None)
+        return {**config, "ignore_label": self.ignore_label}
 
 
 class Segmenter(CompiledAsSaved):

@@ -34,7 +34,7 @@ import math
 import keras
 from keras import KerasTensor, ops
 
-from keras_densepred.ops.devices import jax_runs_on_cpu, tensorflow_runs_on_cpu
+from keras_densepred.runtime.devices import jax_runs_on_cpu, tensorflow_runs_on_cpu
 
 _WIDE = 64  # channels and filters from which on
 _LARGE = 1024  # positions of all maps from which on a matrix product gives the gradient on JAX

@@ -18,7 +18,7 @@ On GPUs and TPUs JAX keeps XLA's own convolution: no other path has been measure
 import keras
 from keras import KerasTensor, ops
 
-from keras_densepred.ops.devices import jax_runs_on_cpu
+from keras_densepred.runtime.devices import jax_runs_on_cpu
 
 Padding2D = tuple[tuple[int, int], tuple[int, int]]
 

@@ -1,4 +1,6 @@
-"""1x1 convolution of channels-last maps, which is a matrix product."""
+"""What acts on each position alone: 1x1 convolution, GELU, layer norm, scale and shift."""
+
+import math
 
 import keras
 from keras import KerasTensor, ops
@@ -35,3 +37,67 @@ def pointwise(inputs, kernel, bias=None):
     if bias is not None:
         outputs = outputs + bias
     return ops.reshape(outputs, (*shape[:-1], kernel.shape[-1]))
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+def gelu(x):
+    """Gaussian error linear unit, x times the normal distribution function of x (not its tanh).
+
+    Equal to `keras.ops.gelu(x, approximate=False)` to float32 rounding. There JAX calls erfc, whose
+    two ranges XLA computes both for every element: at (32768, 128) in float32 on 2 CPU cores it
+    and its gradient take 45 ms of CPU time, this form 14 ms.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        A tensor with the shape and dtype of `x`.
+    """
+    # In 16 bits 1 + erf would round away the tail that erfc keeps.
+    if keras.config.backend() != "jax" or keras.backend.standardize_dtype(x.dtype) != "float32":
+        return ops.gelu(x, approximate=False)
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+
+
+def layer_norm(inputs, gamma, beta, epsilon: float):
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it.
+
+    Equal to `keras.ops.layer_normalization`. On PyTorch in 16 bits that converts the map to
+    float32 and back, two passes more; PyTorch's own kernel computes in float32 inside.
+
+    Args:
+        inputs: float tensor `(..., channels)`.
+        gamma: float tensor `(channels,)`, the scale.
+        beta: float tensor `(channels,)`, the shift.
+        epsilon: added to the (biased) variance.
+
+    Returns:
+        A tensor with the shape and dtype of `inputs`.
+    """
+    if keras.config.backend() != "torch" or isinstance(inputs, KerasTensor):
+        return ops.layer_normalization(inputs, gamma, beta, axis=-1, epsilon=epsilon)
+    import torch.nn.functional as functional
+
+    gamma, beta = (ops.convert_to_tensor(weight, dtype=inputs.dtype) for weight in (gamma, beta))
+    return functional.layer_norm(inputs, gamma.shape, gamma, beta, epsilon)
+
+
+def scale_shift(inputs, scale, offset):
+    """`inputs * scale + offset`, in PyTorch in one pass over the map.
+
+    Keras' batch normalisation takes three passes there: 1.15 ms for a (1, 56, 56, 256) map on one
+    CPU thread, 0.38 in one. XLA and TensorFlow fuse or reuse the memory.
+
+    Args:
+        inputs: float tensor `(batch, ..., channels)`.
+        scale: float tensor `(channels,)`.
+        offset: float tensor `(channels,)`.
+
+    Returns:
+        A tensor like `inputs`.
+    """
+    if keras.config.backend() == "torch" and not isinstance(inputs, KerasTensor):
+        import torch
+
+        return torch.addcmul(offset, inputs, scale)
+    return ops.add(ops.multiply(inputs, scale), offset)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import KerasTensor, ops
 
-from keras_densepred.ops.devices import jax_runs_on_cpu
+from keras_densepred.runtime.devices import jax_runs_on_cpu
 
 Tensor = Any
 

@@ -1,4 +1,4 @@
-"""Nearest-neighbour up-sampling of channels-last maps to a size that need not be a multiple."""
+"""Resizing of channels-last maps: nearest or bilinear, by a whole factor and cut, or to a size."""
 
 import keras
 from keras import KerasTensor, ops
@@ -37,3 +37,73 @@ def upsample_nearest(inputs, factor: int, size: tuple):
     if all(isinstance(side, int) for side in size) and tuple(outputs.shape[1:3]) == tuple(size):
         return outputs
     return outputs[:, : size[0], : size[1]]
+
+
+def upsample_bilinear(inputs, factor: int, size: tuple):
+    """Scales a map up with half-pixel centres and cuts the result to `size`.
+
+    The map of stride `factor` of an image, `ceil(image / factor)` on a side, so comes to lie on the
+    image whatever the image's size; scaling to the size would stretch it where that is no multiple.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        factor: positive integer.
+        size: height and width of the result, at most `factor` times those of `inputs`; integers,
+            or scalar tensors where TensorFlow traces unknown sizes.
+
+    Returns:
+        `(batch, *size, channels)` in the dtype of `inputs`.
+    """
+    if keras.config.backend() == "tensorflow":
+        # Sizes need not be known, and XLA on CPU is four times as fast with it: a training step of
+        # 8 maps of 32x32x21 by 8 takes 185 ms, with tf.image.resize 730 ms. JAX (285 ms, resize
+        # 197 ms) and PyTorch (1035 ms, 207 ms) are the other way round.
+        outputs = _interleave(_interleave(inputs, factor, 1), factor, 2)
+    else:
+        height, width = ops.shape(inputs)[1:3]
+        outputs = ops.image.resize(
+            inputs,
+            (factor * height, factor * width),
+            "bilinear",
+            antialias=False,
+            data_format="channels_last",
+        )
+    if all(isinstance(side, int) for side in size) and tuple(outputs.shape[1:3]) == tuple(size):
+        return outputs
+    return outputs[:, : size[0], : size[1]]
+
+
+def resize_bilinear(inputs, size: tuple):
+    """Resizes a map to a size, with half-pixel centres and without antialiasing.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        size: height and width of the result; integers, or scalar tensors where TensorFlow traces
+            unknown sizes.
+
+    Returns:
+        `(batch, *size, channels)` in the dtype of `inputs`.
+    """
+    if all(isinstance(side, int) for side in size):
+        return ops.image.resize(
+            inputs, size, "bilinear", antialias=False, data_format="channels_last"
+        )
+    # keras 3.15.1 refuses sizes that are tensors: it compares them in Python.
+    import tensorflow as tf
+
+    return tf.cast(tf.image.resize(inputs, tf.stack(size), "bilinear"), inputs.dtype)
+
+
+def _interleave(x, factor: int, axis: int):
+    """Scales one axis: each position becomes `factor`, blends of it and one of its neighbours."""
+    x = ops.moveaxis(x, axis, 0)
+    before = ops.concatenate([x[:1], x[:-1]], axis=0)
+    after = ops.concatenate([x[1:], x[-1:]], axis=0)
+    blends = []
+    for number in range(factor):
+        offset = (number + 0.5) / factor - 0.5
+        neighbour = before if offset < 0 else after
+        blends.append((1.0 - abs(offset)) * x + abs(offset) * neighbour)
+    y = ops.stack(blends, axis=1)
+    shape = ops.shape(y)
+    return ops.moveaxis(ops.reshape(y, (factor * shape[0], *shape[2:])), 0, axis)

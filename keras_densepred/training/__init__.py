@@ -1,24 +1,22 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
-from keras_densepred.training.checkpoint import ResumableCheckpoint
-from keras_densepred.training.cluster import Cluster, DevicesError, current_cluster
-from keras_densepred.training.confusion import draw_classified, draw_confusion
-from keras_densepred.training.detection import (
-    predict_samples,
-    require_trainable,
-    tell_skipped,
-    train_detector,
-)
-from keras_densepred.training.distribution import distribute
-from keras_densepred.training.divergence import NanGuard, TrainingDiverged
+from keras_densepred.files import write_atomically
+from keras_densepred.saved.classes import write_classes
+from keras_densepred.saved.model_card import write_model_card
+from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.training.devices.cluster import Cluster, DevicesError, current_cluster
+from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.layer_decay import (
     cednet_layer_id,
     cednet_rules,
     cednet_variant,
     matrix_decay_rules,
 )
-from keras_densepred.training.memory import keep_freed_memory
-from keras_densepred.training.model_card import write_model_card
+from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
+from keras_densepred.training.loop.divergence import NanGuard, TrainingDiverged
+from keras_densepred.training.loop.fit import fit
+from keras_densepred.training.loop.memory import keep_freed_memory
+from keras_densepred.training.loop.snapshots import CheckpointError, Position
 from keras_densepred.training.optim import (
     AdamW,
     WarmupCosine,
@@ -26,20 +24,23 @@ from keras_densepred.training.optim import (
     averaged_weights,
     momentum_sgd,
 )
-from keras_densepred.training.preprocessing import Preprocessing
-from keras_densepred.training.report import (
+from keras_densepred.training.report.classification import draw_classified, draw_confusion
+from keras_densepred.training.report.progress import (
     MetricsLog,
     Progress,
     draw_predictions,
     plot_curves,
-    write_atomically,
-    write_classes,
 )
-from keras_densepred.training.resume import fit
-from keras_densepred.training.segmentation import (
+from keras_densepred.training.report.semantic import (
     describe_iou,
     draw_segmentations,
     write_iou,
+)
+from keras_densepred.training.run import (
+    predict_samples,
+    require_trainable,
+    tell_skipped,
+    train_detector,
 )
 from keras_densepred.training.settings import (
     SettingsError,
@@ -48,7 +49,6 @@ from keras_densepred.training.settings import (
     parse_settings,
     setting,
 )
-from keras_densepred.training.snapshots import CheckpointError, Position
 
 __all__ = [
     "AdamW",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_densepred.training.report import write_atomically
+from keras_densepred.files import write_atomically
 
 T = TypeVar("T")
 

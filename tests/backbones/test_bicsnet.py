@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 from keras_densepred import BiCSNetBackbone, BiCSNetLiteBackbone, DetectionPyramid
+from keras_densepred.analysis.multiply_adds import count_multiply_adds
 from keras_densepred.backbones.bicsnet import RESIDUAL_BLOCKS, drop_path_rates, main_path
-from keras_densepred.metrics.multiply_adds import count_multiply_adds
 from tests.backbones.test_cednet import max_difference, trainable_parameters
 from tests.weights import gradients, set_deterministic_weights
 

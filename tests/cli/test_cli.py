@@ -4,7 +4,7 @@ import pytest
 
 from keras_densepred import training
 from keras_densepred.cli import info, main
-from keras_densepred.cli.pictures import output_names
+from keras_densepred.data.readers.unlabelled import output_names
 
 pytestmark = pytest.mark.backend_free
 

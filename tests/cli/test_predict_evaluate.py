@@ -17,7 +17,7 @@ from keras_densepred import (
     training,
 )
 from keras_densepred.cli import main
-from keras_densepred.data import shapes_export
+from keras_densepred.data.shapes import export as shapes_export
 from keras_densepred.models import DeepLabV3, MaskRCNN, YOLOv3Detector
 from tests.data import class_pictures
 from tests.data.masks import write_mask

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.augment import box_iou, mask_boxes, resize
+from keras_densepred.data.augment.objects import box_iou, mask_boxes, resize
 
 pytestmark = pytest.mark.backend_free
 
@@ -123,8 +123,8 @@ def test_flip_mirrors_everything_half_of_the_time():
 def test_pad_adds_the_mean_colour_on_the_right_and_below():
     padded = data.PadToSize((80, 100))(SCENE, rng())
     assert padded.size == (80, 100)
-    assert (padded.image[64:] == data.augment.PAD_COLOR).all()
-    assert (padded.image[:, 96:] == data.augment.PAD_COLOR).all()
+    assert (padded.image[64:] == data.augment.objects.PAD_COLOR).all()
+    assert (padded.image[:, 96:] == data.augment.objects.PAD_COLOR).all()
     assert (padded.semantic[64:] == data.IGNORE_LABEL).all()
     np.testing.assert_array_equal(padded.image[:64, :96], SCENE.image)
     np.testing.assert_array_equal(padded.boxes, SCENE.boxes)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from keras_densepred import data
-from keras_densepred.data import rand_augment
-from keras_densepred.data.class_augment import evaluation_crop, resized_crop
-from keras_densepred.data.images import ImageError, decode_image, open_image
+from keras_densepred.data.augment import rand_augment
+from keras_densepred.data.augment.classification import evaluation_crop, resized_crop
+from keras_densepred.data.image_files import ImageError, decode_image, open_image
 
 pytestmark = pytest.mark.backend_free
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.mixing import soft_targets
+from keras_densepred.data.augment.mixing import soft_targets
 from tests.data import pictures
 from tests.data.class_pictures import Labelled, evaluate, indices_in, train, write_split
 from tests.data.pictures import NORMAL, assert_same, run_script, take

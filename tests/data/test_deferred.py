@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from keras_densepred.data.deferred import DeferredImage
+from keras_densepred.data.augment.lazy_image import DeferredImage
 
 pytestmark = pytest.mark.backend_free
 

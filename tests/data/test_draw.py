@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_densepred.data.draw import class_colour, draw_objects
+from keras_densepred.data.drawing.objects import class_colour, draw_objects
 
 pytestmark = pytest.mark.backend_free
 

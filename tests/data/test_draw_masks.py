@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.draw_masks import draw_legend, draw_semantic, label_colour
+from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic, label_colour
 
 pytestmark = pytest.mark.backend_free
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_densepred import data
-from keras_densepred.data.mask_files import MaskFiles
+from keras_densepred.data.readers.mask_files import MaskFiles
 from tests.data.masks import COLOURS, LABELS, write_image, write_mask
 
 pytestmark = pytest.mark.backend_free

@@ -3,7 +3,7 @@
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data import shapes_export
+from keras_densepred.data.shapes import export as shapes_export
 
 pytestmark = pytest.mark.backend_free
 

@@ -3,7 +3,7 @@
 import pytest
 
 from keras_densepred.data import summarize
-from keras_densepred.data.summary import Finding
+from keras_densepred.data.readers.summary import Finding
 
 pytestmark = pytest.mark.backend_free
 

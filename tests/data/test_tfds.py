@@ -163,7 +163,7 @@ root = os.path.dirname(importlib.util.find_spec("keras_densepred").origin)
 for name, folder in (("keras_densepred", root), ("keras_densepred.data", root + "/data")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
-from keras_densepred.data.tfds import TfdsDetection
+from keras_densepred.data.readers.tfds import TfdsDetection
 print(TfdsDetection("full", "train", data_dir={str(folder)!r})[0].image.shape[1])
 assert "tensorflow" not in sys.modules
 """

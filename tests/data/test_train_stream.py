@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.box_masks import cut_by_boxes
+from keras_densepred.data.batches.box_masks import cut_by_boxes
 from tests.data.pictures import (
     NORMAL,
     Pictures,
@@ -285,7 +285,7 @@ def test_bytes_are_padded_with_the_mean_colour():
     with bytes_of(Pictures([(20, 40)] * 4), image_size=80) as stream:
         images = next(stream)["images"]
     assert (images[:, :40] < 4).all()
-    assert (images[:, 40:] == data.augment.PAD_COLOR).all()
+    assert (images[:, 40:] == data.augment.objects.PAD_COLOR).all()
 
 
 def test_mean_and_std_come_together():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.voc import find_voc_root
+from keras_densepred.data.readers.voc import find_voc_root
 from tests.data.masks import LABELS, write_image, write_list, write_mask, write_voc
 
 pytestmark = pytest.mark.backend_free

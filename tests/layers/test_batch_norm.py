@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import layers
-from keras_densepred.ops import replicas
+from keras_densepred.runtime import replicas
 
 BACKEND = keras.backend.backend()
 

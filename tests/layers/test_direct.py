@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import layers
-from keras_densepred.ops.eager import can_run_directly
+from keras_densepred.runtime.eager import can_run_directly
 
 IS_TORCH = keras.config.backend() == "torch"
 

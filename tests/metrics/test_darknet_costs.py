@@ -13,9 +13,7 @@ from keras_densepred import (
     CSPNetImageClassifier,
     PeleeNetBackbone,
 )
-from keras_densepred.backbones import ElasticDenseNetBackbone
-from keras_densepred.layers import Conv, MaxPool
-from keras_densepred.metrics.darknet_costs import (
+from keras_densepred.analysis.darknet_costs import (
     LayerCost,
     count_file_floats,
     count_memory_traffic,
@@ -23,6 +21,8 @@ from keras_densepred.metrics.darknet_costs import (
     count_weights,
     layer_costs,
 )
+from keras_densepred.backbones import ElasticDenseNetBackbone
+from keras_densepred.layers import Conv, MaxPool
 
 pytestmark = pytest.mark.backend_free
 

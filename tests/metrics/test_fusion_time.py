@@ -5,10 +5,10 @@ import pytest
 from keras import layers
 
 from keras_densepred import CEDNetBackbone, ResNetBackbone
-from keras_densepred.backbones.feature_pyramid import FeaturePyramid
+from keras_densepred.analysis.fusion_time import fusion_time
 from keras_densepred.layers import MSFM
 from keras_densepred.layers.upsampling import NearestUpsample
-from keras_densepred.metrics.fusion_time import fusion_time
+from keras_densepred.necks.fpn import FeaturePyramid
 
 pytestmark = pytest.mark.backend_free
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import data
-from keras_densepred.metrics import gradient_maps
+from keras_densepred.analysis import gradient_maps
 from keras_densepred.models import FasterRCNN, RetinaNetKerasHub
 from tests.models.conftest import ToyPyramid
 

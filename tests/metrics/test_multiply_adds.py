@@ -4,8 +4,8 @@ import keras
 import pytest
 
 from keras_densepred import CEDNetBackbone, CEDNetImageClassifier
+from keras_densepred.analysis.multiply_adds import count_attention_products, count_multiply_adds
 from keras_densepred.layers import ShiftedWindowAttention
-from keras_densepred.metrics.multiply_adds import count_attention_products, count_multiply_adds
 
 pytestmark = pytest.mark.backend_free
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import BiCSNetBackbone, BiCSNetImageClassifier, CEDNetBackbone
-from keras_densepred.metrics.multiply_adds import count_multiply_adds
+from keras_densepred.analysis.multiply_adds import count_multiply_adds
 from tests.backbones.test_bicsnet import images, mini, run
 from tests.backbones.test_cednet import TINY, trainable_parameters
 from tests.weights import set_deterministic_weights

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import CSPNetImageClassifier
-from keras_densepred.models import image_classifier
+from keras_densepred.models.classifiers import registry as image_classifier
 from tests.backbones.test_bicsnet import images, run
 from tests.backbones.test_csp import MEMBERS, mini
 from tests.weights import set_deterministic_weights

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_densepred import models
 from keras_densepred.backbones import CEDNetBackbone
-from keras_densepred.ops import replicas
+from keras_densepred.runtime import replicas
 from tests.models.conftest import ToyPyramid
 
 BACKEND = keras.backend.backend()

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import BiCSNetBackbone, BiCSNetLiteBackbone
-from keras_densepred.metrics.multiply_adds import count_multiply_adds
+from keras_densepred.analysis.multiply_adds import count_multiply_adds
 from keras_densepred.models import PredictionHead, RetinaNetKerasHub
 from tests.backbones.test_bicsnet import images, mini
 from tests.backbones.test_cednet import trainable_parameters

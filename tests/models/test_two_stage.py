@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_densepred import FeaturePyramid, ResNetBackbone, data, metrics
 from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
-from keras_densepred.models.two_stage.regions import Sample, Truth
+from keras_densepred.models.rcnn.regions import Sample, Truth
 from tests.models.conftest import ToyPyramid
 
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.

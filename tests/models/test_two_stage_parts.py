@@ -7,9 +7,9 @@ from keras import ops
 
 from keras_densepred import FeaturePyramid, ResNetBackbone
 from keras_densepred.models.anchors import decode_boxes, encode_boxes
-from keras_densepred.models.two_stage import dynamic, losses
-from keras_densepred.models.two_stage.heads import MaskHead
-from keras_densepred.models.two_stage.regions import Truth, draw_rows, propose, sample_regions
+from keras_densepred.models.rcnn import dynamic, losses
+from keras_densepred.models.rcnn.heads import MaskHead
+from keras_densepred.models.rcnn.regions import Truth, draw_rows, propose, sample_regions
 from tests.backbones.test_bicsnet import images, run
 from tests.backbones.test_cednet import trainable_parameters
 from tests.weights import set_deterministic_weights

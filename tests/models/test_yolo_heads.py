@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 
+from keras_densepred.analysis import darknet_costs
 from keras_densepred.backbones import CSPDenseNetBackbone, CSPNetBackbone, PeleeNetBackbone
 from keras_densepred.convert import darknet
-from keras_densepred.metrics import darknet_costs
 from keras_densepred.models import YOLO_NECKS, YOLOv3Detector
-from keras_densepred.models.yolo_heads import ObjectnessBias
+from keras_densepred.necks.yolo import ObjectnessBias
 from tests.models.conftest import ToyPyramid
 
 COUNTS = {

@@ -119,7 +119,7 @@ def test_arguments():
 
 def test_without_keras_cv_there_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
-    monkeypatch.delitem(sys.modules, "keras_densepred.models.yolo_v8_keras_cv", raising=False)
+    monkeypatch.delitem(sys.modules, "keras_densepred.models.yolo.keras_cv", raising=False)
     with pytest.raises(ImportError, match=r'pip install "keras_densepred\[cv\]"'):
         _ = models.YOLOV8KerasCV
 

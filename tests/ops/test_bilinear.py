@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.layers.logits import UpsampleToImage
-from keras_densepred.ops.bilinear import resize_bilinear, upsample_bilinear
+from keras_densepred.layers.upsampling import UpsampleToImage
+from keras_densepred.ops.resize import resize_bilinear, upsample_bilinear
 
 
 def by_hand(x, factor, size):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred.ops.branches import switch
+from keras_densepred.ops.loops import switch
 
 
 class Powers(keras.layers.Layer):

@@ -7,8 +7,7 @@ from keras import ops
 
 from keras_densepred.layers import Conv
 from keras_densepred.ops.conv import conv2d
-from keras_densepred.ops.layer_norm import layer_norm
-from keras_densepred.ops.pointwise import pointwise
+from keras_densepred.ops.pointwise import layer_norm, pointwise
 from tests.weights import gradients
 
 

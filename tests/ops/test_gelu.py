@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred.ops.gelu import gelu
+from keras_densepred.ops.pointwise import gelu
 
 
 def test_it_is_x_times_the_normal_distribution_function():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_densepred.ops.input_gradient import input_gradient
+from keras_densepred.runtime.input_gradient import input_gradient
 
 
 def test_equals_finite_differences_and_leaves_variables_alone():

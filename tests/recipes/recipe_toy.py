@@ -15,7 +15,8 @@ import sys
 import numpy as np
 
 from keras_densepred import CEDNetBackbone, training
-from keras_densepred.data import ShapesDataset, shapes_export
+from keras_densepred.data import ShapesDataset
+from keras_densepred.data.shapes import export as shapes_export
 
 ROOT = pathlib.Path(__file__).parents[2]
 

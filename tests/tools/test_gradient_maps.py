@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.data import ShapesDataset, shapes_export
+from keras_densepred.data import ShapesDataset
+from keras_densepred.data.shapes import export as shapes_export
 from keras_densepred.models import FasterRCNN, MaskRCNN, RetinaNetKerasHub, YOLOv3Detector
 from keras_densepred.training import Preprocessing
 from tests.models.conftest import ToyPyramid

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import training
-from keras_densepred.training import checkpoint
+from keras_densepred.training.loop import checkpoint
 from tests.training import resume_toy as toy
 
 

@@ -26,7 +26,7 @@ def faults(size=64 * 2**20):
 # glibc's own rule keeps blocks of up to 32 MiB after a first free: 64 MiB are always mapped anew.
 faults()
 mapped = faults()  # 16384 with pages of 4 KiB, few where the system gives huge pages
-from keras_densepred.training.memory import keep_freed_memory
+from keras_densepred.training.loop.memory import keep_freed_memory
 assert keep_freed_memory() is True
 faults()
 assert faults() < min(mapped, 100)

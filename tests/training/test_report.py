@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_densepred.training import report
+from keras_densepred.training.report import progress as report
 
 ROWS = [
     {"epoch": 1, "learning_rate": 0.1, "loss": 2.0, "box_loss": 1.5},

@@ -19,7 +19,7 @@ def test_truth_and_prediction_beside_each_other(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["sheet.png"]
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
 
-    from keras_densepred.data.draw_masks import label_colour
+    from keras_densepred.data.drawing.semantic import label_colour
 
     for label in (1, 2):
         tint = 0.6 * np.array(label_colour(label, names)) + 0.4 * 128
@@ -31,7 +31,7 @@ def test_truth_and_prediction_beside_each_other(tmp_path):
 
 
 def _tints(names):
-    from keras_densepred.data.draw_masks import label_colour
+    from keras_densepred.data.drawing.semantic import label_colour
 
     return [0.6 * np.array(label_colour(label, names)) + 0.4 * 128 for label in (1, 2)]
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 import keras_densepred
-from keras_densepred.metrics.multiply_adds import count_multiply_adds
+from keras_densepred.analysis.multiply_adds import count_multiply_adds
 from tools.baselines.stock_layers import with_stock_layers
 
 NUM_CLASSES = 1000

@@ -31,8 +31,8 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred._optional import require
-from keras_densepred.data.batches import DetectionDataset, most_boxes
-from keras_densepred.data.shapes_export import write_coco
+from keras_densepred.data.batches.rows import DetectionDataset, most_boxes
+from keras_densepred.data.shapes.export import write_coco
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _SCALES = (0.1, 2.0)  # of large-scale jitter

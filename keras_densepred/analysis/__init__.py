@@ -1,0 +1,1 @@
+"""What networks cost and what they look at: multiply-adds, fusion time, gradient maps."""

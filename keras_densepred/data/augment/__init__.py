@@ -1,0 +1,1 @@
+"""Augmentation: of objects, of semantic labels, for classification, and Darknet's."""

@@ -1,0 +1,1 @@
+"""Batches from records, for training and for evaluation, on Grain."""

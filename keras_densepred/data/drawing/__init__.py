@@ -1,0 +1,1 @@
+"""Boxes, labels and masks drawn on images."""

@@ -1,0 +1,94 @@
+"""Semantic labels drawn on an image, and a legend of their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_densepred._optional import require
+from keras_densepred.data.drawing.objects import class_colour
+from keras_densepred.data.records import IGNORE_LABEL
+
+IGNORED_COLOUR = (255, 255, 255)
+_BACKGROUND = "background"
+_OPACITY = 0.6
+
+
+def label_colour(label: int, class_names: Sequence[str]) -> tuple[int, int, int] | None:
+    """The colour of a semantic label: None for the background, which is not coloured.
+
+    Args:
+        label: label from 0, or `IGNORE_LABEL`.
+        class_names: name of each label.
+
+    Returns:
+        Red, green, blue, 0 to 255, or None.
+    """
+    if label == IGNORE_LABEL:
+        return IGNORED_COLOUR
+    return None if class_names[label] == _BACKGROUND else class_colour(label)
+
+
+def draw_semantic(
+    image: np.ndarray, semantic: np.ndarray, class_names: Sequence[str]
+) -> np.ndarray:
+    """Tints each pixel of a gray copy of an image in the colour of its class.
+
+    The picture's own colours would mix with those of the classes. Pixels of a class named
+    "background" stay gray, ignored ones become nearly white.
+
+    Args:
+        image: `(H, W, 3)` uint8, RGB.
+        semantic: `(H, W)` integers, labels or `IGNORE_LABEL`.
+        class_names: name of each label.
+
+    Returns:
+        `(H, W, 3)` uint8, RGB.
+    """
+    table = np.zeros((256, 3), np.float32)
+    opacity = np.zeros((256, 1), np.float32)
+    for label in np.unique(semantic).tolist():
+        colour = label_colour(label, class_names)
+        if colour is not None:
+            table[label], opacity[label] = colour, _OPACITY
+    luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    kept = luminance[..., None] * (1 - opacity[semantic])
+    return np.round(kept + table[semantic] * opacity[semantic]).astype(np.uint8)
+
+
+def draw_legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> np.ndarray:
+    """A strip of coloured squares with the names of some classes. Requires Pillow, extra `data`.
+
+    Args:
+        labels: which classes, and `IGNORE_LABEL` if ignored pixels are to be explained.
+        class_names: name of each label.
+        width: of the strip in pixels; the entries take as many lines as they need.
+
+    Returns:
+        `(height, width, 3)` uint8, RGB, black on white.
+    """
+    image_module = require("PIL.Image", "data")
+    draw_module = require("PIL.ImageDraw", "data")
+    font = require("PIL.ImageFont", "data").load_default(size=16)
+    square, gap, line = 16, 8, 26
+    entries, x, y = [], gap, 0
+    for label in labels:
+        name = "ignored" if label == IGNORE_LABEL else class_names[label]
+        length = square + gap + round(font.getlength(name)) + 2 * gap
+        if x > gap and x + length > width:
+            x, y = gap, y + line
+        entries.append((label, name, x, y))
+        x += length
+    strip = image_module.new("RGB", (width, y + line), "white")
+    draw = draw_module.Draw(strip)
+    for label, name, left, top in entries:
+        box = [left, top + 5, left + square, top + 5 + square]
+        # Tinted as it is on the image, over gray; the background is an empty square.
+        colour = label_colour(label, class_names)
+        if colour is not None:
+            red, green, blue = (int(_OPACITY * tone + (1 - _OPACITY) * 128) for tone in colour)
+            colour = red, green, blue
+        draw.rectangle(box, fill=colour, outline="gray")
+        draw.text((left + square + gap, top + 3), name, fill="black", font=font)
+    return np.array(strip)

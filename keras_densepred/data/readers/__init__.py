@@ -1,0 +1,1 @@
+"""Readers: files, folders and TensorFlow Datasets to records."""

@@ -1,0 +1,192 @@
+"""Semantic segmentation from plain folders of images and masks, and finding what a folder is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_densepred.data.readers.listing import find_class_names, list_stems, require_no_missing
+from keras_densepred.data.readers.mask_files import MaskFiles, load_mask
+from keras_densepred.data.readers.mask_summary import count_labels
+from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.readers.summary import Finding
+from keras_densepred.data.readers.voc import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    VocSegmentation,
+    find_voc_root,
+)
+from keras_densepred.data.records import IGNORE_LABEL
+
+_HELD_OUT = 10  # Of a folder without splits every tenth image is for validation.
+
+
+class MaskFolder(MaskFiles):
+    """A folder of images and a folder of masks, whose files have the same names but the suffix.
+
+    Args:
+        images: the folder of images.
+        masks: the folder of masks, as `load_mask` reads them.
+        class_names: name of each label. None takes them from `classes.txt` or `classes.json`
+            beside or above the folders; where there is none, all masks are read, and the labels
+            up to the highest in them are called `class_0`, `class_1` and so on.
+        files: names of image files to use only; None for all.
+
+    Raises:
+        DatasetError: if a folder is missing or empty, or an image has no mask.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        masks: str | os.PathLike[str],
+        class_names: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
+    ) -> None:
+        image_folder, mask_folder = Path(images), Path(masks)
+        pictures = list_stems(image_folder, IMAGE_SUFFIXES, "images")
+        labels = list_stems(mask_folder, MASK_SUFFIXES, "masks")
+        extra = sorted(labels.keys() - pictures.keys())
+        if files is not None:
+            wanted = set(files)
+            pictures = {stem: name for stem, name in pictures.items() if name in wanted}
+        missing = [f"{stem}.png" for stem in pictures if stem not in labels]
+        require_no_missing(missing, mask_folder, str(image_folder))
+        notes = []
+        if extra:
+            what = "mask has no image and is not used" if len(extra) == 1 else "masks have no image"
+            notes.append(Finding(len(extra), what, str(mask_folder / labels[extra[0]])))
+        mask_files = [str(mask_folder / labels[stem]) for stem in pictures]
+        if class_names is None:
+            class_names = _beside(image_folder) or unnamed_classes(mask_files)
+        super().__init__(
+            str(image_folder),
+            [str(image_folder / name) for name in pictures.values()],
+            mask_files,
+            class_names,
+            notes,
+        )
+
+
+def find_segmentation_splits(
+    data_dir: str | os.PathLike[str], class_names: Sequence[str] | None = None
+) -> dict[str, MaskFiles]:
+    """Opens the training and the validation split of a folder.
+
+    The layouts known are Pascal VOC's (with `train_aug` for training where that list and
+    `SegmentationClassAug` are there), `images/train` with `masks/train`, `train/images` with
+    `train/masks` (`val`, or `validation`, likewise), and `images` with `masks` without splits, of
+    which every tenth image by name is held out for validation.
+
+    Args:
+        data_dir: root of the tree.
+        class_names: name of each label; None takes those of the tree (see `VocSegmentation` and
+            `MaskFolder`), where there are none `class_0`, ... up to the highest label of both
+            splits.
+
+    Returns:
+        `{"train": data set, "val": data set}`.
+
+    Raises:
+        DatasetError: if the folder is none of these; the message says what was looked for.
+    """
+    base = Path(data_dir)
+    if not base.is_dir():
+        raise DatasetError(f"{base} is not a folder: give the root of a segmentation data set.")
+    voc = find_voc_root(base)
+    if voc is not None:
+        lists = voc / "ImageSets" / "Segmentation"
+        augmented = [name for name in ("train_aug", "trainaug") if (lists / f"{name}.txt").exists()]
+        use_sbd = augmented and (voc / "SegmentationClassAug").is_dir()
+        train = augmented[0] if use_sbd else "train"
+        return {
+            "train": VocSegmentation(voc, train, class_names),
+            "val": VocSegmentation(voc, "val", class_names),
+        }
+    folders = _find_folders(base)
+    names = class_names or find_class_names(base)
+    if len(folders) == 1:
+        images, masks = folders["all"]
+        files = list(list_stems(images, IMAGE_SUFFIXES, "images").values())
+        held_out = files[_HELD_OUT // 2 :: _HELD_OUT] or files[1:2]
+        if not held_out:
+            raise DatasetError(f"{images} has one image, too few for training and validation.")
+        names = names or unnamed_classes(MaskFolder(images, masks, _ANY).mask_files)
+        kept = [name for name in files if name not in set(held_out)]
+        return {
+            split: MaskFolder(images, masks, names, chosen)
+            for split, chosen in (("train", kept), ("val", held_out))
+        }
+    if names is None:
+        opened = (MaskFolder(*folders[split], _ANY) for split in folders)
+        names = unnamed_classes([file for split in opened for file in split.mask_files])
+    return {split: MaskFolder(*folders[split], names) for split in folders}
+
+
+def is_segmentation_tree(data_dir: str | os.PathLike[str]) -> bool:
+    """Whether `find_segmentation_splits` is for a folder, and not a reader of detection data.
+
+    Args:
+        data_dir: root of a tree.
+    """
+    base = Path(data_dir)
+    folders = (base / "masks", base / "train" / "masks")
+    return find_voc_root(base) is not None or any(folder.is_dir() for folder in folders)
+
+
+_ANY = tuple(f"class_{label}" for label in range(IGNORE_LABEL))
+
+
+def unnamed_classes(masks: Sequence[str]) -> tuple[str, ...]:
+    """Names for the labels up to the highest in some masks: `class_0`, `class_1` and so on.
+
+    Args:
+        masks: paths, all of which are read.
+
+    Returns:
+        The names.
+
+    Raises:
+        ImageError: if a mask cannot be read.
+        DatasetError: if no pixel has a label.
+    """
+    counts, _ = count_labels(lambda index: load_mask(masks[index]), len(masks))
+    used = np.flatnonzero(counts[:, :IGNORE_LABEL].sum(axis=0))
+    if not len(used):
+        raise DatasetError(
+            f"{masks[0]} and all other masks ({len(masks):,} in all) have no label but "
+            f"{IGNORE_LABEL}, which stands for none, so there is nothing to learn."
+        )
+    return _ANY[: int(used[-1]) + 1]
+
+
+def _beside(images: Path) -> tuple[str, ...] | None:
+    """The class names beside the folder of images, or one folder above."""
+    return find_class_names(images.parent) or find_class_names(images.parent.parent)
+
+
+def _find_folders(base: Path) -> dict[str, tuple[Path, Path]]:
+    """Image and mask folder of `train` and `val`, or of `all`."""
+    splits = {}
+    for split, spellings in (("train", ("train",)), ("val", ("val", "validation"))):
+        for name in spellings:
+            for pair in (
+                (base / "images" / name, base / "masks" / name),
+                (base / name / "images", base / name / "masks"),
+            ):
+                if split not in splits and all(folder.is_dir() for folder in pair):
+                    splits[split] = pair
+    if len(splits) == 2:
+        return splits
+    pair = (base / "images", base / "masks")
+    if not splits and all(folder.is_dir() for folder in pair):
+        return {"all": pair}
+    raise DatasetError(
+        f"{base} is no segmentation data set of a known layout: looked for Pascal VOC's "
+        "(JPEGImages, SegmentationClass, ImageSets/Segmentation), for images/train with "
+        "masks/train and images/val with masks/val, for train/images with train/masks and so on, "
+        "and for images with masks."
+    )

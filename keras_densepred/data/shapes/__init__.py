@@ -1,0 +1,1 @@
+"""The built-in data set: generated pictures of shapes, no files needed."""

@@ -1,0 +1,231 @@
+"""The built-in data set: generated pictures of shapes to detect and segment, no files needed.
+
+Six classes of textured shapes lie, turned, stretched, overlapping and partly outside, on a
+textured ground between things that are no class: blobs, scribbles and writing. Every recipe runs
+on it when it is given no data, so it has to be a task, and one that a small network learns on a
+laptop from random weights in minutes. That is why each class has a hue, as things have; it is a
+hint and no more, for what is no class comes in all hues, and so do some of the objects.
+"""
+
+from __future__ import annotations
+
+import functools
+from os import PathLike
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from keras_densepred._optional import require
+from keras_densepred.data.augment.objects import mask_boxes
+from keras_densepred.data.records import Record
+from keras_densepred.data.shapes.painting import (
+    CLASS_NAMES,
+    add_distractor,
+    class_outline,
+    ground,
+    paint,
+    photograph,
+    place,
+    rasterize,
+    scribble,
+)
+
+if TYPE_CHECKING:
+    from keras_densepred.data.readers.summary import DatasetSummary
+
+MAX_OBJECTS = 8  # in one picture
+_SPLITS = ("train", "val")
+
+# An object is never hidden further than this share of what the frame shows of it.
+_MIN_VISIBLE = 0.6
+_EMPTY_PICTURES = 0.03
+
+
+class ShapesDataset:
+    """Generated pictures of six kinds of shapes, with boxes and on request masks and labels.
+
+    Picture `i` depends on `(seed, split, i)` and the image size only, so that the data set can be
+    indexed from any process in any order. Boxes and masks are of what is visible, as in COCO.
+
+    Args:
+        num_images: how many pictures, at least 1.
+        image_size: `(H, W)` in pixels or one number for both, at least 32.
+        seed: not negative; other seeds give other pictures.
+        split: `"train"` or `"val"`; the splits of one seed share no picture.
+        with_masks: whether records have `masks` (and `ground_truth` has `segmentation`).
+        with_semantic: whether records have `semantic`: 0 for the ground, `label + 1` for shapes.
+
+    Raises:
+        ValueError: if an argument is outside of what is said above.
+        ImportError: if OpenCV is not installed.
+    """
+
+    class_names: tuple[str, ...] = CLASS_NAMES
+    category_ids: tuple[int, ...] = tuple(range(1, len(CLASS_NAMES) + 1))
+    max_objects: int = MAX_OBJECTS
+
+    def __init__(
+        self,
+        num_images: int,
+        image_size: int | tuple[int, int] = 128,
+        seed: int = 0,
+        split: Literal["train", "val"] = "train",
+        with_masks: bool = False,
+        with_semantic: bool = False,
+    ) -> None:
+        height, width = check_shapes_arguments(num_images, image_size, seed, split)
+        self.num_images = num_images
+        self.image_size = (height, width)
+        self.seed = seed
+        self.split = split
+        self.with_masks = with_masks
+        self.with_semantic = with_semantic
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"Index {index} is outside of 0..{self.num_images - 1}.")
+        rng = picture_generator(self.seed, self.split, index)
+        image, owner, labels = _draw_picture(rng, *self.image_size)
+        masks = owner[None] == np.arange(1, len(labels) + 1, dtype=np.uint8)[:, None, None]
+        seen = masks.any(axis=(1, 2))
+        labels, masks = labels[seen], masks[seen]
+        semantic = None
+        if self.with_semantic:
+            semantic = np.zeros(self.image_size, np.uint8)
+            for label, mask in zip(labels, masks, strict=True):
+                semantic[mask] = label + 1
+        return Record(
+            image=image,
+            boxes=mask_boxes(masks),
+            labels=labels,
+            crowd=np.zeros(len(labels), bool),
+            image_id=index + 1,
+            file_name=f"{self.split}_{index:06d}.jpg",
+            masks=masks if self.with_masks else None,
+            semantic=semantic,
+        )
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """`index + 1` for each picture."""
+        return tuple(range(1, self.num_images + 1))
+
+    def ground_truth(self) -> dict:
+        """The whole split as a COCO dictionary, in pixels of the pictures.
+
+        Returns:
+            `{"images", "categories", "annotations"}`; with `with_masks` the annotations have their
+            mask as compressed run lengths. `area` is the number of visible pixels. The pictures
+            are drawn for it once, some milliseconds each.
+        """
+        return self._ground_truth
+
+    def summary(self) -> DatasetSummary:
+        """What the data set holds: objects per class and box sizes, among others."""
+        from keras_densepred.data.readers.summary import summarize
+
+        return summarize(self.ground_truth(), f"shapes, {self.split}")
+
+    def write_coco(self, directory: str | PathLike[str]) -> None:
+        """Writes `images/{split}/*.jpg` and `annotations/instances_{split}.json`.
+
+        Args:
+            directory: made if it is not there. Splits may share one directory.
+        """
+        from keras_densepred.data.shapes.export import write_coco
+
+        write_coco(self, directory)
+
+    def write_voc(self, directory: str | PathLike[str]) -> None:
+        """Writes a Pascal VOC tree: boxes, classes and objects as palette images, split lists.
+
+        Args:
+            directory: becomes the `VOC2012`-like root. Splits may share one directory.
+        """
+        from keras_densepred.data.shapes.export import write_voc
+
+        write_voc(self, directory)
+
+    @functools.cached_property
+    def _ground_truth(self) -> dict:
+        from keras_densepred.data.shapes.export import coco_ground_truth
+
+        return coco_ground_truth(self)
+
+
+def _draw_picture(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws one picture.
+
+    Returns:
+        The image `(H, W, 3)` uint8; the owner of each pixel `(H, W)` uint8, 0 for none and `k + 1`
+        for object `k`; the labels `(N,)` int32 of the objects.
+    """
+    unit = min(height, width)
+    canvas = ground(rng, height, width)
+    owner = np.zeros((height, width), np.uint8)
+    for _ in range(rng.integers(0, 4)):
+        add_distractor(rng, canvas, unit)
+
+    count = 0 if rng.random() < _EMPTY_PICTURES else int(rng.integers(1, MAX_OBJECTS + 1))
+    labels: list[int] = []
+    # Pixels of each object, of the ground first: if nothing lay over it, and left to see.
+    whole, visible = np.zeros(1, int), np.zeros(1, int)
+    for _ in range(count):
+        label = int(rng.integers(len(CLASS_NAMES)))
+        for _ in range(6):  # places to try before going without this object
+            outline = place(rng, class_outline(rng, label), height, width)
+            window, cover = rasterize(outline, height, width)
+            solid = cover >= 128
+            hidden = np.bincount(owner[window][solid], minlength=len(visible))
+            if hidden.any() and np.all((visible - hidden >= _MIN_VISIBLE * whole)[1:]):
+                break
+        else:
+            continue
+        paint(rng, canvas[window], cover, unit, label)
+        owner[window][solid] = len(labels) + 1
+        labels.append(label)
+        whole = np.append(whole, hidden.sum())
+        visible = np.append(visible - hidden, hidden.sum())
+
+    if rng.random() < 0.25:  # something thin in front, which the masks leave out
+        window, cover = scribble(rng, height, width, thickness=max(1, unit // 100))
+        paint(rng, canvas[window], cover, unit)
+        owner[window][cover >= 128] = 0
+
+    return photograph(rng, canvas), owner, np.asarray(labels, np.int32)
+
+
+def check_shapes_arguments(
+    num_images: int, image_size: int | tuple[int, int], seed: int, split: str
+) -> tuple[int, int]:
+    """Refuses what no pictures can be drawn from.
+
+    Returns:
+        Height and width of the pictures.
+
+    Raises:
+        ValueError: if an argument is outside of what `ShapesDataset` says.
+        ImportError: if OpenCV is not installed.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if num_images < 1:
+        raise ValueError(f"`num_images` must be at least 1, and is {num_images}.")
+    if min(height, width) < 32:
+        raise ValueError(f"`image_size` must be at least 32 pixels, and is {height}x{width}.")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative, and is {seed}.")
+    if split not in _SPLITS:
+        raise ValueError(f'`split` must be "train" or "val", and is {split!r}.')
+    require("cv2", "data")
+    return height, width
+
+
+def picture_generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """The random numbers of one picture, those of no other."""
+    entropy = np.random.SeedSequence((seed, _SPLITS.index(split), index))
+    return np.random.Generator(np.random.PCG64(entropy))

@@ -1,0 +1,1 @@
+"""Image classifiers, one for each family of backbones."""

@@ -1,0 +1,1 @@
+"""DeepLabv3 and v3+: our own, KerasHub's and KerasCV's."""

@@ -1,0 +1,151 @@
+"""DeepLabv3 as BiCSNet uses it: on the mean of a pyramid, without dilation in the backbone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import keras_hub
+from keras_hub.src.utils import preset_utils
+
+from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.registry import built_in_preset, load_backbone
+from keras_densepred.layers.aspp import atrous_pyramid_pooling
+from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.upsampling import PyramidMean, UpsampleToImage
+from keras_densepred.models.segmenter import Segmenter, check_pyramid
+
+ATROUS_RATES = (6, 12, 18)  # "Rethinking Atrous Convolution", section 4, at an output stride of 16
+_STRIDE = 8  # of P3
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
+    """Semantic segmentation on a pyramid ("BiCSNet", section on semantic segmentation).
+
+    Levels P3 and up are nearest up-sampled to stride 8 and averaged; then atrous spatial pyramid
+    pooling, two 3x3 convolutions with norm and activation, a 1x1 convolution to logits, and
+    bilinear up-sampling to the size of the images. The paper names the mean and the two
+    convolutions of 256 channels; the pooling is our reading of its FLOPs ("DeepLabv3 without
+    dilation" may be read with and without it: 31.4 and 22.6 G for BiCSNet-48, the paper has 33).
+
+    Input: images `(batch, height, width, 3)` as the backbone wants them, of any size that it
+    takes. Output: logits `(batch, height, width, num_classes)`, float32.
+
+    Trains on masks `(batch, height, width)` of integers, 255 where there is no class.
+
+    Args:
+        backbone: a pyramid backbone with `pyramid_outputs` P3 and up. Where its levels have
+            different numbers of channels, as CEDNet's, each first goes through a 1x1 convolution
+            with norm and activation.
+        num_classes: C, the background included where it is a class.
+        width: channels of the head.
+        atrous_rates: of atrous spatial pyramid pooling; None for no such module.
+        activation: `"relu"` or `"swish"`; by default the backbone's where it has one of these.
+        preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready.
+        dtype: dtype policy of the head; by default the backbone's. Logits are float32.
+        **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
+
+    Raises:
+        ValueError: if `backbone` has no P3 or is channels_first, or an argument is out of range.
+
+    Example:
+        backbone = keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
+        model = keras_densepred.models.DeepLabV3(backbone, num_classes=21)
+        model.fit(images, masks)
+    """
+
+    backbone_cls = PyramidBackbone
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        width: int = 256,
+        atrous_rates: Sequence[int] | None = ATROUS_RATES,
+        activation: str | None = None,
+        preprocessor: Any = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        check_pyramid(backbone, num_classes, ("P3",))
+        if width < 1:
+            raise ValueError(f"`width` is {width}; give a positive integer.")
+        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
+        own = getattr(backbone, "mixer", None)
+        if activation is None:
+            activation = own.activation if isinstance(own, ConvNorm) else "relu"
+        kit = ConvNorm(
+            activation,
+            sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
+            dtype=head_dtype,
+        )
+
+        # === Functional model ===
+        images = keras.Input(backbone.image_shape, name="images")
+        features = backbone(images)
+        names = sorted((name for name in features if int(name[1:]) >= 3), key=lambda n: int(n[1:]))
+        levels = [features[name] for name in names]
+        if len({level.shape[-1] for level in levels}) > 1:
+            levels = [
+                kit.unit(level, width, 1, f"lateral_{name.lower()}")
+                for name, level in zip(names, levels, strict=True)
+            ]
+        x = levels[0]
+        if len(levels) > 1:
+            x = PyramidMean(name="pyramid_mean", dtype=head_dtype)(levels)
+        if atrous_rates is not None:
+            x = atrous_pyramid_pooling(kit, x, width, atrous_rates, "aspp")
+        for number in (1, 2):
+            x = kit.unit(x, width, 3, f"head_{number}")
+        logits = keras.layers.Conv2D(
+            num_classes,
+            1,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            data_format="channels_last",
+            name="logits",
+            dtype=head_dtype,
+        )(x)
+        outputs = UpsampleToImage(_STRIDE, name="upsampled_logits", dtype="float32")(logits, images)
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        super().__init__(inputs=images, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.num_classes = num_classes
+        self.width = width
+        self.atrous_rates = None if atrous_rates is None else tuple(atrous_rates)
+        self.activation = activation
+        self.head_dtype = head_dtype
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "width": self.width,
+            "atrous_rates": self.atrous_rates,
+            "activation": self.activation,
+            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
+        }
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> "DeepLabV3":
+        """Loads what `save_to_preset` wrote, or puts a new head on a backbone's preset.
+
+        Args:
+            preset: a built-in name of a backbone, or directory or handle of a preset of this
+                model's or of a backbone's (then give `num_classes`).
+            load_weights: whether to load the weights of the preset.
+            **kwargs: constructor arguments that replace the preset's.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if built_in_preset(preset) is not None:
+            return cls(load_backbone(preset), **kwargs)
+        # Past Task.from_preset: it refuses every backbone whose class is not exactly
+        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
+        loader = preset_utils.get_preset_loader(preset)
+        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)

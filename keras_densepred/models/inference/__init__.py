@@ -1,0 +1,1 @@
+"""Inference: batch-norm folding, sliding windows, several scales."""

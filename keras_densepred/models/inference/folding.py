@@ -1,0 +1,254 @@
+"""Batch norms folded into the convolutions before them: the same outputs, less work.
+
+Outside of training a batch norm is a product and a sum for each channel, which the kernel and the
+bias of the convolution before it can take over.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.depthwise_conv import DepthwiseConv
+from keras_densepred.models.retinanet.head import PredictionHead
+
+Tensor = Any
+
+_CONVS = (
+    *(Conv, DepthwiseConv),
+    *(keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense),
+)
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Makes a model for inference whose batch norms are part of the convolutions before them.
+
+    A norm is folded where its convolution's (or dense layer's) output goes nowhere else and has no
+    activation; others stay as they are. Models inside the model, such as a detector's backbone,
+    are taken apart; RetinaNet's heads, whose convolutions are shared by the levels and whose norms
+    are not, get convolutions of their own for each level.
+
+    Args:
+        model: a functional model, such as any backbone, classifier, segmenter or detector here. It
+            is left as it is.
+
+    Returns:
+        A functional model with weights of its own and the same inputs and outputs, in training mode
+        or not; for a detector a `FoldedDetector`, which predicts as the detector does.
+
+    Raises:
+        ValueError: if the model is not functional.
+    """
+    if not hasattr(model, "_nodes_by_depth"):
+        raise ValueError(
+            f"{model.name!r} is no functional model, so there is no graph to fold norms in; fold "
+            "the functional models that it is made of."
+        )
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
+        model._inputs_struct,
+    )
+    outputs = _Folder().run(model, inputs)
+    graph = keras.Model(inputs, outputs, name=f"{model.name}_folded")
+    return FoldedDetector(graph, model) if hasattr(model, "decode_predictions") else graph
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FoldedDetector(keras.Model):
+    """A detector for inference with another graph: what `fold_batch_norm` makes of a detector.
+
+    Calling it gives the raw outputs, `predict` final detections.
+
+    Args:
+        graph: functional model from images to the detector's raw outputs.
+        detector: decodes them; its weights are not used.
+        **kwargs: arguments of `keras.Model`, such as `name`.
+    """
+
+    def __init__(self, graph: keras.Model, detector: keras.Model, **kwargs: Any):
+        kwargs.setdefault("name", graph.name)
+        super().__init__(**kwargs)
+        self.graph = graph
+        self._detector_config = keras.saving.serialize_keras_object(detector)
+        # A method and not the detector, whose weights would be this model's too.
+        self._decode = detector.decode_predictions
+        self.built = True
+
+    def call(self, images: Tensor, training: bool | None = None) -> dict[str, Tensor]:
+        """(B, H, W, 3) -> the detector's raw outputs."""
+        return self.graph(images, training=training)
+
+    def predict_step(self, *args: Any) -> Any:
+        """Keras' predict step, then decoding; JAX passes (state, data), the others (data,)."""
+        outputs = super().predict_step(*args)
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
+        if isinstance(outputs, tuple):
+            return self._decode(outputs[0], images), outputs[1]
+        return self._decode(outputs, images)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "graph": keras.saving.serialize_keras_object(self.graph),
+            "detector": self._detector_config,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FoldedDetector":
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("graph", "detector")
+        }
+        return cls(**{**config, **parts})
+
+
+class _Folder:
+    """Copies graphs, layer by layer."""
+
+    def __init__(self):
+        self.copies: dict[int, keras.layers.Layer] = {}
+        self.names: set[str] = set()
+
+    def run(self, model: keras.Model, inputs: Any, prefix: str = "") -> Any:
+        """The outputs of a copy of the model's graph, applied to `inputs`."""
+        tensors = {
+            id(old): new for old, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)
+        }
+        # Keras 3.15.1 has no public way to the calls of a graph.
+        nodes = [
+            node
+            for depth in sorted(model._nodes_by_depth, reverse=True)
+            for node in model._nodes_by_depth[depth]
+            if not node.is_input
+        ]
+        norms = _foldable(nodes, model.outputs)
+        folded = {id(norm) for norm in norms.values()}
+        for node in nodes:
+            args, kwargs = node.arguments.fill_in(tensors)
+            operation = node.operation
+            if id(node) in folded:
+                outputs = args[0]
+            elif id(node) in norms:
+                norm = norms[id(node)].operation
+                outputs = self._folded(operation, norm, args[0].shape, prefix)(args[0])
+            elif isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth"):
+                outputs = self.run(operation, args[0], f"{prefix}{operation.name}_")
+            elif isinstance(operation, PredictionHead) and operation.norm_levels:
+                outputs = self._prediction_head(operation, args[0], kwargs["level"], prefix)
+            else:
+                outputs = self._copy(operation, prefix)(*args, **kwargs)
+                self._fill(operation)
+            for old, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                tensors[id(old)] = new
+        return keras.tree.map_structure(lambda x: tensors[id(x)], model._outputs_struct)
+
+    def _copy(self, operation: Any, prefix: str) -> Any:
+        """A layer's copy, the same one each time; operations without weights as they are."""
+        if not isinstance(operation, keras.layers.Layer):
+            return operation
+        if id(operation) not in self.copies:
+            config = {**_config(operation), "name": self._name(operation.name, prefix)}
+            self.copies[id(operation)] = type(operation).from_config(config)
+        return self.copies[id(operation)]
+
+    def _fill(self, operation: Any) -> None:
+        """Gives a layer's copy, once it is built, the layer's weights."""
+        if id(operation) in self.copies:
+            copy = self.copies[id(operation)]
+            for new, old in zip(copy.weights, operation.weights, strict=True):
+                # A buffer of its own: `fit` and `predict` donate a model's to a step on JAX.
+                new.assign(keras.ops.convert_to_numpy(old).copy())
+
+    def _prediction_head(self, head: PredictionHead, x: Tensor, level: str, prefix: str) -> Tensor:
+        """The head at one level, with that level's norms in convolutions of its own."""
+        name = f"{prefix}{head.name}_{level.lower()}_"
+        for index, hidden in enumerate((*head.hidden, head.prediction)):
+            if head.separable:
+                depthwise = head.depthwise[index]
+                x = self._copy(depthwise, f"{prefix}{head.name}_")(x)
+                self._fill(depthwise)
+            if hidden is head.prediction:
+                break
+            norm = head.norms[head.norm_levels.index(level) * head.depth + index]
+            x = self._folded(hidden, norm, x.shape, name)(x)
+            x = keras.layers.Activation(
+                head.activation, dtype=head.dtype_policy, name=f"{name}act_{index}"
+            )(x)
+        x = self._copy(head.prediction, f"{prefix}{head.name}_")(x)
+        self._fill(head.prediction)
+        return x
+
+    def _folded(self, layer: Any, norm: Any, shape: tuple, prefix: str) -> keras.layers.Layer:
+        """A convolution with a norm in its kernel and bias, for inputs of a shape."""
+
+        def read(weight: Any) -> np.ndarray:
+            return keras.ops.convert_to_numpy(weight).astype(np.float64)
+
+        scale = 1.0 / np.sqrt(read(norm.moving_variance) + norm.epsilon)
+        if norm.gamma is not None:
+            scale = scale * read(norm.gamma)
+        bias = 0.0 if layer.bias is None else read(layer.bias)
+        bias = (bias - read(norm.moving_mean)) * scale
+        if norm.beta is not None:
+            bias = bias + read(norm.beta)
+        kernel = read(layer.kernel)
+        # The channels of depthwise kernels are before the last axis.
+        depthwise = isinstance(layer, (DepthwiseConv, keras.layers.DepthwiseConv2D))
+        kernel = kernel * (scale.reshape(kernel.shape[2:]) if depthwise else scale)
+        name = self._name(layer.name, prefix)
+        config = {**layer.get_config(), "name": name, "use_bias": True}
+        folded = type(layer).from_config(config)
+        folded.build(shape)
+        folded.kernel.assign(kernel)
+        folded.bias.assign(bias)
+        return folded
+
+    def _name(self, name: str, prefix: str) -> str:
+        if name in self.names:
+            name = prefix + name
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
+
+
+def _config(layer: keras.layers.Layer) -> dict[str, Any]:
+    try:
+        return layer.get_config()
+    except NotImplementedError:
+        # Keras 3.15.1 has none for a layer without a `get_config` of its own that was given a
+        # dtype policy and not its name, as all layers of a loaded backbone are.
+        return {"dtype": layer.dtype_policy.name}
+
+
+def _foldable(nodes: list, outputs: list) -> dict[int, Any]:
+    """Calls of convolutions, by id, to the call of the norm that can be folded into them."""
+    readers = defaultdict(list)
+    for node in nodes:
+        for tensor in node.input_tensors:
+            readers[id(tensor)].append(node)
+    for tensor in outputs:
+        readers[id(tensor)].append(None)
+    calls: dict[int, int] = defaultdict(int)
+    for node in nodes:
+        calls[id(node.operation)] += 1
+    pairs = {}
+    for node in nodes:
+        layer = node.operation
+        if not isinstance(layer, _CONVS) or calls[id(layer)] > 1:
+            continue
+        following = readers[id(node.outputs[0])]
+        if len(following) == 1 and _takes(layer, following[0], node.outputs[0]):
+            pairs[id(node)] = following[0]
+    return pairs
+
+
+def _takes(layer: Any, node: Any, tensor: Any) -> bool:
+    norm = None if node is None else node.operation
+    if not isinstance(norm, keras.layers.BatchNormalization):
+        return False
+    linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
+    channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return linear and channels_last and norm.axis % len(tensor.shape) == len(tensor.shape) - 1

@@ -1,0 +1,1 @@
+"""RetinaNet, ours and on KerasHub's and KerasCV's classes."""

@@ -1,0 +1,159 @@
+"""RetinaNet on KerasHub: `keras_hub.models.RetinaNetObjectDetector` as the papers train it."""
+
+from typing import Any
+
+import keras
+import keras_hub
+from keras_hub.src.utils import preset_utils
+
+from keras_densepred.models.anchors import ANCHOR_SCALE
+from keras_densepred.models.retinanet.model import RetinaNetCore
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector):
+    """RetinaNet ("Focal Loss for Dense Object Detection") as a KerasHub task.
+
+    Trains as the CEDNet and BiCSNet papers do (MMDetection's RetinaNet): nine anchors a cell,
+    focal loss (alpha 0.25, gamma 2) and L1 on plain deltas, both divided by the number of positive
+    anchors, heads drawn from N(0, 0.01) with every anchor starting as background.
+    `predict` returns final detections.
+
+    Where `keras_hub.models.RetinaNetObjectDetector` of keras-hub 0.32.0 differs: its focal prior
+    sits on the box head and its kernels start at N(0, 0.05) (first loss 150 to 450, here about
+    1.1 to 1.5); its losses are means over classes and coordinates, without alpha; a batch without
+    boxes has no loss; small boxes that no anchor overlaps by half are background; anchor strides
+    are rounded when the image is no multiple of 128; decoding is class-agnostic from score 0.5;
+    `fit` takes no generator and `train_on_batch` no dictionary of targets.
+
+    Args:
+        backbone: `keras_densepred.DetectionPyramid` or a BiCSNet backbone (the heads run on its
+            levels, no FPN), or a pyramid backbone with `pyramid_outputs` P3 to P5, around which
+            KerasHub's FPN (P3 to P7, 256 channels) is put; a `keras_hub.models.
+            RetinaNetBackbone` is taken too.
+        num_classes: C, without background.
+        bounding_box_format: format of the boxes in training and prediction, a name of
+            `keras.utils.bounding_boxes.convert_format`.
+        head_width: filters of each head convolution; by default the pyramid's channels (256 in
+            the papers). Most of RetinaNet's cost is here.
+        head_depth: hidden convolutions of each head.
+        prediction_decoder: layer from boxes and logits to detections; by default per-class
+            suppression at 0.5, scores from 0.05, 100 boxes.
+        preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready. With `None`
+            `fit`, `predict` and the others are plain Keras', generators included.
+        dtype: dtype policy of the heads; by default the backbone's.
+        head_initializer: Keras initializer of the hidden head kernels; by default RetinaNet's
+            N(0, 0.01) at 256 filters. `"he_normal"` trains faster from random weights.
+        head_activation: activation of the heads, `"relu"` or `"swish"` (BiCSNet, strategy B).
+        head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
+            BiCSNet and SpineNet.
+        head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
+        anchor_scale: side of the smallest square anchor of a level over its stride; 4, in BiCSNet
+            up to BiCSNet-94 3.
+        **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
+
+    Raises:
+        ValueError: if `backbone` is no pyramid or is channels_first.
+
+    Example:
+        pyramid = keras_densepred.DetectionPyramid(
+            keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
+        )
+        model = keras_densepred.models.RetinaNetKerasHub(pyramid, num_classes=80)
+        model.compile(keras.optimizers.AdamW(1e-4))
+        model.fit(images, {"boxes": boxes, "labels": labels})
+    """
+
+    box_output = "bbox_regression"
+    classification_output = "cls_logits"
+    # RetinaNetObjectDetector.__init__ builds heads 256 wide and gives the focal prior to the wrong
+    # one (keras-hub 0.32.0).
+    host_task = keras_hub.models.ObjectDetector
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        bounding_box_format: str = "xyxy",
+        head_width: int | None = None,
+        head_depth: int = 4,
+        prediction_decoder: keras.layers.Layer | None = None,
+        preprocessor: Any = None,
+        dtype: Any = None,
+        head_initializer: Any = None,
+        head_activation: str = "relu",
+        head_norm: bool = False,
+        head_separable: bool = False,
+        anchor_scale: float = ANCHOR_SCALE,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            backbone,
+            num_classes,
+            bounding_box_format,
+            head_width,
+            head_depth,
+            prediction_decoder,
+            dtype,
+            head_initializer,
+            head_activation,
+            head_norm,
+            head_separable,
+            anchor_scale,
+            **kwargs,
+        )
+        self.preprocessor = preprocessor
+
+    def _trainer(self) -> type[keras.Model]:
+        # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or
+        # datasets, and TensorFlow or Grain; without a preprocessor there is nothing to map.
+        return keras.Model if self.preprocessor is None else keras_hub.models.ObjectDetector
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on (images, {"boxes", "labels"})."""
+        return self._trainer().fit(self, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`: the losses on (images, {"boxes", "labels"})."""
+        return self._trainer().evaluate(self, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `keras.Model.predict`: NumPy detections, as `decode_predictions` describes them."""
+        return self._trainer().predict(self, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; a preprocessor, if any, is not applied."""
+        # keras-hub 0.32.0 calls convert_to_tensor on the dictionary of targets and fails.
+        return keras.Model.train_on_batch(self, x, y, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`; a preprocessor, if any, is not applied."""
+        return keras.Model.test_on_batch(self, x, y, **kwargs)
+
+    def predict_on_batch(self, x: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `keras.Model.predict_on_batch`: NumPy detections of one batch."""
+        return self._trainer().predict_on_batch(self, x, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        preprocessor = keras.saving.serialize_keras_object(self.preprocessor)
+        return {**super().get_config(), "preprocessor": preprocessor}
+
+    @classmethod
+    def from_preset(
+        cls, preset: str, load_weights: bool = True, **kwargs: Any
+    ) -> "RetinaNetKerasHub":
+        """Loads what `save_to_preset` wrote, or puts new heads on a backbone's preset.
+
+        Args:
+            preset: directory or handle of a detector's preset, or of a pyramid's or backbone's
+                (then give `num_classes`).
+            load_weights: whether to load the weights of the preset.
+            **kwargs: constructor arguments that replace the preset's.
+
+        Returns:
+            The model.
+        """
+        # Past Task.from_preset: it refuses every backbone whose class is not exactly
+        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
+        loader = preset_utils.get_preset_loader(preset)
+        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)

@@ -1,0 +1,129 @@
+"""The feature pyramid network, for backbones that do not fuse their scales.
+
+Lin et al., "Feature Pyramid Networks for Object Detection" (CVPR 2017), as MMDetection and
+Detectron2 build it: 1x1 convolutions, top-down sums with nearest up-sampling, 3x3 convolutions, all
+with biases, no norms and no activations. CEDNet and BiCSNet need `DetectionPyramid` at most.
+"""
+
+import keras
+
+from keras_densepred.backbones.backbone import (
+    PyramidBackbone,
+    from_channels_last,
+    to_channels_last,
+)
+from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.initializers import XavierUniform
+from keras_densepred.layers.pooling import Subsample
+from keras_densepred.layers.residual import Add
+from keras_densepred.layers.upsampling import NearestUpsample
+
+EXTRA_LEVELS = ("pool", "conv")
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FeaturePyramid(PyramidBackbone):
+    """FPN around a backbone: equally wide levels P`min_level`..P`max_level`.
+
+    Input: images as the backbone wants them. Output: `{"P2": ..., "P6": ...}`, each
+    `(batch, height, width, width_of_the_pyramid)`.
+
+    Args:
+        backbone: a `PyramidBackbone` with levels P`min_level`..P5.
+        width: channels of every level.
+        min_level: finest level; 2 for two-stage detectors, 3 for RetinaNet.
+        max_level: coarsest level; 6 for two-stage detectors, 7 for RetinaNet, 5 for no extra ones.
+        extra_levels: how levels above P5 are made of the one below: `"pool"` takes every other
+            position (two-stage detectors), `"conv"` is a 3x3 convolution of stride 2.
+
+    Raises:
+        ValueError: if the levels are out of order, the backbone lacks one, or `extra_levels` is
+            neither of the two.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        width: int = 256,
+        min_level: int = 2,
+        max_level: int = 6,
+        extra_levels: str = "pool",
+        **kwargs,
+    ):
+        if not 2 <= min_level <= 5 <= max_level:
+            raise ValueError(
+                "`min_level` must be 2 to 5 and `max_level` at least 5, "
+                f"got {min_level} and {max_level}."
+            )
+        if extra_levels not in EXTRA_LEVELS:
+            raise ValueError(f"`extra_levels` must be one of {EXTRA_LEVELS}, got {extra_levels!r}.")
+        missing = {f"P{level}" for level in range(min_level, 6)} - set(backbone.pyramid_outputs)
+        if missing:
+            raise ValueError(
+                f"The backbone has no level {', '.join(sorted(missing))}; it has "
+                f"{', '.join(backbone.pyramid_outputs)}."
+            )
+        dtype = kwargs.pop("dtype", None) or backbone.dtype_policy
+        data_format = backbone.data_format
+
+        # === Functional model ===
+        def conv(x, kernel: int, name: str, stride: int = 1):
+            start = XavierUniform()
+            layer = Conv(width, kernel, stride, kernel_initializer=start, name=name, dtype=dtype)
+            return layer(x)
+
+        levels, x = {}, None
+        for level in range(5, min_level - 1, -1):
+            c = backbone.pyramid_outputs[f"P{level}"]
+            c = to_channels_last(c, data_format, f"fpn_p{level}_input", dtype)
+            lateral = conv(c, 1, f"fpn_p{level}_lateral")
+            if x is not None:
+                x = NearestUpsample(name=f"fpn_p{level}_upsample", dtype=dtype)(x, lateral)
+                lateral = Add(name=f"fpn_p{level}_add", dtype=dtype)(lateral, x)
+            x = lateral
+            levels[level] = conv(x, 3, f"fpn_p{level}_conv")
+        for level in range(6, max_level + 1):
+            if extra_levels == "pool":
+                layer = Subsample(name=f"fpn_p{level}_pool", dtype=dtype)
+                levels[level] = layer(levels[level - 1])
+            else:
+                levels[level] = conv(levels[level - 1], 3, f"fpn_p{level}_conv", stride=2)
+        pyramid_outputs = {
+            f"P{level}": from_channels_last(
+                levels[level], data_format, f"fpn_p{level}_channels_first", dtype
+            )
+            for level in range(min_level, max_level + 1)
+        }
+        super().__init__(
+            inputs=backbone.input,
+            pyramid_outputs=pyramid_outputs,
+            image_shape=backbone.image_shape,
+            data_format=data_format,
+            dtype=dtype,
+            **kwargs,
+        )
+
+        # === Config ===
+        self.backbone = backbone
+        self.size_divisor = getattr(backbone, "size_divisor", 1)
+        self.width = width
+        self.min_level = min_level
+        self.max_level = max_level
+        self.extra_levels = extra_levels
+
+    def get_config(self):
+        config = super().get_config()
+        del config["image_shape"], config["data_format"]  # the backbone's
+        return {
+            **config,
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "width": self.width,
+            "min_level": self.min_level,
+            "max_level": self.max_level,
+            "extra_levels": self.extra_levels,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        return super().from_config({**config, "backbone": backbone})

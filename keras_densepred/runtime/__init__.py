@@ -1,0 +1,1 @@
+"""What depends on where we compute: replicas, random state, eager shortcuts, devices."""

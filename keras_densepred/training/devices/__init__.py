@@ -1,0 +1,1 @@
+"""Several devices and processes, with the own means of each engine."""

@@ -1,0 +1,1 @@
+"""The training loop: fit, exact resume, checkpoints, stopping at numbers that are not finite."""
