@@ -5,9 +5,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from keras_hub.src.utils import preset_utils
-
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.saved_preset import saved_backbone_class
 
 
 def load_backbone(preset: str, **options: Any) -> PyramidBackbone:
@@ -32,8 +31,7 @@ def load_backbone(preset: str, **options: Any) -> PyramidBackbone:
         return built_in.from_preset(preset, **_known(built_in, options))
     if "://" not in preset:
         preset = _saved_backbone(pathlib.Path(preset))
-    loader = preset_utils.get_preset_loader(preset)
-    family = loader.check_backbone_class()
+    family = saved_backbone_class(preset)
     if not issubclass(family, PyramidBackbone):
         raise ValueError(
             f"{preset} holds a {family.__name__}, which is none of keras_densepred's backbones."

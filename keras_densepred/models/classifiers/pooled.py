@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import keras
 import keras_hub
 from keras import layers
-from keras_hub.src.utils import preset_utils
 
 from keras_densepred.backbones.backbone import PyramidBackbone, to_channels_last
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
@@ -14,6 +13,7 @@ from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
+from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.upsampling import PyramidMean
 from keras_densepred.models.compiling import CompiledAsSaved
@@ -101,10 +101,8 @@ class PooledImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
         for backbone_cls in cls.backbone_classes:
             if backbone_cls.architecture_preset_name(preset) is not None:
                 return cls(backbone=backbone_cls.from_preset(preset), **kwargs)
-        # Past Task.from_preset: it refuses every backbone whose class is not exactly
-        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
-        loader = preset_utils.get_preset_loader(preset)
-        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)
+        with any_backbone(preset):
+            return super().from_preset(preset, load_weights, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -136,7 +134,7 @@ class BiCSNetImageClassifier(PooledImageClassifier):
     True
     """
 
-    backbone_cls = BiCSNetBackbone
+    backbone_cls = BackboneClass(BiCSNetBackbone)
     backbone_classes = (BiCSNetBackbone, BiCSNetLiteBackbone)
 
     @classmethod
@@ -179,7 +177,7 @@ class CSPNetImageClassifier(PooledImageClassifier):
     True
     """
 
-    backbone_cls = CSPNetBackbone
+    backbone_cls = BackboneClass(CSPNetBackbone)
     backbone_classes = (
         CSPNetBackbone,
         CSPDenseNetBackbone,

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 import keras_hub
-from keras_hub.src.utils import preset_utils
 
 from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import built_in_preset, load_backbone
+from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
 from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.upsampling import PyramidMean, UpsampleToImage
@@ -54,7 +54,7 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         model.fit(images, masks)
     """
 
-    backbone_cls = PyramidBackbone
+    backbone_cls = BackboneClass(PyramidBackbone)
 
     def __init__(
         self,
@@ -145,7 +145,5 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         """
         if built_in_preset(preset) is not None:
             return cls(load_backbone(preset), **kwargs)
-        # Past Task.from_preset: it refuses every backbone whose class is not exactly
-        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
-        loader = preset_utils.get_preset_loader(preset)
-        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)
+        with any_backbone(preset):
+            return super().from_preset(preset, load_weights, **kwargs)

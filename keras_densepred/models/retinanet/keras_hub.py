@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 import keras_hub
-from keras_hub.src.utils import preset_utils
 
+from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
 from keras_densepred.models.anchors import ANCHOR_SCALE
 from keras_densepred.models.retinanet.model import RetinaNetCore
 
@@ -64,6 +64,7 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         model.fit(images, {"boxes": boxes, "labels": labels})
     """
 
+    backbone_cls = BackboneClass(keras_hub.models.RetinaNetBackbone)
     box_output = "bbox_regression"
     classification_output = "cls_logits"
     # RetinaNetObjectDetector.__init__ builds heads 256 wide and gives the focal prior to the wrong
@@ -153,7 +154,5 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         Returns:
             The model.
         """
-        # Past Task.from_preset: it refuses every backbone whose class is not exactly
-        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
-        loader = preset_utils.get_preset_loader(preset)
-        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)
+        with any_backbone(preset):
+            return super().from_preset(preset, load_weights, **kwargs)
