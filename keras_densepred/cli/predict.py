@@ -42,8 +42,8 @@ from keras_densepred.data.readers.unlabelled import (
 )
 from keras_densepred.files import write_atomically
 from keras_densepred.metrics import detections_to_coco, labels_at_own_size
+from keras_densepred.metrics.mask_results import detections_on_image
 from keras_densepred.saved import load as saved
-from keras_densepred.training.run import detections_on_image
 
 if TYPE_CHECKING:
     from rich.console import Console
