@@ -33,7 +33,7 @@ from keras_densepred.data.readers.mask_folders import (
     find_segmentation_splits,
     is_segmentation_tree,
 )
-from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.records import DatasetError
 from keras_densepred.files import write_atomically
 
 if TYPE_CHECKING:

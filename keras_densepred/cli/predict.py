@@ -35,9 +35,9 @@ from keras_densepred.data.drawing.semantic import (
     label_colour,
 )
 from keras_densepred.data.readers.unlabelled import (
-    LabelledPictures,
-    Pictures,
-    find_pictures,
+    UnlabelledClassImages,
+    UnlabelledImages,
+    find_images,
     output_names,
 )
 from keras_densepred.files import write_atomically
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Predicts; returns the exit code."""
-    paths = find_pictures(options.images)
+    paths = find_images(options.images)
     model = saved.open_trained(options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _open(
     make: Callable[..., data.EvalBatches],
-    pictures: Pictures | LabelledPictures,
+    pictures: UnlabelledImages | UnlabelledClassImages,
     model: saved.Trained,
     options: argparse.Namespace,
 ) -> data.EvalBatches:
@@ -113,7 +113,7 @@ def _batches(
 def _detect(
     model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    pictures, names = Pictures(paths), output_names(paths)
+    pictures, names = UnlabelledImages(paths), output_names(paths)
     batches = _open(data.eval_batches, pictures, model, options)
     results: list[dict[str, Any]] = []
     for predictions, batch in _batches(batches, model, console):
@@ -148,7 +148,7 @@ def _detect(
 def _segment(
     model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    pictures, names = Pictures(paths), output_names(paths)
+    pictures, names = UnlabelledImages(paths), output_names(paths)
     batches = _open(data.eval_mask_batches, pictures, model, options)
     for scores, batch in _batches(batches, model, console):
         for row in np.flatnonzero(batch["valid"]).tolist():
@@ -165,7 +165,7 @@ def _segment(
 def _classify(
     model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    batches = _open(data.eval_class_batches, LabelledPictures(paths), model, options)
+    batches = _open(data.eval_class_batches, UnlabelledClassImages(paths), model, options)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "rank", "label", "class", "probability"])
