@@ -65,7 +65,7 @@ class Segmentation(Recipe):
 
     def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
         """See `Recipe.example`."""
-        return batch["images"], batch["masks"]
+        return batch["images"], batch["semantic"]
 
     def open_evaluation(
         self, settings: Any, split: Any, shard: tuple[int, int], own_size: bool = False
