@@ -28,6 +28,8 @@ import pathlib
 import sys
 from typing import Any
 
+import keras
+
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -149,12 +151,9 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
         sync_batch_norm=True,
         **heads,
     )
-    schedule = training.make_schedule(
-        settings,
-        EXPERIMENTS[settings.experiment].drops,
-        warmup_factor=0.0 if settings.experiment == "bicsnet" else 0.001,
+    model.compile(
+        training.make_optimizer(settings, model, make_schedule(settings), head_decay=HEAD_DECAY)
     )
-    model.compile(training.make_optimizer(settings, model, schedule, head_decay=HEAD_DECAY))
     return model
 
 
@@ -169,6 +168,13 @@ def _pyramid(settings: Settings, backbone: Any) -> tuple[Any, dict[str, Any]]:
     if not settings.detector.startswith("cascade"):
         return pyramid, {}
     return pyramid, {**CONVOLUTIONAL_HEADS, "class_agnostic": False, "box_loss": "giou"}
+
+
+def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The papers drop the rate twice; BiCSNet's warm-up starts from zero."""
+    drops = EXPERIMENTS[settings.experiment].drops
+    warmup_factor = 0.0 if settings.experiment == "bicsnet" else 0.001
+    return training.make_schedule(settings, drops, warmup_factor=warmup_factor)
 
 
 def augmentation(settings: Settings, image_size: int) -> list:

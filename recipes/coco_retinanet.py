@@ -34,6 +34,7 @@ if __name__ == "__main__":  # run from a clone without installing
 from keras_densepred import DetectionPyramid, data, models, training
 from keras_densepred.training import AtLeast, ByArchitecture, Experiment, published
 
+HEADS = {"ours": "RetinaNet", "keras_hub": "RetinaNetKerasHub", "keras_cv": "RetinaNetKerasCV"}
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 
 _BICSNET: dict[str, Any] = {
@@ -106,7 +107,7 @@ EXPERIMENTS = {
 class Settings(training.PyramidDetectionSettings):
     """What can be set; None means that the experiment decides."""
 
-    head: str | None = training.head_setting(("keras_hub", "keras_cv"))
+    head: str | None = training.head_setting(tuple(HEADS))
     head_depth: int | None = training.setting(None, "convolutions per head")
     activation: str | None = training.setting(None, "of BiCSNet and its heads", ("relu", "swish"))
     focal_gamma: float | None = training.setting(
@@ -129,18 +130,21 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
             "head_separable": isinstance(backbone, published.BiCSNetLiteBackbone),
             "anchor_scale": 4.0 if backbone.architecture == "bicsnet_140" else 3.0,
         }
-    host = models.RetinaNetKerasHub if settings.head == "keras_hub" else models.RetinaNetKerasCV
-    model = host(pyramid, len(train.class_names), head_depth=settings.head_depth, **options)
-    schedule = training.make_schedule(
-        settings,
-        EXPERIMENTS[settings.experiment].drops,
-        warmup_factor=0.0 if settings.optimizer == "sgd" else 0.001,
+    model = getattr(models, HEADS[settings.head])(
+        pyramid, len(train.class_names), head_depth=settings.head_depth, **options
     )
     model.compile(
-        training.make_optimizer(settings, model, schedule, head_decay=HEAD_DECAY),
+        training.make_optimizer(settings, model, make_schedule(settings), head_decay=HEAD_DECAY),
         classification_loss=models.SigmoidFocalLoss(gamma=settings.focal_gamma),
     )
     return model
+
+
+def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The papers drop the rate twice; SGD's warm-up starts from zero."""
+    drops = EXPERIMENTS[settings.experiment].drops
+    warmup_factor = 0.0 if settings.optimizer == "sgd" else 0.001
+    return training.make_schedule(settings, drops, warmup_factor=warmup_factor)
 
 
 def augmentation(settings: Settings, image_size: int) -> list:

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_densepred import data, metrics
@@ -120,7 +119,7 @@ def _at_size(
 
 
 def train_detector(
-    model: keras.Model,
+    model: Any,
     batches_from: Batches,
     *,
     cluster: Cluster,
@@ -144,7 +143,7 @@ def train_detector(
     its images are prepared.
 
     Args:
-        model: a compiled detector whose `predict` returns final boxes, with a `backbone`.
+        model: a compiled `models.Detector`.
         batches_from: opens the training batches at a step, see `fit`.
         cluster: of `distribute`.
         train: the training split.
@@ -204,7 +203,7 @@ def train_detector(
 
     def write() -> None:
         draw_predictions(*samples, val.class_names, output / "predictions.png")
-        _plain_backbone(model).save_to_preset(str(output / "preset" / "backbone"))
+        model.plain_backbone.save_to_preset(str(output / "preset" / "backbone"))
         model.save(output / "preset" / "detector.keras")
         write_classes(output / "preset" / "classes.json", train)
         preprocessing.write(output / "preset")
@@ -251,9 +250,3 @@ def predict_samples(
             truth.append(objects)
             found.append(detections_on_image(predictions, batch, row, record.size))
     return images, truth, found
-
-
-def _plain_backbone(model: keras.Model) -> Any:
-    """The detector's backbone without what a pyramid puts on it."""
-    backbone: Any = model.backbone
-    return getattr(backbone, "backbone", backbone)
