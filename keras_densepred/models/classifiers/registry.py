@@ -2,7 +2,7 @@
 
 import keras_hub
 
-from keras_densepred.backbones import CEDNetBackbone, load_backbone
+from keras_densepred.backbones import CEDNetBackbone, find_backbone
 from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.models.classifiers.cednet import CEDNetImageClassifier
 from keras_densepred.models.classifiers.pooled import BiCSNetImageClassifier, CSPNetImageClassifier
@@ -21,7 +21,7 @@ def image_classifier(
 
     Args:
         preset: name of a built-in preset, such as `"cednet_next_tiny"`, with random weights, or the
-            directory of a saved backbone, with its weights; as `backbones.load_backbone`.
+            directory of a saved backbone, with its weights; as `backbones.find_backbone`.
         num_classes: number of classes.
         **backbone_options: arguments of the backbone that differ from the preset's; those that the
             family does not have are left out.
@@ -29,7 +29,9 @@ def image_classifier(
     Raises:
         ValueError: if no family has such a preset, or the directory's backbone is of none.
     """
-    backbone = load_backbone(preset, **backbone_options)
+    source = find_backbone(preset)
+    known = {name: value for name, value in backbone_options.items() if source.accepts(name)}
+    backbone = source.build(**known)
     for backbone_class, classifier in _CLASSIFIERS.items():
         if isinstance(backbone, backbone_class):
             return classifier(backbone, num_classes)
