@@ -26,6 +26,7 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred._optional import require
+from keras_densepred.cli.arguments import add_model_arguments, open_chosen_model
 from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import (
@@ -41,9 +42,8 @@ from keras_densepred.data.readers.unlabelled import (
     output_names,
 )
 from keras_densepred.files import write_atomically
-from keras_densepred.metrics import detections_to_coco, labels_at_own_size
-from keras_densepred.saved import load as saved
-from keras_densepred.training.run import detections_on_image
+from keras_densepred.metrics import detections_on_image, detections_to_coco, labels_at_own_size
+from keras_densepred.saved.load import SavedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,7 @@ _TOP = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    saved.add_arguments(parser)
+    add_model_arguments(parser)
     parser.add_argument("images", nargs="+", help="image files, folders, or patterns in quotes")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/predict"), help="folder (default: runs/predict)"
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Predicts; returns the exit code."""
     paths = find_pictures(options.images)
-    model = saved.open_trained(options)
+    model = open_chosen_model(options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")
     task: dict[str, Callable[..., list[str]]] = {
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _open(
     make: Callable[..., data.EvalBatches],
     pictures: Pictures | LabelledPictures,
-    model: saved.Trained,
+    model: SavedModel,
     options: argparse.Namespace,
 ) -> data.EvalBatches:
     """The pictures in batches, prepared as the model wants them, without those that are broken."""
@@ -101,7 +101,7 @@ def _open(
 
 
 def _batches(
-    batches: data.EvalBatches, model: saved.Trained, console: Console
+    batches: data.EvalBatches, model: SavedModel, console: Console
 ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
@@ -111,7 +111,7 @@ def _batches(
 
 
 def _detect(
-    model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
+    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     pictures, names = Pictures(paths), output_names(paths)
     batches = _open(data.eval_batches, pictures, model, options)
@@ -146,7 +146,7 @@ def _detect(
 
 
 def _segment(
-    model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
+    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     pictures, names = Pictures(paths), output_names(paths)
     batches = _open(data.eval_mask_batches, pictures, model, options)
@@ -163,7 +163,7 @@ def _segment(
 
 
 def _classify(
-    model: saved.Trained, paths: list[Path], options: argparse.Namespace, console: Console
+    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     batches = _open(data.eval_class_batches, LabelledPictures(paths), model, options)
     text = io.StringIO(newline="")
