@@ -45,10 +45,8 @@ class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         self.ignore_label = ignore_label
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        for fixed in ("from_logits", "ignore_class", "axis"):
-            config.pop(fixed, None)
-        return {**config, "ignore_label": self.ignore_label}
+        # Past the host's, whose arguments are fixed here and become more (label smoothing in 3.16).
+        return {**keras.losses.Loss.get_config(self), "ignore_label": self.ignore_label}
 
 
 class Segmenter(CompiledAsSaved):
