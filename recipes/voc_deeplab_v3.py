@@ -242,7 +242,7 @@ def batch_opener(
             streams.append(stream)
             stream.set_state({**stream.get_state(), "next_batch": step})
             for batch in stream:
-                yield batch["images"], batch["masks"]
+                yield batch["images"], batch["semantic"]
 
     return batches_from
 

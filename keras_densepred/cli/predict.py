@@ -36,9 +36,9 @@ from keras_densepred.data.drawing.semantic import (
     label_colour,
 )
 from keras_densepred.data.readers.unlabelled import (
-    LabelledPictures,
-    Pictures,
-    find_pictures,
+    UnlabelledClassImages,
+    UnlabelledImages,
+    find_images,
     output_names,
 )
 from keras_densepred.files import write_atomically
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Predicts; returns the exit code."""
-    paths = find_pictures(options.images)
+    paths = find_images(options.images)
     model = open_chosen_model(options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")
@@ -87,14 +87,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _open(
     make: Callable[..., data.EvalBatches],
-    pictures: Pictures | LabelledPictures,
+    images: UnlabelledImages | UnlabelledClassImages,
     model: SavedModel,
     options: argparse.Namespace,
 ) -> data.EvalBatches:
-    """The pictures in batches, prepared as the model wants them, without those that are broken."""
+    """The images in batches, prepared as the model wants them, without broken ones."""
     return make(
-        pictures,
-        batch_size=min(options.batch_size, len(pictures)),
+        images,
+        batch_size=min(options.batch_size, len(images)),
         on_bad_image="skip",
         **model.preprocessing.batch_options(),
     )
@@ -113,14 +113,14 @@ def _batches(
 def _detect(
     model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    pictures, names = Pictures(paths), output_names(paths)
-    batches = _open(data.eval_batches, pictures, model, options)
+    images, names = UnlabelledImages(paths), output_names(paths)
+    batches = _open(data.eval_batches, images, model, options)
     results: list[dict[str, Any]] = []
     for predictions, batch in _batches(batches, model, console):
         sizes: dict[int, tuple[int, int]] = {}
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["image_ids"][row]) - 1
-            record = pictures[index]
+            record = images[index]
             sizes[record.image_id] = record.size
             found = detections_on_image(predictions, batch, row, record.size)
             sure = found["confidence"] >= options.score
@@ -137,9 +137,9 @@ def _detect(
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
     write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
-    shown = sum(result["score"] >= options.score for result in results)
+    drawn_objects = sum(result["score"] >= options.score for result in results)
     console.print(
-        f"{shown:,} objects with a confidence from {options.score:g}; wrote "
+        f"{drawn_objects:,} objects with a confidence from {options.score:g}; wrote "
         f"{options.output / 'pictures'} and {options.output / 'detections.json'}"
     )
     return list(batches.skipped_images)
@@ -148,13 +148,13 @@ def _detect(
 def _segment(
     model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    pictures, names = Pictures(paths), output_names(paths)
-    batches = _open(data.eval_mask_batches, pictures, model, options)
+    images, names = UnlabelledImages(paths), output_names(paths)
+    batches = _open(data.eval_mask_batches, images, model, options)
     for scores, batch in _batches(batches, model, console):
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["indices"][row])
             labels = labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
-            drawn = draw_semantic(pictures[index].image, labels, model.class_names)
+            drawn = draw_semantic(images[index].image, labels, model.class_names)
             legend = draw_legend(np.unique(labels).tolist(), model.class_names, drawn.shape[1])
             _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
             _write_png(options.output / "masks" / names[index], labels, model.class_names)
@@ -165,7 +165,7 @@ def _segment(
 def _classify(
     model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
-    batches = _open(data.eval_class_batches, LabelledPictures(paths), model, options)
+    batches = _open(data.eval_class_batches, UnlabelledClassImages(paths), model, options)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "rank", "label", "class", "probability"])
