@@ -65,6 +65,17 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
             for level, tensor in self.pyramid_outputs.items()
         }
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The pyramid's levels, finest first."""
+        return tuple(sorted(int(level[1:]) for level in self.pyramid_outputs))
+
+    @property
+    def is_pyramid(self) -> bool:
+        """Whether levels are contiguous and equally wide, so that heads can run on them."""
+        contiguous = self.levels == tuple(range(self.levels[0], self.levels[-1] + 1))
+        return contiguous and len({info.channels for info in self.feature_info.values()}) == 1
+
     def get_config(self):
         return {
             **super().get_config(),

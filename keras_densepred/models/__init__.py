@@ -22,12 +22,14 @@ from keras_densepred.models.classifiers.registry import (
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
+from keras_densepred.models.detector import DenseDetector, Detector
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.models.retinanet.model import RetinaNet
 from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
 from keras_densepred.models.yolo.model import YOLOv3Detector
 from keras_densepred.models.yolo.settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
@@ -49,6 +51,8 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
+    "DenseDetector",
+    "Detector",
     "FasterRCNN",
     "FoldedDetector",
     "IgnoreCrossentropy",
@@ -56,6 +60,7 @@ __all__ = [
     "NonMaxSuppression",
     "PooledImageClassifier",
     "PredictionHead",
+    "RetinaNet",
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
     "Segmenter",

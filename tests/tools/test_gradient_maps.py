@@ -78,7 +78,7 @@ def test_faults_are_one_sentence(folder, tmp_path, capsys):
     for paths, message in (
         ([str(broken), str(detector)], "broken.keras cannot be loaded as a Keras model"),
         (["none.keras", str(detector)], "no saved .keras model at none.keras"),
-        ([str(detector), str(other)], "b/model.keras holds a Sequential: give a RetinaNet"),
+        ([str(detector), str(other)], "b/model.keras holds a Sequential: give a detector"),
         ([str(detector), str(detector)], "detects 2 classes and the data set has 6"),
         ([str(unprepared), str(unprepared)], "no preprocessing.json beside"),
     ):
