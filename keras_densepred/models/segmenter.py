@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_densepred.models.compiling import CompiledAsSaved
+from keras_densepred.models.pyramid import check_channels_last
 from keras_densepred.runtime.replicas import share_of_mean
 
 PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
@@ -176,11 +177,7 @@ def check_backbone(backbone: keras.Model, num_classes: int, levels: tuple[str, .
             f"`backbone` {backbone.name!r} has no level {', '.join(missing)} in "
             "`pyramid_outputs`; pass one of keras_densepred's backbones."
         )
-    if getattr(backbone, "data_format", "channels_last") != "channels_last":
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is channels_first; segmentation models here take "
-            'channels_last images, so build the backbone with data_format="channels_last".'
-        )
+    check_channels_last(backbone, "a segmenter")
 
 
 def _check_masks(masks: Any, logits: Any) -> None:

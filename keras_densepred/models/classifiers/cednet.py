@@ -94,9 +94,9 @@ class CEDNetImageClassifier(Classifier):
 
 def _stage_head(c5, backbone: CEDNetBackbone, num_classes: int, name: str, dtype):
     """`(batch, height, width, channels)` of one stage -> logits `(batch, num_classes)`."""
-    mixer = backbone.mixer
-    x = mixer.conv(c5, HEAD_WIDTH, 1, f"{name}_conv")
-    x = mixer.act(mixer.norm(x, f"{name}_norm"), f"{name}_act")
+    kit = backbone.kit
+    x = kit.conv(c5, HEAD_WIDTH, 1, f"{name}_conv")
+    x = kit.act(kit.norm(x, f"{name}_norm"), f"{name}_act")
     x = layers.GlobalAveragePooling2D("channels_last", name=f"{name}_pool", dtype=dtype)(x)
     x = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_pooled_norm", dtype=dtype)(x)
     # The authors' start at ImageNet's 1000 classes; with a fan-out of a few classes, the first

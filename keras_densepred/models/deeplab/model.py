@@ -38,7 +38,8 @@ class DeepLabV3(Segmenter, HubTask, keras_hub.models.ImageSegmenter):
         num_classes: C, the background included where it is a class.
         width: channels of the head.
         atrous_rates: of atrous spatial pyramid pooling; None for no such module.
-        activation: `"relu"` or `"swish"`; by default the backbone's where it has one of these.
+        activation: one that `layers.ConvNorm` has, such as `"swish"`; by default the backbone's,
+            and `"relu"` on backbones without batch norms.
         preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready.
         dtype: dtype policy of the head; by default the backbone's. Logits are float32.
         **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
@@ -67,7 +68,7 @@ class DeepLabV3(Segmenter, HubTask, keras_hub.models.ImageSegmenter):
         if width < 1:
             raise ValueError(f"`width` is {width}; give a positive integer.")
         head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
-        own = getattr(backbone, "mixer", None)
+        own = getattr(backbone, "kit", None)  # networks of hosts have none
         if activation is None:
             activation = own.activation if isinstance(own, ConvNorm) else "relu"
         kit = ConvNorm(
