@@ -159,15 +159,15 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
 
 def _pyramid(settings: Settings, backbone: Any) -> tuple[Any, dict[str, Any]]:
     """What the heads stand on, and how the backbone's paper builds them."""
+    if isinstance(backbone, CEDNetBackbone):
+        pyramid = DetectionPyramid(backbone, settings.width, min_level=2, max_level=6)
+        if not settings.detector.startswith("cascade"):
+            return pyramid, {}
+        return pyramid, {**CONVOLUTIONAL_HEADS, "class_agnostic": False, "box_loss": "giou"}
     if backbone.is_pyramid:
         is_bicsnet = isinstance(backbone, published.BICSNET_FAMILIES)
         return backbone, dict(CONVOLUTIONAL_HEADS) if is_bicsnet else {}
-    if not isinstance(backbone, CEDNetBackbone):
-        return FeaturePyramid(backbone, settings.width), {}
-    pyramid = DetectionPyramid(backbone, settings.width, min_level=2, max_level=6)
-    if not settings.detector.startswith("cascade"):
-        return pyramid, {}
-    return pyramid, {**CONVOLUTIONAL_HEADS, "class_agnostic": False, "box_loss": "giou"}
+    return FeaturePyramid(backbone, settings.width), {}
 
 
 def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -31,7 +31,7 @@ import keras
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from keras_densepred import DetectionPyramid, data, models, training
+from keras_densepred import CEDNetBackbone, DetectionPyramid, data, models, training
 from keras_densepred.training import AtLeast, ByArchitecture, Experiment, published
 
 HEADS = {"ours": "RetinaNet", "keras_hub": "RetinaNetKerasHub", "keras_cv": "RetinaNetKerasCV"}
@@ -119,7 +119,7 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
     """Backbone, pyramid and heads, compiled."""
     backbone = pyramid = training.build_backbone(settings)
     options: dict[str, Any] = {}
-    if not backbone.is_pyramid:
+    if isinstance(backbone, CEDNetBackbone) or not backbone.is_pyramid:
         pyramid = DetectionPyramid(backbone, width=settings.width)
         options["head_initializer"] = None if settings.weights else "he_normal"
     elif isinstance(backbone, published.BICSNET_FAMILIES):

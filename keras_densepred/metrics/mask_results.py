@@ -1,4 +1,4 @@
-"""What a detector found, on the image as it is in its file; masks as COCO's run lengths."""
+"""Instance masks of a detector as COCO results: laid onto the image, in run lengths."""
 
 from __future__ import annotations
 
@@ -90,33 +90,3 @@ def _interpolation(pixel: np.ndarray, low: float, high: float, cells: int) -> np
     """`(pixels, cells)`: how much of each cell a pixel takes, along one axis."""
     position = (pixel + 0.5 - low) / (high - low) * cells - 0.5
     return np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0)
-
-
-def detections_on_image(
-    predictions: Mapping[str, np.ndarray],
-    batch: Mapping[str, np.ndarray],
-    row: int,
-    size: tuple[int, int],
-) -> dict[str, np.ndarray]:
-    """What a detector found in an image, in pixels of the image as it is in its file.
-
-    Args:
-        predictions: of the detector for a batch.
-        batch: of `data.eval_batches`.
-        row: which image.
-        size: height and width of the image in pixels.
-
-    Returns:
-        `"boxes"` (N, 4) xyxy, `"labels"` (N,), `"confidence"` (N,), and where they are predicted
-        `"masks"` (N, H, W) bool.
-    """
-    used = predictions["labels"][row] >= 0
-    boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
-    detections = {
-        "boxes": boxes,
-        "labels": predictions["labels"][row][used],
-        "confidence": predictions["confidence"][row][used],
-    }
-    if "masks" in predictions:
-        detections["masks"] = masks_on_image(predictions["masks"][row][used], boxes, *size)
-    return detections

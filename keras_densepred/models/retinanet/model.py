@@ -18,7 +18,7 @@ Tensor = Any
 
 
 class RetinaNetBase(DenseDetector):
-    """All of RetinaNet but the class that makes a model of it: Keras' or a host's, next in the bases.
+    """All of RetinaNet but the class that makes a model of the graph, Keras' or a host's.
 
     KerasHub resets the bases of its classes whenever it builds a model (keras-hub 0.32.0,
     `PipelineModel`), which fails where another base has keras.Model below it, as `RetinaNet` has.

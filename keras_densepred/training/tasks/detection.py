@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from keras_densepred import data, metrics
-from keras_densepred.metrics.mask_results import detections_on_image
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.devices.cluster import Cluster
@@ -248,5 +247,5 @@ def predict_samples(
             if record.masks is not None:
                 objects["masks"] = record.masks
             truth.append(objects)
-            found.append(detections_on_image(predictions, batch, row, record.size))
+            found.append(metrics.detections_on_image(predictions, batch, row, record.size))
     return images, truth, found
