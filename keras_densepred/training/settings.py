@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_densepred.faults import SettingsError
 from keras_densepred.files import write_atomically
 
 T = TypeVar("T")
@@ -20,10 +21,6 @@ _NOT_OF_THE_RESULT = (
     *("workers", "checkpoint_minutes", "output", "rematerialize"),
     *("devices", "processes", "process_id", "coordinator"),
 )
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be run; one sentence."""
 
 
 def setting(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
