@@ -22,6 +22,7 @@ from keras_densepred.models import (
     CEDNetImageClassifier,
     CSPNetImageClassifier,
     NonMaxSuppression,
+    RetinaNet,
 )
 from keras_densepred.necks import DetectionPyramid, FeaturePyramid
 
@@ -40,6 +41,7 @@ __all__ = [
     "NonMaxSuppression",
     "PeleeNetBackbone",
     "ResNetBackbone",
+    "RetinaNet",
     "__version__",
     "backbones",
     "layers",

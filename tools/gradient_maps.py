@@ -42,10 +42,8 @@ from keras_densepred.analysis.gradient_figures import (
     draw_gradient_maps,
     draw_important_areas,
 )
-from keras_densepred.data.batches.box_masks import cut_by_boxes
+from keras_densepred.data.boxes import cut_by_boxes
 from keras_densepred.files import write_atomically
-from keras_densepred.models.rcnn.model import TwoStageDetector
-from keras_densepred.models.retinanet.model import RetinaNetCore
 from keras_densepred.saved.load import saved_preprocessing
 from keras_densepred.saved.preprocessing import Preprocessing
 
@@ -107,11 +105,8 @@ def load(path: Path) -> keras.Model:
             f"{path} cannot be loaded as a Keras model ({reason[:120]}): give a detector of this "
             "package, saved by model.save."
         ) from error
-    if not isinstance(model, (RetinaNetCore, models.YOLOv3Detector, TwoStageDetector)):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}: give a RetinaNet, YOLOv3Detector or two-stage "
-            "detector of this package."
-        )
+    if not isinstance(model, models.Detector):
+        raise ValueError(f"{path} holds a {type(model).__name__}: give a detector of this package.")
     return model
 
 

@@ -1,9 +1,8 @@
-"""What the commands show: one console, and progress over things that are counted."""
+"""The commands' output: one console, and progress bars over counted things."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -42,14 +41,3 @@ def progress(
             bar.update(task, completed=done, count=count)
 
         yield show
-
-
-def sentence(error: BaseException) -> str:
-    """What an error says, in one line.
-
-    Keras (3.15.1) puts what a layer raised in bold, between its own name and the arguments.
-    """
-    text = str(error)
-    raised = re.search("\x1b\\[1m(.*?)\x1b\\[0m", text, re.DOTALL)
-    lines = (raised[1] if raised else text).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

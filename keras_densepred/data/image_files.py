@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -28,8 +28,18 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
+OnBadImage = Literal["raise", "skip"]
+"""What to do about an image that cannot be used: stop and name it, or go on and count it."""
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; the message names the file and what is wrong with it."""
+
+
+def check_on_bad_image(on_bad_image: OnBadImage) -> None:
+    """Refuses any other word."""
+    if on_bad_image not in ("raise", "skip"):
+        raise ValueError(f'`on_bad_image` must be "raise" or "skip", and is {on_bad_image!r}.')
 
 
 def load_image(path: str | os.PathLike[str]) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from keras_densepred._optional import require
-from keras_densepred.export.files import input_shape, quiet, replacing, signature
+from keras_densepred.export.conversion import input_shape, quiet, signature
 from keras_densepred.export.graph import Exported
+from keras_densepred.files import replacing
 
 LITERT_WEIGHTS = ("float32", "float16", "int8")
 

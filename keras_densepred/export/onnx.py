@@ -10,9 +10,10 @@ from typing import Any
 import keras
 
 from keras_densepred._optional import require
-from keras_densepred.export.files import input_shape, quiet, replacing, signature
+from keras_densepred.export.conversion import input_shape, quiet, signature
 from keras_densepred.export.graph import Exported
 from keras_densepred.export.suppression import add_suppression
+from keras_densepred.files import replacing
 
 OPSET = 18
 _CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}

@@ -1,13 +1,13 @@
 """Export to OpenVINO's format, by way of ONNX."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import keras
 
 from keras_densepred._optional import require
 from keras_densepred.export.onnx import export_onnx
+from keras_densepred.files import replacing
 
 
 def export_openvino(
@@ -42,17 +42,14 @@ def export_openvino(
     if path.suffix != ".xml":
         raise ValueError(f"OpenVINO's files end in .xml and .bin, and the path is {path}.")
     openvino = require("openvino", "export")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        onnx = Path(folder) / "model.onnx"
+    with replacing(path, path.name) as unfinished:
+        onnx = unfinished.with_name("model.onnx")
         export_onnx(model, onnx, image_size, batch_size=batch_size, suppress=suppress)
         converted = openvino.Core().read_model(onnx)
         names = [output.name for output in require("onnx", "export").load(onnx).graph.output]
         for output, name in zip(converted.outputs, names, strict=True):
             output.tensor.set_names({name})  # and no name of the converter's beside it
-        unfinished = Path(folder) / path.name
         openvino.save_model(converted, unfinished, compress_to_fp16=False)
-        # The XML last: who finds it finds its weights.
+        # The weights first: whoever finds the XML finds them.
         os.replace(unfinished.with_suffix(".bin"), path.with_suffix(".bin"))
-        os.replace(unfinished, path)
     return path

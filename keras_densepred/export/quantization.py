@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.export.files import replacing
+from keras_densepred.files import replacing
 
 # What ONNX Runtime computes in integers on a CPU; whatever else there is stays float.
 _OPERATORS = (

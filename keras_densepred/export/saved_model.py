@@ -6,8 +6,9 @@ from pathlib import Path
 import keras
 
 from keras_densepred._optional import require
-from keras_densepred.export.files import input_shape, quiet, replacing, signature
+from keras_densepred.export.conversion import input_shape, quiet, signature
 from keras_densepred.export.graph import Exported
+from keras_densepred.files import replacing
 from keras_densepred.ops.nms import without_top_k
 
 

@@ -1,9 +1,17 @@
 """How a saved model is compiled when it is loaded."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
+
+if TYPE_CHECKING:
+    from keras import Model as KerasModel
+else:
+    # Keras 3.15.1 makes a class functional by replacing keras.Model in the bases of all its bases.
+    # With keras.Model as the base of what functional and other models share, building one RetinaNet
+    # would make every R-CNN functional.
+    KerasModel = object
 
 
 def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,15 +32,11 @@ def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-class CompiledAsSaved:
+class CompiledAsSaved(KerasModel):
     """Mixin, before `keras.Model`: a model whose `compile` takes back what it was called with.
 
     Keras compiles no loaded model whose class has a `compile` of its own, as KerasHub's have.
     """
-
-    compile: Callable[..., None]
-    optimizer: keras.optimizers.Optimizer
-    trainable_variables: list[keras.Variable]
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as when it was saved, see `saved_arguments`."""

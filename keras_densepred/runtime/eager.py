@@ -36,12 +36,23 @@ def can_run_directly(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> bo
     return _variables_have(layer.compute_dtype, layer.variable_dtype)
 
 
-def _variables_have(compute_dtype: str, variable_dtype: str) -> bool:
-    """Whether a variable read here and now comes in the compute dtype."""
-    # There is no public way to ask for the dtype that variables are cast to (keras 3.15.1).
-    from keras.src.backend import get_autocast_scope
+# One variable of each dtype, which nothing reads: only its `dtype` is asked for.
+_PROBES: dict[str, keras.Variable] = {}
 
-    scope = get_autocast_scope()
-    if scope is None:
-        return compute_dtype == variable_dtype
-    return scope.dtype == compute_dtype
+
+def _variables_have(compute_dtype: str, variable_dtype: str) -> bool:
+    """Whether a variable read here and now comes in the compute dtype.
+
+    Keras keeps the dtype that variables are cast to for itself (`keras.src`), but `Variable.dtype`
+    follows it: it is the dtype in which the variable would be read.
+    """
+    if compute_dtype != variable_dtype and compute_dtype == keras.config.floatx():
+        # Where nothing is cast, within a layer of integers, `Variable.dtype` says `floatx`
+        # instead of the variable's (keras 3.15.1), so here it proves nothing.
+        return False
+    probe = _PROBES.get(variable_dtype)
+    if probe is None:
+        probe = _PROBES[variable_dtype] = keras.Variable(
+            "zeros", shape=(), dtype=variable_dtype, trainable=False, name="probe"
+        )
+    return probe.dtype == compute_dtype

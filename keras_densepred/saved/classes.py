@@ -1,11 +1,16 @@
 """What the labels of a trained model mean: `classes.json` beside it."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+from keras_densepred.faults import sentence
 from keras_densepred.files import write_atomically
+
+FILE_NAME = "classes.json"
 
 
 class ClassList(Protocol):
@@ -18,13 +23,21 @@ class ClassList(Protocol):
     def class_names(self) -> Sequence[str]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Category id in the training data, and name, of each label: a `ClassList`."""
+
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+
 def write_classes(path: str | os.PathLike[str], dataset: ClassList) -> None:
-    """Writes what the labels of a detector mean, for those who get the model without the data.
+    """Writes what the labels of a model mean, for those who get the model without the data.
 
     Args:
         path: of a JSON file, `[{"id": 18, "name": "dog"}, ...]`: the entry at position k is the
             class of label k, with its category id in the data set.
-        dataset: the split that the detector was trained on.
+        dataset: the split that the model was trained on.
     """
     classes = [
         {"id": int(category_id), "name": name}
@@ -32,3 +45,25 @@ def write_classes(path: str | os.PathLike[str], dataset: ClassList) -> None:
     ]
     text = json.dumps(classes, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode("utf-8"))
+
+
+def read_classes(directory: str | os.PathLike[str]) -> Classes | None:
+    """Reads the `classes.json` of a directory; None if there is none.
+
+    Raises:
+        ValueError: if the file is not one that `write_classes` wrote.
+    """
+    path = Path(directory) / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return Classes(
+            tuple(int(entry["id"]) for entry in entries),
+            tuple(str(entry["name"]) for entry in entries),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no list of classes with ids and names ({sentence(error).rstrip('.')}): put "
+            "that of the run there."
+        ) from error

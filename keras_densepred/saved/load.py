@@ -1,41 +1,32 @@
 """Opens what a recipe saved: the model, how its images are prepared, what its labels mean."""
 
-import argparse
 import dataclasses
 import json
+import os
 import warnings
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
 from keras_densepred import models
-from keras_densepred.cli.console import sentence
-from keras_densepred.saved.preprocessing import FILE_NAME, Preprocessing
+from keras_densepred.faults import sentence
+from keras_densepred.saved.classes import Classes, read_classes
+from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
 
-_TASKS = {
-    **dict.fromkeys(
-        (
-            *("RetinaNetKerasHub", "RetinaNetKerasCV", "YOLOv3Detector", "YOLOV8KerasCV"),
-            *("FasterRCNN", "MaskRCNN", "CascadeRCNN", "CascadeMaskRCNN"),
-        ),
-        "detection",
-    ),
-    **dict.fromkeys(("DeepLabV3", "DeepLabV3KerasHub", "DeepLabV3PlusKerasCV"), "segmentation"),
-    **dict.fromkeys(
-        ("CEDNetImageClassifier", "BiCSNetImageClassifier", "CSPNetImageClassifier"),
-        "classification",
-    ),
-}
-_FILES = ("detector.keras", "segmenter.keras", "classifier")
+T = TypeVar("T")
+
+_PACKAGE = "keras_densepred"
+_MODEL_FILES = ("detector.keras", "segmenter.keras", "classifier")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
-    """A saved model and what its user must know.
+class SavedModel:
+    """A trained model and what its user must know.
 
-    Args:
+    Attributes:
         path: of the file or the preset directory.
         model: for inference, not compiled.
         preprocessing: how images become its input.
@@ -58,66 +49,51 @@ class Trained:
         return self.preprocessing.task
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments by which a user says which model, and how its images are prepared."""
-    parser.add_argument(
-        "model",
-        help="a run's directory, its preset, a saved .keras file, or a classifier's preset",
-    )
-    group = parser.add_argument_group(
-        "the model's input", f"By default as the recipe wrote it into {FILE_NAME} beside the model."
-    )
-    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
-    for name, text in (("mean", "subtracted from"), ("std", "that divides")):
-        group.add_argument(
-            f"--{name}",
-            type=float,
-            nargs=3,
-            metavar=("R", "G", "B"),
-            help=f"{text} channels of 0..255",
-        )
-    group.add_argument("--batch-size", type=int, default=8, help="images at a time (default: 8)")
+def open_model(
+    name: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> SavedModel:
+    """Loads a model with everything that was saved beside it.
 
-
-def open_trained(options: argparse.Namespace) -> Trained:
-    """Loads the model that `add_arguments` asked for.
+    Args:
+        name: a run's directory, its preset, a saved `.keras` file, or a classifier's preset.
+        image_size: side of the input in pixels, in place of the saved one.
+        mean: of the three channels, RGB in 0..255, likewise.
+        std: of the three channels, likewise.
 
     Raises:
-        ValueError: if there is no such model, it is none of ours, or it is not known how its images
+        ValueError: if there is no such model, it has no task, or it is not known how its images
             are prepared.
     """
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, and is {options.batch_size}.")
-    path = find_model(options.model)
-    class_name = _class_of(path)
-    if class_name not in _TASKS:
-        raise ValueError(
-            f"{path} holds a {class_name}, which is no detector, segmenter or classifier of "
-            "keras_densepred: give one that a recipe of this package saved."
-        )
-    preprocessing = _preprocessing(path, _TASKS[class_name], options)
+    path = find_model(name)
+    task = task_of(path)
+    given = {"image_size": image_size, "mean": mean, "std": std}
+    preprocessing = _preprocessing(path, task, given)
     model = load_model(path)
     boxes = getattr(model, "bounding_box_format", "xyxy")
     if boxes != "xyxy":
         raise ValueError(
             f"{path} gives its boxes as {boxes!r}: build it with bounding_box_format='xyxy'."
         )
-    classes = _read_classes(path)
     count = model.num_classes
-    if classes is None:
-        names = tuple(f"class_{label}" for label in range(count))
-        return Trained(path, model, preprocessing, names, tuple(range(count)), False)
-    if len(classes) != count:
+    saved = _beside(path, read_classes)
+    if saved is not None and len(saved.class_names) != count:
         raise ValueError(
-            f"{path} has {count} classes and the classes.json beside it {len(classes)}: put that "
-            "of the run there."
+            f"{path} has {count} classes and the classes.json beside it {len(saved.class_names)}: "
+            "put that of the run there."
         )
-    names = tuple(name for _, name in classes)
-    return Trained(path, model, preprocessing, names, tuple(i for i, _ in classes), True)
+    labels = tuple(range(count))
+    classes = saved or Classes(labels, tuple(f"class_{label}" for label in labels))
+    return SavedModel(
+        path, model, preprocessing, classes.class_names, classes.category_ids, saved is not None
+    )
 
 
-def find_model(name: str) -> Path:
-    """The saved model that a user means: the file itself, or what is in a run's directory.
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """The saved model that a user means: the file itself, or the one in a run's directory.
 
     Raises:
         ValueError: if there is none.
@@ -130,12 +106,12 @@ def find_model(name: str) -> Path:
     if (path / "task.json").is_file():
         return path
     for folder in (path / "preset", path):
-        for file in _FILES:
+        for file in _MODEL_FILES:
             if (folder / file).exists():
                 return folder / file
     raise ValueError(
-        f"{path} holds no trained model, looked for {', '.join(_FILES)} in it and in preset/: give "
-        "the --output of a recipe that has ended."
+        f"{path} holds no trained model, looked for {', '.join(_MODEL_FILES)} in it and in "
+        "preset/: give the --output of a recipe that has ended."
     )
 
 
@@ -145,12 +121,10 @@ def load_model(path: Path) -> keras.Model:
     Raises:
         ValueError: if it is neither, or damaged.
     """
-    class_name = _class_of(path)
+    model_class = _class_of(path)  # which imports KerasCV for a model that needs it
     try:
-        if class_name in _TASKS:
-            model_class = getattr(models, class_name)  # what needs KerasCV is imported by this
-            if path.is_dir():
-                return model_class.from_preset(str(path))
+        if path.is_dir() and model_class is not None:
+            return model_class.from_preset(str(path))
         with warnings.catch_warnings():
             # Its state is in the file and not wanted here.
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
@@ -161,29 +135,23 @@ def load_model(path: Path) -> keras.Model:
         ) from error
 
 
-def _class_of(path: Path) -> str:
-    """Name of the class of a saved model, without loading it."""
-    try:
-        if path.is_dir():
-            content = (path / "task.json").read_bytes()
-        else:
-            with zipfile.ZipFile(path) as archive:
-                content = archive.read("config.json")
-        return str(json.loads(content)["class_name"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+def task_of(path: Path) -> str:
+    """What a saved model is for, as its class says; the model is not loaded.
+
+    Returns:
+        `"detection"`, `"segmentation"` or `"classification"`.
+
+    Raises:
+        ValueError: if its class is unknown or has no task.
+    """
+    task = getattr(_class_of(path), "task", None)
+    if task not in TASKS:
         raise ValueError(
-            f"{path} is no saved Keras model ({_why(error)}): give the .keras file that a "
-            "recipe wrote."
-        ) from error
-
-
-def _why(error: BaseException) -> str:
-    return sentence(error).rstrip(".")
-
-
-def _beside(path: Path) -> tuple[Path, ...]:
-    """Where the files about a model lie: in a preset's directory or beside it, or beside a file."""
-    return (path, path.parent) if path.is_dir() else (path.parent,)
+            f"{path} holds a {_saved_class(path)[1]}, which is no detector, segmenter or "
+            "classifier: give one that a recipe of this package saved, or import the module that "
+            "registers its class (--import)."
+        )
+    return task
 
 
 def saved_preprocessing(path: Path) -> Preprocessing | None:
@@ -192,45 +160,59 @@ def saved_preprocessing(path: Path) -> Preprocessing | None:
     Raises:
         ValueError: if it is there and not readable.
     """
-    read = (Preprocessing.read(folder) for folder in _beside(path))
-    return next((found for found in read if found is not None), None)
+    return _beside(path, Preprocessing.read)
 
 
-def _preprocessing(path: Path, task: str, options: argparse.Namespace) -> Preprocessing:
+def _class_of(path: Path) -> Any:
+    """The class of a saved model; None if no imported module registered it."""
+    registered_name, class_name = _saved_class(path)
+    registered = keras.saving.get_registered_object(registered_name)
+    if registered is None and registered_name == f"{_PACKAGE}>{class_name}":
+        return getattr(models, class_name, None)
+    return registered
+
+
+def _saved_class(path: Path) -> tuple[str, str]:
+    """Registered name and name of the class of a saved model, without loading it."""
+    try:
+        if path.is_dir():
+            content = (path / "task.json").read_bytes()
+        else:
+            with zipfile.ZipFile(path) as archive:
+                content = archive.read("config.json")
+        config = json.loads(content)
+        return str(config["registered_name"]), str(config["class_name"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is no saved Keras model ({_why(error)}): give the .keras file that a "
+            "recipe wrote."
+        ) from error
+
+
+def _preprocessing(path: Path, task: str, given: dict[str, Any]) -> Preprocessing:
+    """The saved preprocessing with what the user gives instead."""
+    changes = {name: value for name, value in given.items() if value is not None}
     saved = saved_preprocessing(path)
-    given: dict[str, Any] = {
-        name: value
-        for name in ("image_size", "mean", "std")
-        if (value := getattr(options, name)) is not None
-    }
     if saved is None:
-        missing = [f"--{name.replace('_', '-')}" for name in ("image_size", "mean", "std")]
-        missing = [flag for flag in missing if flag[2:].replace("-", "_") not in given]
+        missing = [f"--{name.replace('_', '-')}" for name in given if name not in changes]
         if missing:
             raise ValueError(
                 f"There is no {FILE_NAME} beside {path}, so how its images are prepared is not "
                 f"known: give {', '.join(missing)}."
             )
-        return Preprocessing(task, **given)
+        return Preprocessing(task, **changes)
     if saved.task != task:
         raise ValueError(f"The {FILE_NAME} beside {path} is for {saved.task}: put the run's there.")
-    if "image_size" in given:
-        saved = saved.at_size(given.pop("image_size"))
-    return dataclasses.replace(saved, **given)
+    if "image_size" in changes:
+        saved = saved.at_size(changes.pop("image_size"))
+    return dataclasses.replace(saved, **changes)
 
 
-def _read_classes(path: Path) -> list[tuple[int, str]] | None:
-    """Category id and name of each label, from `training.write_classes`."""
-    for folder in _beside(path):
-        file = folder / "classes.json"
-        if not file.is_file():
-            continue
-        try:
-            entries = json.loads(file.read_text(encoding="utf-8"))
-            return [(int(entry["id"]), str(entry["name"])) for entry in entries]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file} is no list of classes with ids and names ({_why(error)}): put that "
-                "of the run there."
-            ) from error
-    return None
+def _beside(path: Path, read: Callable[[Path], T | None]) -> T | None:
+    """What `read` finds in a preset's directory or beside it, or beside a file."""
+    folders = (path, path.parent) if path.is_dir() else (path.parent,)
+    return next((found for folder in folders if (found := read(folder)) is not None), None)
+
+
+def _why(error: BaseException) -> str:
+    return sentence(error).rstrip(".")

@@ -6,8 +6,8 @@ import os
 import pathlib
 from typing import Any
 
+from keras_densepred.faults import SettingsError
 from keras_densepred.files import write_atomically
-from keras_densepred.training.settings import SettingsError
 
 FILE_NAME = "preprocessing.json"
 TASKS = ("detection", "segmentation", "classification")

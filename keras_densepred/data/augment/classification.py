@@ -1,23 +1,22 @@
 """Augmentation for image classification: what ImageNet models of the ConvNeXt line train with.
 
-All of it runs on the host, one image at a time, on bytes. A transform maps an image `(H, W, 3)`
-uint8 to another, takes its random numbers from the generator it is handed and from nowhere else,
-and leaves the image that it was given as it was. `imagenet_augmentation` gives the recipe of
-CEDNet's classifiers (timm's, of ConvNeXt's training commands): random resized crop, flip,
-RandAugment, random erasing; `data.Mixing` follows on whole batches.
+All of it runs on the host, on bytes, one image `(H, W, 3)` uint8 at a time.
+`imagenet_augmentation` gives the recipe of CEDNet's classifiers (timm's, of ConvNeXt's training
+commands): random resized crop, flip, RandAugment, random erasing; `data.Mixing` follows on whole
+batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import Size, height_and_width
 from keras_densepred.data.augment.rand_augment import RandAugment
+from keras_densepred.data.augment.transform import Size, Transform, height_and_width
 from keras_densepred.data.image_files import EncodedImage
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -33,7 +32,7 @@ _REDUCING_GAP = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(Transform):
     """A window of random area and aspect ratio, resized to one size (Szegedy et al., 2015).
 
     Ten windows are tried, the last resort is the largest in the middle whose aspect ratio is
@@ -49,6 +48,8 @@ class RandomResizedCrop:
     size: Size
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    takes_lazy_image: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         height_and_width(self.size)
@@ -83,7 +84,7 @@ class RandomResizedCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFlip:
+class ImageFlip(Transform):
     """Mirrors left and right.
 
     Args:
@@ -99,7 +100,7 @@ class ImageFlip:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(Transform):
     """Fills a rectangle with noise (Zhong et al., 2017; timm's mode "pixel", one rectangle).
 
     timm draws noise of mean 0 and deviation 1 on the normalised image; here it is the same in
@@ -114,6 +115,8 @@ class RandomErasing:
     probability: float = 0.25
     area: tuple[float, float] = (0.02, 1 / 3)
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
+
+    geometric: ClassVar[bool] = False
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.probability:
@@ -140,7 +143,7 @@ def imagenet_augmentation(
     scale: tuple[float, float] = (0.08, 1.0),
     rand_augment: bool = True,
     erasing: float = 0.25,
-) -> list[Callable]:
+) -> list[Transform]:
     """The recipe of CEDNet's classifiers on ImageNet, without mixing.
 
     Args:
@@ -152,7 +155,7 @@ def imagenet_augmentation(
     Returns:
         The transforms in order, for `train_class_batches(augment=...)`.
     """
-    steps: list[Callable] = [RandomResizedCrop(size, scale), ImageFlip()]
+    steps: list[Transform] = [RandomResizedCrop(size, scale), ImageFlip()]
     if rand_augment:
         steps.append(RandAugment())
     if erasing > 0:

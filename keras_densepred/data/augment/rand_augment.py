@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import PAD_COLOR
+from keras_densepred.data.augment.transform import PAD_COLOR, Transform
 
 _BYTES = np.arange(256)
 _LUMA = np.array([299, 587, 114]) / 1000  # of red, green, blue: ITU-R 601
@@ -32,7 +32,7 @@ _STRONGEST = 10.0  # the scale of strengths
 
 
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Transform):
     """Changes drawn at random, applied one after the other.
 
     Args:

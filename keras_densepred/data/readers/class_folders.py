@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_densepred.data.batches.rows import OnBadImage, check_on_bad_image
 from keras_densepred.data.image_files import (
     EncodedImage,
     ImageError,
+    OnBadImage,
     check_header,
+    check_on_bad_image,
     load_image,
     open_image,
     read_content,
 )
-from keras_densepred.data.readers.classes import ClassSummary, named
-from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.readers.class_summary import ClassSummary, named
 from keras_densepred.data.readers.summary import Finding
-from keras_densepred.data.records import LabelledImage
+from keras_densepred.data.records import DatasetError, LabelledImage
 
 # Files of other names are opened to see whether they are images.
 _SUFFIXES = frozenset(

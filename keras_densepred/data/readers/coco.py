@@ -27,9 +27,9 @@ from keras_densepred.data.readers.coco_masks import (
     decode_masks,
     encode_segmentation,
 )
-from keras_densepred.data.readers.objects import DatasetError, ObjectTable
+from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import DatasetSummary, Finding
-from keras_densepred.data.records import Record
+from keras_densepred.data.records import DatasetError, Record
 
 
 class CocoDataset:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.summary import Finding
+from keras_densepred.data.records import DatasetError
 
 _LARGEST_ID = 2**63 - 1
 _LARGEST_PIXEL = 1e9

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.records import DatasetError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
 
 CLASS_FILES = ("classes.txt", "classes.json")
 """Where the readers of trees look for the names of the labels."""

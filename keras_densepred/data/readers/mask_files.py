@@ -12,9 +12,8 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import ImageError, explained, load_image
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.summary import Finding
-from keras_densepred.data.records import IGNORE_LABEL, Record
+from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
 
 _LOSSY = ("JPEG", "JPEG2000", "MPO")
 _INTEGER_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -259,29 +258,6 @@ class MaskFiles:
             DatasetError: if a mask has a label without a class.
         """
         return summarize_masks(self, self.name, self._notes)
-
-
-def semantic_record(image: np.ndarray, semantic: np.ndarray, index: int, name: str) -> Record:
-    """A record without objects.
-
-    Args:
-        image: `(H, W, 3)` uint8, RGB.
-        semantic: `(H, W)` uint8.
-        index: position in the data set, which becomes the `image_id`.
-        name: what messages call the image.
-
-    Returns:
-        The record.
-    """
-    return Record(
-        image=image,
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int32),
-        crowd=np.zeros(0, bool),
-        image_id=index,
-        file_name=name,
-        semantic=semantic,
-    )
 
 
 def _first(where: np.ndarray) -> tuple[int, int]:

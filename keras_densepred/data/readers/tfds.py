@@ -12,10 +12,10 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image, open_image, stored_size
-from keras_densepred.data.readers.classes import ClassSummary
-from keras_densepred.data.readers.objects import DatasetError, ObjectTable
+from keras_densepred.data.readers.class_summary import ClassSummary
+from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import DatasetSummary
-from keras_densepred.data.records import LabelledImage, Record
+from keras_densepred.data.records import DatasetError, LabelledImage, Record
 
 
 class TfdsDetection:

@@ -10,16 +10,10 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image
-from keras_densepred.data.readers.mask_files import (
-    check_labels,
-    check_size,
-    decode_mask,
-    semantic_record,
-)
+from keras_densepred.data.readers.mask_files import check_labels, check_size, decode_mask
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.tfds import open_tfds
-from keras_densepred.data.records import IGNORE_LABEL, Record
+from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
 
 # What TFDS does not keep: the number of the first class in the masks, and the names.
 _KNOWN: dict[str, tuple[int, Sequence[str]]] = {

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_densepred.data.image_files import ImageError, load_image, read_content, stored_size
-from keras_densepred.data.readers.mask_files import semantic_record
-from keras_densepred.data.readers.voc import IMAGE_SUFFIXES
-from keras_densepred.data.records import LabelledImage, Record
+from keras_densepred.data.readers.listing import IMAGE_SUFFIXES
+from keras_densepred.data.records import LabelledImage, Record, semantic_record
 
 
-class _Files:
+class _Unlabelled:
     """Image files, numbered.
 
     Args:
@@ -36,7 +35,7 @@ class _Files:
         return len(self.paths)
 
 
-class Pictures(_Files):
+class UnlabelledImages(_Unlabelled):
     """A sequence of `Record`s without objects, for `data.eval_batches` and `eval_mask_batches`.
 
     Args:
@@ -71,7 +70,7 @@ class Pictures(_Files):
         return {"images": images, "annotations": [], "categories": []}
 
 
-class LabelledPictures(_Files):
+class UnlabelledClassImages(_Unlabelled):
     """The same as `LabelledImage`s, for `data.eval_class_batches`."""
 
     def __getitem__(self, index: int) -> LabelledImage:
@@ -80,7 +79,7 @@ class LabelledPictures(_Files):
         return LabelledImage(load_image(path), 0, self.image_ids[index], str(path))
 
 
-def find_pictures(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str]) -> list[Path]:
     """The image files that are meant.
 
     Args:

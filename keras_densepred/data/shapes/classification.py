@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from keras_densepred.data.readers.classes import ClassSummary
+from keras_densepred.data.readers.class_summary import ClassSummary
 from keras_densepred.data.records import LabelledImage
 from keras_densepred.data.shapes.detection import check_shapes_arguments, picture_generator
 from keras_densepred.data.shapes.painting import (

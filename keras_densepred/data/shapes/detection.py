@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import functools
 from os import PathLike
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import mask_boxes
+from keras_densepred.data.boxes import mask_boxes
+from keras_densepred.data.readers.summary import DatasetSummary, summarize
 from keras_densepred.data.records import Record
+from keras_densepred.data.shapes.export import coco_ground_truth, write_coco, write_voc
 from keras_densepred.data.shapes.painting import (
     CLASS_NAMES,
     add_distractor,
@@ -29,9 +31,6 @@ from keras_densepred.data.shapes.painting import (
     rasterize,
     scribble,
 )
-
-if TYPE_CHECKING:
-    from keras_densepred.data.readers.summary import DatasetSummary
 
 MAX_OBJECTS = 8  # in one picture
 _SPLITS = ("train", "val")
@@ -125,8 +124,6 @@ class ShapesDataset:
 
     def summary(self) -> DatasetSummary:
         """What the data set holds: objects per class and box sizes, among others."""
-        from keras_densepred.data.readers.summary import summarize
-
         return summarize(self.ground_truth(), f"shapes, {self.split}")
 
     def write_coco(self, directory: str | PathLike[str]) -> None:
@@ -135,9 +132,7 @@ class ShapesDataset:
         Args:
             directory: made if it is not there. Splits may share one directory.
         """
-        from keras_densepred.data.shapes.export import write_coco
-
-        write_coco(self, directory)
+        write_coco(self._with_masks(), directory)
 
     def write_voc(self, directory: str | PathLike[str]) -> None:
         """Writes a Pascal VOC tree: boxes, classes and objects as palette images, split lists.
@@ -145,15 +140,16 @@ class ShapesDataset:
         Args:
             directory: becomes the `VOC2012`-like root. Splits may share one directory.
         """
-        from keras_densepred.data.shapes.export import write_voc
-
-        write_voc(self, directory)
+        write_voc(self._with_masks(), directory)
 
     @functools.cached_property
     def _ground_truth(self) -> dict:
-        from keras_densepred.data.shapes.export import coco_ground_truth
+        return coco_ground_truth(self._with_masks(), with_segmentation=self.with_masks)
 
-        return coco_ground_truth(self)
+    def _with_masks(self) -> ShapesDataset:
+        """The same pictures with masks."""
+        settings = self.num_images, self.image_size, self.seed, self.split
+        return self if self.with_masks else type(self)(*settings, with_masks=True)
 
 
 def _draw_picture(

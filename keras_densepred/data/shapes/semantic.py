@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from keras_densepred.data.readers.mask_files import semantic_record
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.records import Record
-from keras_densepred.data.shapes.detection import CLASS_NAMES, ShapesDataset
+from keras_densepred.data.records import Record, semantic_record
+from keras_densepred.data.shapes.detection import ShapesDataset
+from keras_densepred.data.shapes.painting import CLASS_NAMES
 
 
 class ShapesSegmentation:

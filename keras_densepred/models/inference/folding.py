@@ -12,9 +12,14 @@ import numpy as np
 
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
+from keras_densepred.models.detector import Detector
 from keras_densepred.models.retinanet.head import PredictionHead
 
 Tensor = Any
+
+_NO_TRAINING = (
+    "A FoldedDetector is for inference: train the detector it was made of, and fold that again."
+)
 
 _CONVS = (
     *(Conv, DepthwiseConv),
@@ -52,11 +57,11 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     )
     outputs = _Folder().run(model, inputs)
     graph = keras.Model(inputs, outputs, name=f"{model.name}_folded")
-    return FoldedDetector(graph, model) if hasattr(model, "decode_predictions") else graph
+    return FoldedDetector(graph, model) if isinstance(model, Detector) else graph
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class FoldedDetector(keras.Model):
+class FoldedDetector(Detector, keras.Model):
     """A detector for inference with another graph: what `fold_batch_norm` makes of a detector.
 
     Calling it gives the raw outputs, `predict` final detections.
@@ -67,25 +72,44 @@ class FoldedDetector(keras.Model):
         **kwargs: arguments of `keras.Model`, such as `name`.
     """
 
-    def __init__(self, graph: keras.Model, detector: keras.Model, **kwargs: Any):
+    def __init__(self, graph: keras.Model, detector: Detector, **kwargs: Any):
         kwargs.setdefault("name", graph.name)
         super().__init__(**kwargs)
         self.graph = graph
         self._detector_config = keras.saving.serialize_keras_object(detector)
         # A method and not the detector, whose weights would be this model's too.
-        self._decode = detector.decode_predictions
+        self._decode = detector.detections
+        self.num_classes = detector.num_classes
+        self.bounding_box_format = detector.bounding_box_format
         self.built = True
 
     def call(self, images: Tensor, training: bool | None = None) -> dict[str, Tensor]:
         """(B, H, W, 3) -> the detector's raw outputs."""
         return self.graph(images, training=training)
 
-    def predict_step(self, *args: Any) -> Any:
-        """Keras' predict step, then decoding; JAX passes (state, data), the others (data,)."""
-        outputs = super().predict_step(*args)
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if isinstance(outputs, tuple):
-            return self._decode(outputs[0], images), outputs[1]
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """Refused, as all training: there would be no batch norms in it.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(_NO_TRAINING)
+
+    def compute_losses(
+        self,
+        images: Tensor,
+        targets: dict[str, Tensor],
+        outputs: dict[str, Any],
+        training: bool = True,
+    ) -> dict[str, Tensor]:
+        """Refused, as all training.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(_NO_TRAINING)
+
+    def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         return self._decode(outputs, images)
 
     def get_config(self) -> dict[str, Any]:
@@ -94,14 +118,6 @@ class FoldedDetector(keras.Model):
             "detector": self._detector_config,
             "name": self.name,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "FoldedDetector":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("graph", "detector")
-        }
-        return cls(**{**config, **parts})
 
 
 class _Folder:

@@ -33,6 +33,7 @@ class MaskRCNN(TwoStageDetector):
     paste_masks` lays them onto the image.
     """
 
+    target_keys = ("boxes", "labels", "masks")
     with_masks = True
 
 
@@ -55,4 +56,5 @@ class CascadeMaskRCNN(CascadeRCNN):
     The mean of the three heads' probabilities is the mask.
     """
 
+    target_keys = ("boxes", "labels", "masks")
     with_masks = True

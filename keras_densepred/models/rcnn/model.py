@@ -1,21 +1,22 @@
-"""What Faster, Mask and Cascade R-CNN share: graph, detection, compile; `objective.py`: losses.
+"""What Faster, Mask and Cascade R-CNN share: two stages, detection, losses.
 
     images -> pyramid -> proposals -> box head (Cascade: three, each on the last one's boxes)
                                    -> mask head, on the regions of objects
 
-Training looks at a random sample of the proposals and needs the objects for it, so it happens where
-the losses are computed; `call` ends with the first stage unless it is asked for detections. All
-shapes are static: JAX and XLA compile once for a size of images and a number of boxes.
+Training looks at a random sample of the proposals and needs the objects for it, so `call` ends with
+the first stage, and the second runs where losses or detections are computed. All shapes are static:
+JAX and XLA compile once for a size of images and a number of boxes.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models import anchors as anchor_ops
-from keras_densepred.models.compiling import CompiledAsSaved
+from keras_densepred.models.detector import Detector
+from keras_densepred.models.pyramid import as_pyramid, pyramid_levels, pyramid_width
 from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.dynamic import DynamicTraining
 from keras_densepred.models.rcnn.heads import (
@@ -25,64 +26,31 @@ from keras_densepred.models.rcnn.heads import (
     MaskHead,
     RegionProposalHead,
 )
-from keras_densepred.models.rcnn.objective import TwoStageObjective
-from keras_densepred.models.rcnn.regions import propose
+from keras_densepred.models.rcnn.proposals import TEST_PRE_NMS, TRAIN_PRE_NMS, ProposalStage
+from keras_densepred.models.rcnn.region_stage import RegionStage, StageSettings
+from keras_densepred.models.rcnn.regions import Truth
 from keras_densepred.necks.fpn import FeaturePyramid
 from keras_densepred.ops.nms import gather_rows, non_max_suppression
-from keras_densepred.ops.roi_align import roi_align
 
 Tensor = Any
 
-# The first stage: "Faster R-CNN", section 3.1, and "Feature Pyramid Networks", section 4.1.
-TEST_PRE_NMS = 1000  # anchors of a level that may become proposals
 COARSEST_REGION_LEVEL = 5  # levels above serve proposals only
 
-# One stage, and Cascade R-CNN's three (Cai and Vasconcelos, section 4): overlap of positive
-# regions, standard deviations that divide their deltas, weight of the stage's losses.
-Stages = tuple[tuple[float, tuple[float, ...], float], ...]
-SINGLE_STAGE: Stages = ((0.5, (0.1, 0.1, 0.2, 0.2), 1.0),)
-CASCADE_STAGES: Stages = (
-    (0.5, (0.1, 0.1, 0.2, 0.2), 1.0),
-    (0.6, (0.05, 0.05, 0.1, 0.1), 0.5),
-    (0.7, (0.033, 0.033, 0.067, 0.067), 0.25),
+SINGLE_STAGE = (StageSettings(0.5, (0.1, 0.1, 0.2, 0.2), 1.0),)
+# Cascade R-CNN (Cai and Vasconcelos), section 4.
+CASCADE_STAGES = (
+    StageSettings(0.5, (0.1, 0.1, 0.2, 0.2), 1.0),
+    StageSettings(0.6, (0.05, 0.05, 0.1, 0.1), 0.5),
+    StageSettings(0.7, (0.033, 0.033, 0.067, 0.067), 0.25),
 )
 
 
-def as_two_stage_pyramid(backbone: keras.Model) -> keras.Model:
-    """The model whose levels the heads run on: `backbone` itself, or an FPN around it.
-
-    Args:
-        backbone: a pyramid with `min_level` and `max_level` (`DetectionPyramid`,
-            `FeaturePyramid`, BiCSNet), or a pyramid backbone with levels to P5.
-
-    Returns:
-        `backbone` in the first case, otherwise `FeaturePyramid(backbone)` from its finest level,
-        P2 or coarser, to P6.
-
-    Raises:
-        ValueError: if `backbone` is neither, or takes channels_first images.
-    """
-    if getattr(backbone, "data_format", "channels_last") != "channels_last":
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is channels_first; detectors here take channels_last "
-            'images, so build the backbone with data_format="channels_last".'
-        )
-    if hasattr(backbone, "min_level") and hasattr(backbone, "max_level"):
-        return backbone
-    if not hasattr(backbone, "pyramid_outputs"):
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is neither a pyramid nor a pyramid backbone (it has no "
-            "`pyramid_outputs`); pass one of keras_densepred's backbones."
-        )
-    finest = max(2, min(int(level[1:]) for level in backbone.pyramid_outputs))
-    return FeaturePyramid(backbone, min_level=finest, max_level=6)
-
-
-class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
+class TwoStageDetector(Detector, keras.Model):
     """Base of `FasterRCNN`, `MaskRCNN`, `CascadeRCNN` and `CascadeMaskRCNN`, which tell the rest.
 
     Args:
-        backbone: a pyramid, or a backbone for an FPN (`as_two_stage_pyramid`).
+        backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, BiCSNet), or a pyramid backbone,
+            around which `FeaturePyramid` from its finest level, P2 or coarser, to P6 is put.
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction, a name of
             `keras.utils.bounding_boxes.convert_format`.
@@ -114,8 +82,8 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
         ValueError: if an argument is outside of what is listed here.
     """
 
-    stages: Stages = SINGLE_STAGE
-    with_masks = False
+    stages: ClassVar[tuple[StageSettings, ...]] = SINGLE_STAGE
+    with_masks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -165,18 +133,22 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
                 raise ValueError(
                     f"`{name}` is too small: give {4 if name == 'samples' else 1} at least."
                 )
-        backbone = as_two_stage_pyramid(backbone)
+        backbone = as_pyramid(backbone, type(self).__name__, _feature_pyramid)
         policy = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         super().__init__(dtype=policy, **kwargs)
-        channels = next(iter(backbone.output.values())).shape[-1]
+        channels = pyramid_width(backbone)
         rpn_width, mask_width = rpn_width or channels, mask_width or channels
+        self.pyramid_levels = pyramid_levels(backbone)
+        self.region_levels = tuple(
+            level for level in self.pyramid_levels if level <= COARSEST_REGION_LEVEL
+        )
 
         # === Layers ===
         self.backbone = backbone
         self.rpn_head = RegionProposalHead(
             len(anchor_ops.ASPECT_RATIOS), rpn_width, dtype=policy, name="rpn_head"
         )
-        names = [f"_{n + 1}" for n in range(len(self.stages))] if is_cascade else [""]
+        suffixes = [f"_{n + 1}" for n in range(len(self.stages))] if is_cascade else [""]
         self.box_heads = [
             BoxHead(
                 num_classes,
@@ -188,29 +160,55 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
                 sync_batch_norm=sync_batch_norm,
                 class_agnostic=class_agnostic,
                 dtype=policy,
-                name=f"box_head{name}",
+                name=f"box_head{suffix}",
             )
-            for name in names
+            for suffix in suffixes
         ]
         self.mask_heads = [
-            MaskHead(num_classes, mask_convs, mask_width, dtype=policy, name=f"mask_head{name}")
-            for name in names
+            MaskHead(num_classes, mask_convs, mask_width, dtype=policy, name=f"mask_head{suffix}")
+            for suffix in suffixes
             if self.with_masks
         ]
         self.dynamic_training = DynamicTraining(name="dynamic") if dynamic else None
         self.seed_generator = ReplicaSeedGenerator()
-        self.loss_trackers = [
-            keras.metrics.Mean(name=name)
-            for name in (
-                "rpn_objectness_loss",
-                "rpn_box_loss",
-                *(f"{kind}_loss{name}" for name in names for kind in self._kinds()),
+        # Keras saves a layer under the first attribute that holds it, and visits private ones last:
+        # heads are saved as the detector's own, wherever the stages hold them.
+        self._proposal_stage = ProposalStage(
+            self.rpn_head,
+            self.pyramid_levels,
+            anchor_scale,
+            num_proposals,
+            self.seed_generator,
+            name="proposal_stage",
+        )
+        self._region_stages = [
+            RegionStage(
+                box_head,
+                self.mask_heads[number] if self.with_masks else None,
+                settings,
+                suffix,
+                self.region_levels,
+                sampling_ratio,
+                samples,
+                box_loss,
+                self.dynamic_training,
+                self.seed_generator,
+                name=f"region_stage{suffix}",
+            )
+            for number, (box_head, settings, suffix) in enumerate(
+                zip(self.box_heads, self.stages, suffixes, strict=True)
             )
         ]
+        names = (name for stage in self._region_stages for name in stage.loss_names)
 
         # === Config ===
-        self.num_classes = num_classes
-        self.bounding_box_format = bounding_box_format
+        self._set_detector(
+            backbone,
+            num_classes,
+            bounding_box_format,
+            policy,
+            losses=("rpn_objectness_loss", "rpn_box_loss", *names),
+        )
         self.head_convs = head_convs
         self.head_fcs = head_fcs
         self.head_width = head_width
@@ -229,20 +227,13 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
         self.iou_threshold = iou_threshold
         self.mask_convs = mask_convs
         self.mask_width = mask_width
-        self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
-        self.region_levels = tuple(
-            level for level in self.pyramid_levels if level <= COARSEST_REGION_LEVEL
-        )
         self.build((None, *backbone.image_shape))
-
-    def _kinds(self) -> tuple[str, ...]:
-        return ("class", "box", "mask") if self.with_masks else ("class", "box")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the heads; the backbone tells their input."""
-        if getattr(self, "built", False):  # by the constructor; loading asks again
+        if self.built:  # by the constructor; loading asks again
             return
-        channels = next(iter(self.backbone.output.values())).shape[-1]
+        channels = pyramid_width(self.backbone)
         self.rpn_head.build((None, None, None, channels))
         for box_head in self.box_heads:
             box_head.build((None, BOX_SIZE, BOX_SIZE, channels))
@@ -250,108 +241,58 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
             mask_head.build((None, MASK_SIZE, MASK_SIZE, channels))
         self.built = True
 
-    # === Forward pass ===
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """SGD with learning rate 0.02, momentum 0.9, decay 1e-4: the papers' for batch 16."""
+        return keras.optimizers.SGD(0.02, momentum=0.9, weight_decay=1e-4)
 
-    def call(
-        self, images: Tensor, training: bool | None = None, detect: bool = False
-    ) -> dict[str, Any]:
-        """The first stage, or with `detect` everything.
+    def call(self, images: Tensor, training: bool | None = None) -> dict[str, Any]:
+        """The first stage.
 
         Args:
             images: (B, H, W, 3), as the backbone wants them.
             training: as of any model.
-            detect: whether to return detections.
 
         Returns:
-            `"features"`, level to map; `"objectness"` level to (B, A_l) logits and `"deltas"`
-            level to (B, A_l, 4), both float32. With `detect` what `predict` returns.
+            `"features"`, level to map; `"objectness"`, level to (B, A_l) logits, and `"deltas"`,
+            level to (B, A_l, 4), both float32.
         """
         features = self.backbone(images, training=training)
-        objectness, deltas = {}, {}
-        for level in self.pyramid_levels:
-            name = f"P{level}"
-            logits, shifts = self.rpn_head(features[name])
-            height, width = ops.shape(logits)[1:3]
-            count = height * width * self.rpn_head.num_anchors
-            objectness[name] = ops.reshape(ops.cast(logits, "float32"), (-1, count))
-            deltas[name] = ops.reshape(ops.cast(shifts, "float32"), (-1, count, 4))
-        outputs = {"features": features, "objectness": objectness, "deltas": deltas}
-        return self._detect(images, outputs) if detect else outputs
+        objectness, deltas = self._proposal_stage(features)
+        return {"features": features, "objectness": objectness, "deltas": deltas}
 
-    def _anchors(self, height: int | Tensor, width: int | Tensor) -> list[Tensor]:
-        return [
-            anchor_ops.anchor_boxes(height, width, (level,), self.anchor_scale, (1.0,))
-            for level in self.pyramid_levels
-        ]
-
-    def _propose(
-        self, outputs: dict[str, Any], images: Tensor, pre_nms_top_k: int
-    ) -> tuple[Tensor, Tensor]:
+    def compute_losses(
+        self,
+        images: Tensor,
+        targets: dict[str, Tensor],
+        outputs: dict[str, Any],
+        training: bool = True,
+    ) -> dict[str, Tensor]:
+        """All stages' losses, each divided by the regions that the whole batch sampled."""
+        truth = Truth(targets["boxes"], targets["labels"], targets.get("masks"))
+        parts = self._proposal_stage.compute_losses(outputs, images, truth)
         height, width = ops.shape(images)[1:3]
-        return propose(
-            list(outputs["objectness"].values()),
-            list(outputs["deltas"].values()),
-            self._anchors(height, width),
-            height,
-            width,
-            pre_nms_top_k,
-            self.num_proposals,
-        )
+        boxes, valid = self._proposal_stage.propose(outputs, images, TRAIN_PRE_NMS)
+        for stage in self._region_stages:
+            result = stage.compute_losses(outputs["features"], boxes, valid, truth, training)
+            parts |= result.losses
+            if stage is self._region_stages[-1]:
+                break
+            sample = result.sample
+            boxes = stage.refine(sample.boxes, result.logits, result.deltas, height, width, sample)
+            # Objects' own boxes join the sample of every stage anew.
+            valid = ops.logical_and(sample.valid, ops.logical_not(sample.is_truth))
+        return parts
 
-    def _regions(self, features: dict[str, Tensor], boxes: Tensor, size: int) -> Tensor:
-        """(B, N, 4) -> (B * N, size, size, channels)."""
-        pooled = roi_align(
-            [features[f"P{level}"] for level in self.region_levels],
-            boxes,
-            [2**level for level in self.region_levels],
-            size,
-            self.sampling_ratio,
-        )
-        return ops.reshape(pooled, (-1, size, size, pooled.shape[-1]))
-
-    def _box_head(
-        self, stage: int, features: dict[str, Tensor], boxes: Tensor, training: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (B, N, C + 1) and deltas (B, N, boxes, 4) of boxes (B, N, 4)."""
-        head = self.box_heads[stage]
-        batch, num = ops.shape(boxes)[:2]
-        logits, deltas = head(self._regions(features, boxes, BOX_SIZE), training=training)
-        deltas = ops.reshape(deltas, (batch, num, head.num_boxes, 4)) * self._stds(stage)
-        return ops.reshape(logits, (batch, num, self.num_classes + 1)), deltas
-
-    def _mask_head(
-        self, stage: int, features: dict[str, Tensor], boxes: Tensor, labels: Tensor
-    ) -> Tensor:
-        """Mask logits (B, N, 28, 28) of boxes (B, N, 4) and labels (B, N), any where negative."""
-        batch, num = ops.shape(boxes)[:2]
-        labels = ops.reshape(ops.clip(labels, 0, self.num_classes - 1), (-1,))
-        logits = self.mask_heads[stage](self._regions(features, boxes, MASK_SIZE), labels)
-        return ops.reshape(logits, (batch, num, 2 * MASK_SIZE, 2 * MASK_SIZE))
-
-    def _stds(self, stage: int) -> Tensor:
-        return ops.convert_to_tensor(self.stages[stage][1], "float32")
-
-    def _of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
-        """(B, N, boxes, 4) -> (B, N, 4): the box of a label, any where that is the background."""
-        if self.class_agnostic:
-            return deltas[:, :, 0]
-        is_label = labels[..., None] == ops.arange(self.num_classes, dtype="int32")
-        return ops.sum(ops.where(is_label[..., None], deltas, 0.0), axis=2)
-
-    # === Detection ===
-
-    def _detect(self, images: Tensor, outputs: dict[str, Any]) -> dict[str, Tensor]:
+    def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
         height, width = ops.shape(images)[1:3]
         features = outputs["features"]
-        boxes, valid = self._propose(outputs, images, TEST_PRE_NMS)
+        boxes, valid = self._proposal_stage.propose(outputs, images, TEST_PRE_NMS)
         total: Tensor = 0.0
-        for stage in range(len(self.stages)):
-            logits, deltas = self._box_head(stage, features, boxes, training=False)
+        for stage in self._region_stages:
+            logits, deltas = stage(features, boxes, training=False)
             total = total + logits
-            if stage < len(self.stages) - 1:
-                best = ops.cast(ops.argmax(logits[..., :-1], axis=-1), "int32")
-                shifts = self._of_class(deltas, best)
-                boxes = anchor_ops.decode_boxes(boxes, shifts, height, width)
+            if stage is not self._region_stages[-1]:
+                boxes = stage.refine(boxes, logits, deltas, height, width)
         scores = ops.softmax(total / len(self.stages), axis=-1)[..., :-1]
         scores = ops.where(valid[..., None], scores, 0.0)
 
@@ -376,8 +317,8 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
         empty = found["labels"] < 0
         if self.with_masks:
             probabilities = [
-                ops.sigmoid(self._mask_head(stage, features, found["boxes"], found["labels"]))
-                for stage in range(len(self.stages))
+                ops.sigmoid(stage.masks(features, found["boxes"], found["labels"]))
+                for stage in self._region_stages
             ]
             masks = sum(probabilities) / len(probabilities)
             found["masks"] = ops.where(empty[..., None, None], 0.0, masks)
@@ -386,74 +327,8 @@ class TwoStageDetector(TwoStageObjective, CompiledAsSaved, keras.Model):
         )
         return {**found, "boxes": ops.where(empty[..., None], -1.0, converted)}
 
-    def predict_step(self, *args: Any) -> Any:
-        """Detections; JAX passes (state, data), the others (data,)."""
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if len(args) == 1:
-            return self(images, training=False, detect=True)
-        trainable, non_trainable = args[0]
-        found, non_trainable = self.stateless_call(
-            trainable, non_trainable, images, training=False, detect=True
-        )
-        return found, non_trainable
 
-    # === Training ===
-
-    def compile(self, optimizer: Any = "auto", metrics: None = None, **kwargs: Any) -> None:
-        """Configures training; the losses are the model's own.
-
-        Args:
-            optimizer: a Keras optimizer, or `"auto"` for SGD with learning rate 0.02, momentum 0.9
-                and weight decay 1e-4 (the papers' for batch 16).
-            metrics: not taken; average precision is computed by `keras_densepred.metrics`.
-            **kwargs: further arguments of `keras.Model.compile`.
-
-        Raises:
-            ValueError: if `metrics` or `loss` is given.
-        """
-        if metrics or kwargs.get("loss") is not None:
-            raise ValueError(
-                f"{type(self).__name__} takes no `loss` and no `metrics` in compile(): its losses "
-                "are its own; evaluate with keras_densepred.metrics.CocoEvaluation."
-            )
-        if optimizer == "auto":
-            optimizer = keras.optimizers.SGD(0.02, momentum=0.9, weight_decay=1e-4)
-        super().compile(optimizer=optimizer, **kwargs)
-
-    # === Saving ===
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "bounding_box_format": self.bounding_box_format,
-            "head_convs": self.head_convs,
-            "head_fcs": self.head_fcs,
-            "head_width": self.head_width,
-            "head_norm": self.head_norm,
-            "sync_batch_norm": self.sync_batch_norm,
-            "class_agnostic": self.class_agnostic,
-            "box_loss": self.box_loss,
-            "dynamic": self.dynamic,
-            "rpn_width": self.rpn_width,
-            "anchor_scale": self.anchor_scale,
-            "num_proposals": self.num_proposals,
-            "samples": self.samples,
-            "sampling_ratio": self.sampling_ratio,
-            "max_detections": self.max_detections,
-            "confidence_threshold": self.confidence_threshold,
-            "iou_threshold": self.iou_threshold,
-            "mask_convs": self.mask_convs,
-            "mask_width": self.mask_width,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "TwoStageDetector":
-        config = dict(config)
-        for key in ("backbone", "dtype"):
-            config[key] = keras.saving.deserialize_keras_object(
-                config[key], custom_objects=custom_objects
-            )
-        return cls(**config)
+def _feature_pyramid(backbone: keras.Model) -> keras.Model:
+    """FPN from a backbone's finest level, P2 or coarser, to P6."""
+    finest = max(2, min(int(level[1:]) for level in backbone.pyramid_outputs))
+    return FeaturePyramid(backbone, min_level=finest, max_level=6)

@@ -62,7 +62,7 @@ def propose(
     pre_nms_top_k: int,
     num_proposals: int,
 ) -> tuple[Tensor, Tensor]:
-    """The best anchors' boxes, without doublets of the same level.
+    """The best anchors' boxes, after non-maximum suppression within each level.
 
     Args:
         logits: of each level (B, A_l) float32.

@@ -10,6 +10,7 @@ from keras import layers
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanInNormal
+from keras_densepred.models.anchors import ANCHORS_PER_CELL
 
 Tensor = Any
 
@@ -18,6 +19,8 @@ Tensor = Any
 # that a narrow head does not start with a vanishing signal.
 PREDICTION_STDDEV = 0.01
 HIDDEN_GAIN = 0.16
+
+FOCAL_PRIOR = 0.01  # every anchor starts as background ("Focal Loss ...", 3.3)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -174,3 +177,86 @@ class PredictionHead(keras.layers.Layer):
             "norm_levels": self.norm_levels,
             "sync_batch_norm": self.sync_batch_norm,
         }
+
+
+def build_heads(
+    num_classes: int, width: int, depth: int, initializer: Any, dtype: Any, **kwargs: Any
+) -> tuple[PredictionHead, PredictionHead]:
+    """The box head and the classification head, both shared by all levels.
+
+    Args:
+        num_classes: C.
+        width: filters of each hidden convolution.
+        depth: number of hidden convolutions.
+        initializer: of the hidden kernels; None for the paper's.
+        dtype: dtype policy.
+        **kwargs: further arguments of `PredictionHead`, the same for both.
+
+    Returns:
+        The two heads.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    for name, value in (("num_classes", num_classes), ("head_width", width)):
+        if value < 1:
+            raise ValueError(f"`{name}` is {value}; give a positive integer.")
+    if depth < 0:
+        raise ValueError(f"`head_depth` is {depth}; give 0 or a positive integer.")
+    box_head = PredictionHead(
+        ANCHORS_PER_CELL * 4,
+        width,
+        depth,
+        hidden_initializer=initializer,
+        dtype=dtype,
+        name="box_head",
+        **kwargs,
+    )
+    classification_head = PredictionHead(
+        ANCHORS_PER_CELL * num_classes,
+        width,
+        depth,
+        prior_probability=FOCAL_PRIOR,
+        hidden_initializer=initializer,
+        dtype=dtype,
+        name="classification_head",
+        **kwargs,
+    )
+    return box_head, classification_head
+
+
+def predict_levels(
+    features: dict[str, Tensor],
+    num_classes: int,
+    box_head: PredictionHead,
+    classification_head: PredictionHead,
+    box_name: str,
+    classification_name: str,
+) -> dict[str, Tensor]:
+    """Runs the heads on every level and lines the anchors up.
+
+    Args:
+        features: level to map (B, H, W, channels), finest first.
+        num_classes: C.
+        box_head: head with 4 values for each anchor.
+        classification_head: head with C values for each anchor.
+        box_name: key (and layer name) of the deltas in the result.
+        classification_name: key (and layer name) of the logits in the result.
+
+    Returns:
+        Deltas (B, A, 4) and logits (B, A, C), float32.
+    """
+    boxes, logits = [], []
+    for level, feature in features.items():
+        # float32 from here on: losses and decoding are not for half precision.
+        reshape = keras.layers.Reshape((-1, 4), name=f"box_{level}", dtype="float32")
+        boxes.append(reshape(box_head(feature, level=level)))
+        reshape = keras.layers.Reshape(
+            (-1, num_classes), name=f"classification_{level}", dtype="float32"
+        )
+        logits.append(reshape(classification_head(feature, level=level)))
+    outputs = {box_name: boxes, classification_name: logits}
+    return {
+        name: keras.layers.Concatenate(axis=1, name=name, dtype="float32")(parts)
+        for name, parts in outputs.items()
+    }

@@ -4,20 +4,14 @@ from typing import Any
 
 import keras
 import keras_hub
-from keras_hub.src.utils import preset_utils
 
-from keras_densepred.models.anchors import ANCHOR_SCALE
-from keras_densepred.models.retinanet.model import RetinaNetCore
+from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
+from keras_densepred.models.retinanet.model import RetinaNetBase
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector):
-    """RetinaNet ("Focal Loss for Dense Object Detection") as a KerasHub task.
-
-    Trains as the CEDNet and BiCSNet papers do (MMDetection's RetinaNet): nine anchors a cell,
-    focal loss (alpha 0.25, gamma 2) and L1 on plain deltas, both divided by the number of positive
-    anchors, heads drawn from N(0, 0.01) with every anchor starting as background.
-    `predict` returns final detections.
+class RetinaNetKerasHub(RetinaNetBase, keras_hub.models.RetinaNetObjectDetector):
+    """`RetinaNet` as a KerasHub task: the same network, targets, losses and decoding.
 
     Where `keras_hub.models.RetinaNetObjectDetector` of keras-hub 0.32.0 differs: its focal prior
     sits on the box head and its kernels start at N(0, 0.05) (first loss 150 to 450, here about
@@ -34,23 +28,11 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction, a name of
             `keras.utils.bounding_boxes.convert_format`.
-        head_width: filters of each head convolution; by default the pyramid's channels (256 in
-            the papers). Most of RetinaNet's cost is here.
-        head_depth: hidden convolutions of each head.
-        prediction_decoder: layer from boxes and logits to detections; by default per-class
-            suppression at 0.5, scores from 0.05, 100 boxes.
         preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready. With `None`
             `fit`, `predict` and the others are plain Keras', generators included.
-        dtype: dtype policy of the heads; by default the backbone's.
-        head_initializer: Keras initializer of the hidden head kernels; by default RetinaNet's
-            N(0, 0.01) at 256 filters. `"he_normal"` trains faster from random weights.
-        head_activation: activation of the heads, `"relu"` or `"swish"` (BiCSNet, strategy B).
-        head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
-            BiCSNet and SpineNet.
-        head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
-        anchor_scale: side of the smallest square anchor of a level over its stride; 4, in BiCSNet
-            up to BiCSNet-94 3.
-        **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
+        **kwargs: `head_width`, `head_depth`, `head_initializer`, `head_activation`, `head_norm`,
+            `head_separable`, `anchor_scale`, `prediction_decoder` and `dtype` as in `RetinaNet`,
+            and arguments of `keras_hub.models.Task`, such as `name`.
 
     Raises:
         ValueError: if `backbone` is no pyramid or is channels_first.
@@ -64,44 +46,23 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         model.fit(images, {"boxes": boxes, "labels": labels})
     """
 
+    backbone_cls = BackboneClass(keras_hub.models.RetinaNetBackbone)
     box_output = "bbox_regression"
     classification_output = "cls_logits"
     # RetinaNetObjectDetector.__init__ builds heads 256 wide and gives the focal prior to the wrong
     # one (keras-hub 0.32.0).
-    host_task = keras_hub.models.ObjectDetector
+    host = keras_hub.models.ObjectDetector
 
     def __init__(
         self,
         backbone: keras.Model,
         num_classes: int,
         bounding_box_format: str = "xyxy",
-        head_width: int | None = None,
-        head_depth: int = 4,
-        prediction_decoder: keras.layers.Layer | None = None,
+        *,
         preprocessor: Any = None,
-        dtype: Any = None,
-        head_initializer: Any = None,
-        head_activation: str = "relu",
-        head_norm: bool = False,
-        head_separable: bool = False,
-        anchor_scale: float = ANCHOR_SCALE,
         **kwargs: Any,
     ):
-        super().__init__(
-            backbone,
-            num_classes,
-            bounding_box_format,
-            head_width,
-            head_depth,
-            prediction_decoder,
-            dtype,
-            head_initializer,
-            head_activation,
-            head_norm,
-            head_separable,
-            anchor_scale,
-            **kwargs,
-        )
+        super().__init__(backbone, num_classes, bounding_box_format, **kwargs)
         self.preprocessor = preprocessor
 
     def _trainer(self) -> type[keras.Model]:
@@ -134,10 +95,6 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         """As `keras.Model.predict_on_batch`: NumPy detections of one batch."""
         return self._trainer().predict_on_batch(self, x, **kwargs)
 
-    def get_config(self) -> dict[str, Any]:
-        preprocessor = keras.saving.serialize_keras_object(self.preprocessor)
-        return {**super().get_config(), "preprocessor": preprocessor}
-
     @classmethod
     def from_preset(
         cls, preset: str, load_weights: bool = True, **kwargs: Any
@@ -153,7 +110,5 @@ class RetinaNetKerasHub(RetinaNetCore, keras_hub.models.RetinaNetObjectDetector)
         Returns:
             The model.
         """
-        # Past Task.from_preset: it refuses every backbone whose class is not exactly
-        # `backbone_cls` (keras-hub 0.32.0, preset_utils.find_subclass).
-        loader = preset_utils.get_preset_loader(preset)
-        return loader.load_task(cls, load_weights, "num_classes" not in kwargs, **kwargs)
+        with any_backbone(preset):
+            return super().from_preset(preset, load_weights, **kwargs)

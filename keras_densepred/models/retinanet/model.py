@@ -1,153 +1,38 @@
-"""What RetinaNet is, whichever host carries it: graph, targets, losses, decoding, compile."""
+"""RetinaNet: heads on every level of a pyramid, targets, losses and decoding."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import keras_hub
 from keras import ops
 
 from keras_densepred.models import anchors as anchor_ops
-from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.decoding import NonMaxSuppression
-from keras_densepred.models.retinanet.head import PredictionHead
+from keras_densepred.models.detector import DenseDetector
+from keras_densepred.models.pyramid import as_pyramid, pyramid_levels, pyramid_width
+from keras_densepred.models.retinanet.head import build_heads, predict_levels
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
 
-FOCAL_PRIOR = 0.01  # every anchor starts as background ("Focal Loss ...", 3.3)
 
+class RetinaNetBase(DenseDetector):
+    """All of RetinaNet but the class that makes a model of the graph, Keras' or a host's.
 
-def as_detection_pyramid(backbone: keras.Model) -> keras.Model:
-    """The model whose output levels the heads run on: `backbone` itself, or an FPN around it.
+    KerasHub resets the bases of its classes whenever it builds a model (keras-hub 0.32.0,
+    `PipelineModel`), which fails where another base has keras.Model below it, as `RetinaNet` has.
+    So its adapter, like KerasCV's, derives from this class.
 
-    Args:
-        backbone: a model with `min_level` and `max_level` (a DetectionPyramid, a
-            `keras_hub.models.RetinaNetBackbone`), or a pyramid backbone with `pyramid_outputs`.
-
-    Returns:
-        `backbone` in the first case, otherwise KerasHub's FPN from P3 to P7 (256 channels).
-
-    Raises:
-        ValueError: if `backbone` is neither, or takes channels_first images.
-    """
-    if getattr(backbone, "data_format", "channels_last") != "channels_last":
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is channels_first; RetinaNet here takes channels_last "
-            'images, so build the backbone with data_format="channels_last".'
-        )
-    if hasattr(backbone, "min_level") and hasattr(backbone, "max_level"):
-        return backbone
-    if not hasattr(backbone, "pyramid_outputs"):
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is neither a DetectionPyramid nor a pyramid backbone "
-            "(it has no `pyramid_outputs`); pass one of keras_densepred's backbones."
-        )
-    # `use_p5=True` makes P6 from C5, as RetinaNet does; the host's docstring says the opposite of
-    # its code (keras-hub 0.32.0).
-    return keras_hub.models.RetinaNetBackbone(
-        backbone,
-        min_level=3,
-        max_level=7,
-        use_p5=True,
-        image_shape=backbone.image_shape,
-        dtype=backbone.dtype_policy,
-    )
-
-
-def build_heads(
-    num_classes: int, width: int, depth: int, initializer: Any, dtype: Any, **kwargs: Any
-) -> tuple[PredictionHead, PredictionHead]:
-    """The box head and the classification head, both shared by all levels.
-
-    Args:
-        num_classes: C.
-        width: filters of each hidden convolution.
-        depth: number of hidden convolutions.
-        initializer: of the hidden kernels; None for the paper's.
-        dtype: dtype policy.
-        **kwargs: further arguments of `PredictionHead`, the same for both.
-
-    Returns:
-        The two heads.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
-    for name, value in (("num_classes", num_classes), ("head_width", width)):
-        if value < 1:
-            raise ValueError(f"`{name}` is {value}; give a positive integer.")
-    if depth < 0:
-        raise ValueError(f"`head_depth` is {depth}; give 0 or a positive integer.")
-    box_head = PredictionHead(
-        anchor_ops.ANCHORS_PER_CELL * 4,
-        width,
-        depth,
-        hidden_initializer=initializer,
-        dtype=dtype,
-        name="box_head",
-        **kwargs,
-    )
-    classification_head = PredictionHead(
-        anchor_ops.ANCHORS_PER_CELL * num_classes,
-        width,
-        depth,
-        prior_probability=FOCAL_PRIOR,
-        hidden_initializer=initializer,
-        dtype=dtype,
-        name="classification_head",
-        **kwargs,
-    )
-    return box_head, classification_head
-
-
-def predict_levels(
-    features: dict[str, Tensor],
-    num_classes: int,
-    box_head: PredictionHead,
-    classification_head: PredictionHead,
-    box_name: str,
-    classification_name: str,
-) -> dict[str, Tensor]:
-    """Runs the heads on every level and lines the anchors up.
-
-    Args:
-        features: level to map (B, H, W, channels), finest first.
-        num_classes: C.
-        box_head: head with 4 values for each anchor.
-        classification_head: head with C values for each anchor.
-        box_name: key (and layer name) of the deltas in the result.
-        classification_name: key (and layer name) of the logits in the result.
-
-    Returns:
-        Deltas (B, A, 4) and logits (B, A, C), float32.
-    """
-    boxes, logits = [], []
-    for level, feature in features.items():
-        # float32 from here on: losses and decoding are not for half precision.
-        reshape = keras.layers.Reshape((-1, 4), name=f"box_{level}", dtype="float32")
-        boxes.append(reshape(box_head(feature, level=level)))
-        reshape = keras.layers.Reshape(
-            (-1, num_classes), name=f"classification_{level}", dtype="float32"
-        )
-        logits.append(reshape(classification_head(feature, level=level)))
-    outputs = {box_name: boxes, classification_name: logits}
-    return {
-        name: keras.layers.Concatenate(axis=1, name=name, dtype="float32")(parts)
-        for name, parts in outputs.items()
-    }
-
-
-class RetinaNetCore:
-    """Mixin over a host's RetinaNet class, before it in the bases.
-
-    The subclass names, as class attributes, its two outputs and the host's class that makes a task
-    of a graph. Its constructor's arguments, documented there, come here.
+    Attributes:
+        box_output: name of the deltas in the outputs, as the host calls them.
+        classification_output: name of the logits.
+        host: the class whose constructor makes a model of the graph.
     """
 
-    box_output: str
-    classification_output: str
-    host_task: type[keras.Model]
+    box_output: ClassVar[str] = "box"
+    classification_output: ClassVar[str] = "classification"
+    host: ClassVar[type[keras.Model]] = keras.Model
 
     def __init__(
         self,
@@ -168,17 +53,17 @@ class RetinaNetCore:
         if anchor_scale <= 0:
             raise ValueError(f"`anchor_scale` is {anchor_scale}; give a positive number.")
         # === Layers ===
-        backbone = as_detection_pyramid(backbone)
-        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
+        backbone = as_pyramid(backbone, type(self).__name__, _feature_pyramid)
+        dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         images = keras.Input(backbone.image_shape, name="images")
         features = backbone(images)
-        width = head_width or next(iter(features.values())).shape[-1]
+        width = pyramid_width(backbone) if head_width is None else head_width
         box_head, classification_head = build_heads(
             num_classes,
             width,
             head_depth,
             head_initializer,
-            head_dtype,
+            dtype,
             activation=head_activation,
             separable=head_separable,
             norm_levels=tuple(features) if head_norm else (),
@@ -194,194 +79,174 @@ class RetinaNetCore:
             self.box_output,
             self.classification_output,
         )
-        # Past the __init__ of the host's RetinaNet, which builds heads of its own.
-        self.host_task.__init__(self, inputs=images, outputs=outputs, **kwargs)
+        # Past the __init__ of a host's RetinaNet, which builds heads of its own.
+        self.host.__init__(self, inputs=images, outputs=outputs, **kwargs)
 
         # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.bounding_box_format = bounding_box_format
+        self._set_detector(
+            backbone,
+            num_classes,
+            bounding_box_format,
+            dtype,
+            losses=("box_loss", "classification_loss"),
+        )
         self.head_width = width
         self.head_depth = head_depth
-        self.head_dtype = head_dtype
         self.head_initializer = box_head.hidden_initializer
         self.head_activation = head_activation
         self.head_norm = head_norm
         self.head_separable = head_separable
         self.anchor_scale = anchor_scale
-        self.pyramid_levels = tuple(range(backbone.min_level, backbone.max_level + 1))
+        self.pyramid_levels = pyramid_levels(backbone)
         self.box_head = box_head
         self.classification_head = classification_head
-        self._prediction_decoder = prediction_decoder or self.default_decoder(bounding_box_format)
+        self._prediction_decoder = prediction_decoder or NonMaxSuppression(bounding_box_format)
+
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """AdamW with learning rate 1e-4 and weight decay 0.05: the papers' for batch 16."""
+        return keras.optimizers.AdamW(1e-4, weight_decay=0.05)
 
     def compile(
         self,
         optimizer: Any = "auto",
         box_loss: Any = "auto",
         classification_loss: Any = "auto",
-        metrics: None = None,
+        *,
+        loss: None = None,
+        metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """Configures training; `compile(optimizer)` alone is the paper's RetinaNet.
 
         Args:
-            optimizer: a Keras optimizer, or `"auto"` for AdamW with learning rate 1e-4 and
-                weight decay 0.05 (the papers' for batch 16).
+            optimizer: a Keras optimizer, or `"auto"` for `default_optimizer()`.
             box_loss: loss of (B, A, 4) deltas giving (B, A), reduction `"sum"`; `"auto"` is L1.
             classification_loss: loss of (B, A, C) logits against 0 / 1, giving (B, A), reduction
                 `"sum"`; `"auto"` is the focal loss with alpha 0.25 and gamma 2.
+            loss: not taken; give the two above.
             metrics: not taken; average precision is computed by `keras_densepred.metrics`.
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: if `metrics` is given.
+            ValueError: if `loss` or `metrics` are given.
         """
-        if metrics:
-            raise ValueError(
-                "RetinaNet takes no `metrics` in compile(): evaluate with "
-                "keras_densepred.metrics.CocoEvaluation."
-            )
-        if optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.05)
-        box_loss = BoxL1Loss() if box_loss == "auto" else box_loss
+        super().compile(optimizer, loss=loss, metrics=metrics, **kwargs)
+        self.box_loss = BoxL1Loss() if box_loss == "auto" else box_loss
         if classification_loss == "auto":
             classification_loss = SigmoidFocalLoss()
-        # Keyed so that the logs read `box_loss` and `classification_loss` in both hosts.
-        losses = {"box": box_loss, "classification": classification_loss}
-        keras.Model.compile(self, optimizer=optimizer, loss=losses, **kwargs)
+        self.classification_loss = classification_loss
+
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()
+        losses = {"box": self.box_loss, "classification": self.classification_loss}
+        return {**config, "loss": keras.saving.serialize_keras_object(losses)} if config else {}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
-        arguments = saved_arguments(config)
-        losses = arguments.pop("loss")
-        self.compile(
-            box_loss=losses["box"], classification_loss=losses["classification"], **arguments
-        )
-        self.optimizer.build(self.trainable_variables)
+        """Compiles a loaded model as when it was saved."""
+        losses = {f"{part}_loss": loss for part, loss in config["loss"].items()}
+        super().compile_from_config({**config, **losses})
 
-    def compute_loss(
+    def compute_losses(
         self,
-        x: Tensor,
-        y: dict[str, Tensor],
-        y_pred: dict[str, Tensor],
-        sample_weight: Tensor | None = None,
+        images: Tensor,
+        targets: dict[str, Tensor],
+        outputs: dict[str, Tensor],
         training: bool = True,
-    ) -> Tensor:
-        """Box and classification loss of a batch, each divided by max(1, positive anchors).
-
-        The anchors of the whole batch, also where several devices share it.
-
-        Args:
-            x: (B, H, W, 3) images.
-            y: `"boxes"` (B, M, 4) in `bounding_box_format` and `"labels"` (B, M), padded with -1.
-            y_pred: the model's outputs.
-            sample_weight: not taken.
-            training: as in `keras.Model.compute_loss`.
-
-        Returns:
-            Scalar loss; a batch without any box has the classification loss of its background.
-
-        Raises:
-            ValueError: if `sample_weight` is given, or `y` lacks a key.
-        """
-        if sample_weight is not None:
-            raise ValueError("RetinaNet weighs anchors itself: fit without `sample_weight`.")
-        missing = {"boxes", "labels"} - set(y)
-        if missing:
-            raise ValueError(
-                f'The targets hold {sorted(y)}; fit on (images, {{"boxes", "labels"}}).'
-            )
-        height, width = ops.shape(x)[1:3]
-        boxes = keras.utils.bounding_boxes.convert_format(
-            y["boxes"], self.bounding_box_format, "xyxy", height=height, width=width
-        )
-        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
-        box_targets, labels = anchor_ops.assign_targets(anchors, boxes, y["labels"])
-        classes = ops.arange(self.num_classes, dtype="int32")
-        class_targets = ops.cast(labels[..., None] == classes, "float32")
+    ) -> dict[str, Tensor]:
+        """`"box_loss"` and `"classification_loss"`, divided by the batch's positive anchors."""
+        anchors = self._anchors(images)
+        deltas, labels = anchor_ops.assign_targets(anchors, targets["boxes"], targets["labels"])
+        is_class = labels[..., None] == ops.arange(self.num_classes, dtype="int32")
         positive = ops.cast(labels >= 0, "float32")
         counted = ops.cast(labels != anchor_ops.IGNORED, "float32")
         # At least 1: a batch of background alone still teaches what background is (keras-hub
         # 0.32.0 and keras-cv 0.9.0 give such a batch weight 0).
         normalizer = loss_normalizer(ops.sum(positive))
-        return keras.Model.compute_loss(
-            self,
-            x=x,
-            y={"box": box_targets, "classification": class_targets},
-            y_pred={
-                "box": y_pred[self.box_output],
-                "classification": y_pred[self.classification_output],
-            },
-            sample_weight={"box": positive / normalizer, "classification": counted / normalizer},
-            training=training,
-        )
+        return {
+            "box_loss": self.box_loss(
+                deltas, outputs[self.box_output], sample_weight=positive / normalizer
+            ),
+            "classification_loss": self.classification_loss(
+                ops.cast(is_class, "float32"),
+                outputs[self.classification_output],
+                sample_weight=counted / normalizer,
+            ),
+        }
 
-    def predict_step(self, *args: Any) -> Any:
-        """Keras' predict step, then decoding; JAX passes (state, data), the others (data,)."""
-        outputs = keras.Model.predict_step(self, *args)
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if isinstance(outputs, tuple):
-            return self.decode_predictions(outputs[0], images), outputs[1]
-        return self.decode_predictions(outputs, images)
-
-    def decode_predictions(
-        self, predictions: dict[str, Tensor], images: Tensor
-    ) -> dict[str, Tensor]:
-        """Final detections from raw outputs.
-
-        Args:
-            predictions: what `model(images)` returns.
-            images: (B, H, W, 3); only their shape is read.
-
-        Returns:
-            What the `prediction_decoder` returns: `"boxes"` (B, M, 4) in `bounding_box_format`,
-            `"labels"` (B, M), `"confidence"` (B, M), padded with -1, `"num_detections"` (B,).
-        """
-        height, width = ops.shape(images)[1:3]
-        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
-        deltas, logits = predictions[self.box_output], predictions[self.classification_output]
+    def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        deltas, logits = outputs[self.box_output], outputs[self.classification_output]
+        anchors = self._anchors(images)
         if type(self.prediction_decoder) is NonMaxSuppression:  # a subclass may not take anchors
             return self.prediction_decoder(deltas, logits, images=images, anchors=anchors)
-        boxes = anchor_ops.decode_boxes(anchors, deltas, height, width)
-        boxes = keras.utils.bounding_boxes.convert_format(
-            boxes, "xyxy", self.bounding_box_format, height=height, width=width
-        )
-        return self.prediction_decoder(boxes, logits, images=images)
-
-    def boxes_and_scores(
-        self, predictions: dict[str, Tensor], images: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """All boxes and their scores, before any suppression.
-
-        Args:
-            predictions: what `model(images)` returns.
-            images: (B, H, W, 3); only their shape is read.
-
-        Returns:
-            (B, A, 4) xyxy in pixels, inside the image, and (B, A, C) scores in [0, 1], float32.
-        """
         height, width = ops.shape(images)[1:3]
-        anchors = anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
-        boxes = anchor_ops.decode_boxes(anchors, predictions[self.box_output], height, width)
-        return boxes, ops.sigmoid(predictions[self.classification_output])
+        boxes = anchor_ops.decode_boxes(anchors, deltas, height, width)
+        return self._decode(boxes, logits, images)
 
-    def default_decoder(self, bounding_box_format: str) -> NonMaxSuppression:
-        """Per-class suppression at 0.5 with scores from 0.05 and 100 boxes: COCO's protocol."""
-        return NonMaxSuppression(bounding_box_format, from_logits=True)
+    def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = ops.shape(images)[1:3]
+        deltas = outputs[self.box_output]
+        boxes = anchor_ops.decode_boxes(self._anchors(images), deltas, height, width)
+        return boxes, ops.sigmoid(outputs[self.classification_output])
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "bounding_box_format": self.bounding_box_format,
-            "head_width": self.head_width,
-            "head_depth": self.head_depth,
-            "head_initializer": keras.initializers.serialize(self.head_initializer),
-            "head_activation": self.head_activation,
-            "head_norm": self.head_norm,
-            "head_separable": self.head_separable,
-            "anchor_scale": self.anchor_scale,
-            "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
-            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
-            "name": self.name,
-        }
+    def _anchors(self, images: Tensor) -> Tensor:
+        height, width = ops.shape(images)[1:3]
+        return anchor_ops.anchor_boxes(height, width, self.pyramid_levels, self.anchor_scale)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class RetinaNet(RetinaNetBase, keras.Model):
+    """RetinaNet ("Focal Loss for Dense Object Detection").
+
+    Trains as the CEDNet and BiCSNet papers do (MMDetection's RetinaNet): nine anchors a cell,
+    focal loss (alpha 0.25, gamma 2) and L1 on plain deltas, both divided by the number of positive
+    anchors, heads drawn from N(0, 0.01) with every anchor starting as background.
+    `RetinaNetKerasHub` and `RetinaNetKerasCV` are the same network as tasks of these packages.
+
+    Args:
+        backbone: `keras_densepred.DetectionPyramid` or a BiCSNet backbone (the heads run on its
+            levels, no FPN), or a pyramid backbone with `pyramid_outputs` P3 to P5, around which
+            KerasHub's FPN (P3 to P7, 256 channels) is put; a `keras_hub.models.
+            RetinaNetBackbone` is taken too.
+        num_classes: C, without background.
+        bounding_box_format: format of the boxes in training and prediction, a name of
+            `keras.utils.bounding_boxes.convert_format`.
+        head_width: filters of each head convolution; by default the pyramid's channels (256 in
+            the papers). Most of RetinaNet's cost is here.
+        head_depth: hidden convolutions of each head.
+        prediction_decoder: layer from boxes and logits to detections; by default per-class
+            suppression at 0.5, scores from 0.05, 100 boxes.
+        dtype: dtype policy of the heads; by default the backbone's.
+        head_initializer: Keras initializer of the hidden head kernels; by default RetinaNet's
+            N(0, 0.01) at 256 filters. `"he_normal"` trains faster from random weights.
+        head_activation: activation of the heads, `"relu"` or `"swish"` (BiCSNet, strategy B).
+        head_norm: whether hidden head convolutions have batch norms, of each level its own, as in
+            BiCSNet and SpineNet.
+        head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
+        anchor_scale: side of the smallest square anchor of a level over its stride; 4, in BiCSNet
+            up to BiCSNet-94 3.
+        **kwargs: arguments of `keras.Model`, such as `name`.
+
+    Raises:
+        ValueError: if `backbone` is no pyramid or is channels_first, or a number is out of range.
+
+    Example:
+        pyramid = keras_densepred.DetectionPyramid(
+            keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
+        )
+        model = keras_densepred.RetinaNet(pyramid, num_classes=80)
+        model.compile(keras.optimizers.AdamW(1e-4))
+        model.fit(images, {"boxes": boxes, "labels": labels})
+    """
+
+
+def _feature_pyramid(backbone: keras.Model) -> keras.Model:
+    # `use_p5=True` makes P6 from C5, as RetinaNet does; the host's docstring says the opposite of
+    # its code (keras-hub 0.32.0).
+    return keras_hub.models.RetinaNetBackbone(
+        backbone,
+        min_level=3,
+        max_level=7,
+        use_p5=True,
+        image_shape=backbone.image_shape,
+        dtype=backbone.dtype_policy,
+    )

@@ -3,16 +3,21 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
+from keras import ops
 
 from keras_densepred._optional import require
-from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.keras_cv import KerasCVDetector
+from keras_densepred.models.pyramid import check_levels
 
-require("tensorflow", "tensorflow")  # keras-cv 0.9.0 imports it on every backend
-keras_cv = require("keras_cv", "cv")
+if TYPE_CHECKING:
+    import keras_cv
+else:
+    require("tensorflow", "tensorflow")  # keras-cv 0.9.0 imports it on every backend
+    keras_cv = require("keras_cv", "cv")
 
 Tensor = Any
 
@@ -20,8 +25,24 @@ LEVELS = 3
 CLASS_PRIOR = 0.01  # probability that a class starts with everywhere
 
 
+class _LossParts(keras.Model):
+    """Comes after the host among the bases: its `compute_loss` ends here, and gives the parts."""
+
+    def compute_loss(
+        self,
+        x: Tensor,
+        y: dict[str, Tensor],
+        y_pred: dict[str, Tensor],
+        sample_weight: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        return {
+            f"{part}_loss": loss(y[part], y_pred[part], sample_weight[part])
+            for part, loss in (("box", self.box_loss), ("class", self.classification_loss))
+        }
+
+
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class YOLOV8KerasCV(keras_cv.models.YOLOV8Detector):
+class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts):
     """YOLOv8: path-aggregation neck, no anchors, task-aligned assignment, as a KerasCV task.
 
     The same batches and predictions as `YOLOv3Detector`. Where
@@ -29,7 +50,7 @@ class YOLOV8KerasCV(keras_cv.models.YOLOV8Detector):
     `train_on_batch` and `predict_on_batch` fail; on PyTorch its decoder needs torchvision; its
     class loss is a mean over the classes instead of their sum; every class starts at probability
     0.5; under a global mixed precision policy training fails on TensorFlow; a compiled
-    model does not compile again when loaded.
+    model does not compile again when loaded, and its CIoU loss forgets its box format.
 
     Neck and heads compute in float32 whatever the policy. On TensorFlow all images of a session
     have one size: the host makes its grid from a static shape.
@@ -56,6 +77,7 @@ class YOLOV8KerasCV(keras_cv.models.YOLOV8Detector):
         prediction_decoder: keras.layers.Layer | None = None,
         **kwargs: Any,
     ):
+        check_levels(backbone, getattr(backbone, "pyramid_level_inputs", ()), "YOLOV8KerasCV")
         decoder = prediction_decoder or NonMaxSuppression(
             bounding_box_format, from_logits=False, iou_threshold=0.7
         )
@@ -69,104 +91,47 @@ class YOLOV8KerasCV(keras_cv.models.YOLOV8Detector):
                 decoder,
                 **kwargs,
             )
+        self._set_detector(
+            backbone, num_classes, bounding_box_format, "float32", ("box_loss", "class_loss")
+        )
+        self.box_loss = keras_cv.losses.CIoULoss(bounding_box_format="xyxy", reduction="sum")
+        self.box_loss_weight = 7.5
+        self.classification_loss = keras.losses.BinaryCrossentropy(reduction="sum")
+        # keras-cv 0.9.0 takes the mean over the classes where YOLOv8 takes their sum.
+        self.classification_loss_weight = 0.5 * num_classes
         # keras-cv 0.9.0 starts at 0.5: with thousands of places the class loss is all there is.
         prior = -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR)
         for number in range(1, LEVELS + 1):
             bias = self.get_layer(f"yolo_v8_head_{number}_class_3_conv").bias
-            bias.assign(keras.ops.full(bias.shape, prior))
+            bias.assign(ops.full(bias.shape, prior))
 
-    def compile(self, optimizer: Any = "auto", metrics: None = None, **kwargs: Any) -> None:
-        """Configures training with CIoU and binary cross-entropy, weighed 7.5 and 0.5.
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """AdamW with learning rate 1e-3 and weight decay 5e-4."""
+        return keras.optimizers.AdamW(1e-3, weight_decay=5e-4)
 
-        Args:
-            optimizer: a Keras optimizer, or `"auto"` for AdamW with learning rate 1e-3 and weight
-                decay 5e-4.
-            metrics: not taken; average precision is computed by `keras_densepred.metrics`.
-            **kwargs: further arguments of `keras.Model.compile`.
-
-        Raises:
-            ValueError: if `metrics` or `loss` is given.
-        """
-        if metrics or "loss" in kwargs:
-            raise ValueError(
-                "YOLOV8KerasCV takes no `metrics` and no `loss` in compile(): evaluate with "
-                "keras_densepred.metrics.CocoEvaluation."
-            )
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(1e-3, weight_decay=5e-4)
-        super().compile(
-            box_loss="ciou",
-            classification_loss="binary_crossentropy",
-            # keras-cv 0.9.0 takes the mean over the classes where YOLOv8 takes their sum.
-            classification_loss_weight=0.5 * self.num_classes,
-            optimizer=optimizer,
-            **kwargs,
-        )
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
-        # keras-cv 0.9.0: the CIoU loss forgets its box format in its config.
-        config = {name: value for name, value in config.items() if name != "loss"}
-        self.compile(**saved_arguments(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def train_step(self, *args: Any) -> Any:
-        """As Keras'."""
-        # keras-cv 0.9.0 unpacks exactly (x, y), and train_on_batch passes three.
-        return keras.Model.train_step(self, *args)
-
-    def test_step(self, *args: Any) -> Any:
-        """As Keras'."""
-        return keras.Model.test_step(self, *args)
-
-    def predict_step(self, *args: Any) -> Any:
-        """Keras' predict step, then decoding; JAX passes (state, data), the others (data,)."""
-        # keras-cv 0.9.0 takes the data for the images; in predict_on_batch they are a tuple.
-        outputs = keras.Model.predict_step(self, *args)
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if isinstance(outputs, tuple):
-            return self.decode_predictions(outputs[0], images), outputs[1]
-        return self.decode_predictions(outputs, images)
-
-    def compute_loss(
+    def compute_losses(
         self,
-        x: Tensor,
-        y: dict[str, Tensor],
-        y_pred: dict[str, Tensor],
-        sample_weight: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """KerasCV's loss, divided by the sum of the assignment's scores.
+        images: Tensor,
+        targets: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        training: bool = True,
+    ) -> dict[str, Tensor]:
+        """`"box_loss"`, CIoU times 7.5, and `"class_loss"`, cross-entropy times 0.5.
 
-        Args:
-            x: (B, H, W, 3) images.
-            y: `"boxes"` (B, M, 4) in `bounding_box_format` and `"labels"` (B, M), or KerasCV's
-                `"classes"`, padded with -1.
-            y_pred: the model's outputs.
-            sample_weight: not taken.
-            **kwargs: as in `keras.Model.compute_loss`.
-
-        Returns:
-            Scalar loss.
-
-        Raises:
-            ValueError: if `sample_weight` is given.
+        Divided by the sum of the assignment's scores.
         """
-        if sample_weight is not None:
-            raise ValueError("YOLOV8KerasCV weighs places itself: fit without `sample_weight`.")
-        classes = y["labels"] if "labels" in y else y["classes"]
+        height, width = ops.shape(images)[1:3]
+        boxes = keras.utils.bounding_boxes.convert_format(
+            targets["boxes"], "xyxy", self.bounding_box_format, height=height, width=width
+        )
+        is_object = targets["labels"][..., None] >= 0
+        y = {"boxes": ops.where(is_object, boxes, -1.0), "classes": targets["labels"]}
         with _float32():
-            return super().compute_loss(
-                x, {"boxes": y["boxes"], "classes": classes}, y_pred, **kwargs
-            )
+            return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
-    def decode_predictions(self, pred: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """Final detections from raw outputs, as `YOLOv3Detector.decode_predictions` gives them."""
+    def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         with _float32():
-            return super().decode_predictions(pred, images)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "name": self.name}
+            return keras_cv.models.YOLOV8Detector.decode_predictions(self, outputs, images)
 
 
 @contextlib.contextmanager

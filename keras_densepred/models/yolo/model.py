@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.conv_norm import OrderedConvNorm
-from keras_densepred.models.compiling import saved_arguments
 from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.detector import DenseDetector
+from keras_densepred.models.pyramid import check_levels
 from keras_densepred.models.yolo import decoding
 from keras_densepred.models.yolo.losses import level_losses
 from keras_densepred.models.yolo.settings import (
@@ -24,23 +25,11 @@ from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
 
-LOSS_PARTS = ("box", "objectness", "classification")
+LOSSES = ("box_loss", "objectness_loss", "classification_loss")
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class ImageLosses(keras.losses.Loss):
-    """Sum of losses that are computed already, so that Keras weighs and logs them."""
-
-    def __init__(self, reduction: str = "sum", name: str = "image_losses", dtype: Any = None):
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Returns y_pred (B,), the loss of each image; y_true is not looked at."""
-        return y_pred
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class YOLOv3Detector(keras.Model):
+class YOLOv3Detector(DenseDetector, keras.Model):
     """YOLOv3 ("YOLOv3: An Incremental Improvement") as CSPNet trains it in Darknet.
 
     Images of any height and width that are multiples of 32, in training as well: anchors are in
@@ -92,8 +81,12 @@ class YOLOv3Detector(keras.Model):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        _check(backbone, num_classes, neck)
-        head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+        if neck not in YOLO_NECKS:
+            raise ValueError(f"`neck` is {neck!r}; there are {', '.join(YOLO_NECKS)}.")
+        check_levels(backbone, getattr(backbone, "pyramid_outputs", ()), "YOLOv3Detector")
+        dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         settings = _named(loss, YOLO_LOSSES, "loss")
 
         # === Functional model ===
@@ -102,7 +95,7 @@ class YOLOv3Detector(keras.Model):
             momentum,
             epsilon=1e-5,
             sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
-            dtype=head_dtype,
+            dtype=dtype,
         )
         features = YOLO_NECKS[neck](kit, backbone.pyramid_outputs)
         anchors = anchors or ("yolov3_tiny" if len(features) == 2 else "yolov3")
@@ -112,99 +105,45 @@ class YOLOv3Detector(keras.Model):
             features,
             num_classes,
             {level: len(mask) for level, mask in level_masks.items()},
-            head_dtype,
+            dtype,
         )
         super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
 
         # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
+        self._set_detector(backbone, num_classes, bounding_box_format, dtype, LOSSES)
         self.neck = neck
         self.anchors = anchors
         self.masks = level_masks
         self.loss_settings = settings
-        self.bounding_box_format = bounding_box_format
         self.activation = activation
         self.momentum = momentum
-        self.head_dtype = head_dtype
         self._neck_order = darknet_order(kit.order, features)
-        self.prediction_decoder = prediction_decoder or NonMaxSuppression(
+        self._prediction_decoder = prediction_decoder or NonMaxSuppression(
             bounding_box_format, from_logits=False, iou_threshold=0.45
         )
 
-    def compile(self, optimizer: Any = "auto", metrics: None = None, **kwargs: Any) -> None:
-        """Configures training; the loss is the constructor's.
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """The paper's SGD with momentum 0.9 and decay 5e-4.
 
-        Args:
-            optimizer: a Keras optimizer, or `"auto"` for the paper's SGD with learning rate 1e-3
-                (of batch 64, after 1,000 steps of warm-up), momentum 0.9 and decay 5e-4.
-            metrics: not taken; average precision is computed by `keras_densepred.metrics`.
-            **kwargs: further arguments of `keras.Model.compile`.
-
-        Raises:
-            ValueError: if `metrics` or `loss` is given.
+        Its learning rate is 1e-3, of batch 64 and after 1,000 steps of warm-up.
         """
-        if metrics or "loss" in kwargs:
-            raise ValueError(
-                "YOLOv3Detector takes no `metrics` and no `loss` in compile(): evaluate with "
-                "keras_densepred.metrics.CocoEvaluation, and give the loss to the constructor."
-            )
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4)
-        # Keyed so that the logs read `box_loss`, `objectness_loss` and `classification_loss`.
-        super().compile(
-            optimizer=optimizer, loss={part: ImageLosses() for part in LOSS_PARTS}, **kwargs
-        )
+        return keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as when it was saved, see `saved_arguments`."""
-        arguments = saved_arguments(config)
-        del arguments["loss"]
-        self.compile(**arguments)
-        self.optimizer.build(self.trainable_variables)
-
-    def compute_loss(
+    def compute_losses(
         self,
-        x: Tensor,
-        y: dict[str, Tensor],
-        y_pred: dict[str, Tensor],
-        sample_weight: Tensor | None = None,
+        images: Tensor,
+        targets: dict[str, Tensor],
+        outputs: dict[str, Tensor],
         training: bool = True,
-    ) -> Tensor:
-        """Box, objectness and class loss, summed over an image's slots, mean over the images.
+    ) -> dict[str, Tensor]:
+        """`"box_loss"`, `"objectness_loss"`, `"classification_loss"`: `image_losses`, their mean.
 
         Darknet adds up the gradients of a batch and divides the learning rate by its images; here
         the loss is divided by the images of the whole batch, also where several devices share it.
-
-        Args:
-            x: (B, H, W, 3) images.
-            y: `"boxes"` (B, M, 4) in `bounding_box_format` and `"labels"` (B, M), padded with -1.
-            y_pred: the model's outputs.
-            sample_weight: not taken.
-            training: as in `keras.Model.compute_loss`.
-
-        Returns:
-            Scalar loss; an image without objects has the objectness loss of its background.
-
-        Raises:
-            ValueError: if `sample_weight` is given, or `y` lacks a key.
         """
-        if sample_weight is not None:
-            raise ValueError("YOLOv3Detector weighs slots itself: fit without `sample_weight`.")
-        missing = {"boxes", "labels"} - set(y)
-        if missing:
-            raise ValueError(
-                f'The targets hold {sorted(y)}; fit on (images, {{"boxes", "labels"}}).'
-            )
-        parts = self.image_losses(x, y["boxes"], y["labels"], y_pred)
-        images = loss_normalizer(ops.cast(ops.shape(x)[0], "float32"))
-        return keras.Model.compute_loss(
-            self,
-            x=x,
-            y={part: ops.zeros_like(loss) for part, loss in parts.items()},
-            y_pred={part: loss / images for part, loss in parts.items()},
-            training=training,
-        )
+        parts = self.image_losses(images, targets["boxes"], targets["labels"], outputs)
+        count = loss_normalizer(ops.cast(ops.shape(images)[0], "float32"))
+        return {name: ops.sum(loss / count) for name, loss in parts.items()}
 
     def image_losses(
         self, images: Tensor, boxes: Tensor, labels: Tensor, outputs: dict[str, Tensor]
@@ -213,19 +152,19 @@ class YOLOv3Detector(keras.Model):
 
         Args:
             images: (B, H, W, 3); only their shape is read.
-            boxes: (B, M, 4) in `bounding_box_format`.
-            labels: (B, M) class indices, negative for padding.
+            boxes: (B, M, 4) float32 xyxy in pixels.
+            labels: (B, M) int32 class indices, negative for padding.
             outputs: what `model(images)` returns.
 
         Returns:
-            `"box"`, `"objectness"`, `"classification"`: (B,) float32 each.
+            `"box_loss"`, `"objectness_loss"`, `"classification_loss"`: (B,) float32 each.
         """
         height, width = ops.shape(images)[1:3]
         image_size = decoding.size_pair(height, width)
         objects = self._objects(boxes, labels, height, width)
         settings = self.loss_settings
         learns = learning_anchors(objects, image_size, self.anchors, settings.anchor_threshold)
-        totals = [0.0] * len(LOSS_PARTS)
+        totals = [0.0] * len(LOSSES)
         for level, mask in self.masks.items():
             stride = 2 ** int(level[1:])
             grid_size = decoding.size_pair(height // stride, width // stride)
@@ -244,19 +183,11 @@ class YOLOv3Detector(keras.Model):
                 settings,
             )
             totals = [total + loss for total, loss in zip(totals, losses, strict=True)]
-        return dict(zip(LOSS_PARTS, totals, strict=True))
+        return dict(zip(LOSSES, totals, strict=True))
 
     def _objects(self, boxes: Tensor, labels: Tensor, height: Any, width: Any) -> Objects:
-        if boxes.shape[1] == 0:
-            boxes = ops.pad(boxes, [(0, 0), (0, 1), (0, 0)], constant_values=-1.0)
-            labels = ops.pad(labels, [(0, 0), (0, 1)], constant_values=-1)
-        labels = ops.cast(labels, "int32")
         corners = keras.utils.bounding_boxes.convert_format(
-            ops.cast(boxes, "float32"),
-            self.bounding_box_format,
-            "rel_xyxy",
-            height=height,
-            width=width,
+            boxes, "xyxy", "rel_xyxy", height=height, width=width
         )
         centres = decoding.corners_to_centre(corners)
         valid = ops.logical_and(labels >= 0, ops.min(centres[..., 2:], axis=-1) > 0.0)
@@ -264,42 +195,7 @@ class YOLOv3Detector(keras.Model):
         classes = ops.cast(ops.logical_and(classes, valid[..., None]), "float32")
         return Objects(ops.where(valid[..., None], centres, 0.0), classes, valid)
 
-    def predict_step(self, *args: Any) -> Any:
-        """Keras' predict step, then decoding; JAX passes (state, data), the others (data,)."""
-        outputs = super().predict_step(*args)
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if isinstance(outputs, tuple):
-            return self.decode_predictions(outputs[0], images), outputs[1]
-        return self.decode_predictions(outputs, images)
-
-    def decode_predictions(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """Final detections from raw outputs.
-
-        Args:
-            outputs: what `model(images)` returns.
-            images: (B, H, W, 3); only their shape is read.
-
-        Returns:
-            What the `prediction_decoder` returns: `"boxes"` (B, M, 4) in `bounding_box_format`,
-            `"labels"` (B, M), `"confidence"` (B, M), padded with -1, `"num_detections"` (B,).
-        """
-        height, width = ops.shape(images)[1:3]
-        boxes, scores = self.boxes_and_scores(outputs, images)
-        boxes = keras.utils.bounding_boxes.convert_format(
-            boxes, "xyxy", self.bounding_box_format, height=height, width=width
-        )
-        return self.prediction_decoder(boxes, scores, images=images)
-
     def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """All boxes and their scores, before any suppression.
-
-        Args:
-            outputs: what `model(images)` returns.
-            images: (B, H, W, 3); only their shape is read.
-
-        Returns:
-            (B, N, 4) xyxy in pixels, inside the image, and (B, N, C) scores in [0, 1], float32.
-        """
         height, width = ops.shape(images)[1:3]
         image_size = decoding.size_pair(height, width)
         all_boxes, all_scores = [], []
@@ -328,28 +224,16 @@ class YOLOv3Detector(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "neck": self.neck,
+            **super().get_config(),
             "anchors": [list(anchor) for anchor in self.anchors],
             "masks": {level: list(mask) for level, mask in self.masks.items()},
             "loss": dataclasses.asdict(self.loss_settings),
-            "bounding_box_format": self.bounding_box_format,
-            "activation": self.activation,
-            "momentum": self.momentum,
-            "prediction_decoder": keras.saving.serialize_keras_object(self.prediction_decoder),
-            "dtype": keras.saving.serialize_keras_object(self.head_dtype),
-            "name": self.name,
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "YOLOv3Detector":
-        config = dict(config)
-        for name in ("backbone", "prediction_decoder", "dtype"):
-            if isinstance(config[name], dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        config["loss"] = YOLOLoss(**config["loss"])
-        return cls(**config)
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "YOLOv3Detector":
+        loss = YOLOLoss(**config["loss"])
+        return super().from_config({**config, "loss": loss}, custom_objects)
 
 
 def _named(value: Any, table: Mapping[str, Any], argument: str) -> Any:
@@ -358,22 +242,3 @@ def _named(value: Any, table: Mapping[str, Any], argument: str) -> Any:
     if value not in table:
         raise ValueError(f"`{argument}` is {value!r}; there are {', '.join(table)}.")
     return table[value]
-
-
-def _check(backbone: keras.Model, num_classes: int, neck: str) -> None:
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
-    if neck not in YOLO_NECKS:
-        raise ValueError(f"`neck` is {neck!r}; there are {', '.join(YOLO_NECKS)}.")
-    outputs = getattr(backbone, "pyramid_outputs", {})
-    missing = [level for level in ("P3", "P4", "P5") if level not in outputs]
-    if missing:
-        raise ValueError(
-            f"`backbone` {backbone.name!r} has no level {', '.join(missing)} in "
-            "`pyramid_outputs`; pass one of keras_densepred's backbones."
-        )
-    if getattr(backbone, "data_format", "channels_last") != "channels_last":
-        raise ValueError(
-            f"`backbone` {backbone.name!r} is channels_first; YOLOv3Detector takes channels_last "
-            'images, so build the backbone with data_format="channels_last".'
-        )

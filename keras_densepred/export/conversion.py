@@ -1,16 +1,12 @@
-"""What all exports share: the fixed shape of the input, and files that appear once complete."""
+"""What the converters have in common: the fixed shape of the input, and silence."""
 
 import contextlib
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 
-# Of the converters, which tell their progress at length.
 _LOGGERS = ("tf2onnx", "torch.onnx", "tensorflow", "absl", "jax._src.interpreters.xla")
 
 
@@ -34,25 +30,8 @@ def signature(shape: tuple[int, ...]) -> list[keras.InputSpec]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, name: str) -> Iterator[Path]:
-    """A place to write to, below a hidden folder beside `path`; it is renamed to that at the end.
-
-    Args:
-        path: the file or directory to be; an old one is replaced.
-        name: what the unfinished one is called.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder) / name
-        yield unfinished
-        if path.is_dir() and not path.is_symlink():
-            os.replace(path, Path(folder) / "old")  # it goes with the folder
-        os.replace(unfinished, path)
-
-
-@contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the converters from telling their progress."""
+    """Silences the converters, which report their progress at length."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)

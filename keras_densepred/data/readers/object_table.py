@@ -13,10 +13,6 @@ from keras_densepred.data.readers.summary import DatasetSummary, Finding, summar
 _ROUNDING = 0.01  # Pixels; COCO writes two decimals, so less is not worth telling about.
 
 
-class DatasetError(ValueError):
-    """A data set that cannot be used; the message names the file, the fault and what to do."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class ObjectTable:
     """The images and objects of one split, objects sorted by image; made by `build`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_densepred.data.batches.rows import DetectionDataset
+from keras_densepred.data.records import DetectionDataset
 
 _MOST_ROUNDS = 1000
 

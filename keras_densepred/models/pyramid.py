@@ -1,0 +1,85 @@
+"""Which maps a detector's heads run on: a backbone's own levels, or those of a neck on it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_hub
+
+from keras_densepred.backbones.backbone import PyramidBackbone
+
+
+def as_pyramid(
+    backbone: keras.Model, user: str, neck: Callable[[keras.Model], keras.Model]
+) -> keras.Model:
+    """The model whose levels the heads run on: `backbone` itself, or a neck on it.
+
+    Args:
+        backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, BiCSNet, a
+            `keras_hub.models.RetinaNetBackbone`), or a backbone whose levels differ in width.
+        user: name of the detector, for messages.
+        neck: makes a pyramid of a backbone with levels P3, P4 and P5.
+
+    Raises:
+        ValueError: if `backbone` is neither, or takes channels_first images.
+    """
+    if not isinstance(backbone, keras_hub.models.FeaturePyramidBackbone):
+        raise ValueError(
+            f"`backbone` {getattr(backbone, 'name', backbone)!r} is neither a pyramid nor a "
+            "pyramid backbone (it has no `pyramid_outputs`); pass one of keras_densepred's "
+            "backbones."
+        )
+    is_pyramid = (
+        backbone.is_pyramid
+        if isinstance(backbone, PyramidBackbone)
+        else isinstance(backbone, keras_hub.models.RetinaNetBackbone)
+    )
+    if is_pyramid:
+        check_channels_last(backbone, user)
+        return backbone
+    check_levels(backbone, backbone.pyramid_outputs, user)
+    return neck(backbone)
+
+
+def check_levels(backbone: Any, levels: Any, user: str) -> None:
+    """Refuses a backbone without levels P3, P4 and P5, or of channels_first images.
+
+    Args:
+        backbone: what was given as one.
+        levels: that it has.
+        user: name of the detector, for the message.
+
+    Raises:
+        ValueError: if `backbone` lacks a level or is channels_first.
+    """
+    missing = [level for level in ("P3", "P4", "P5") if level not in levels]
+    if missing:
+        raise ValueError(
+            f"`backbone` {getattr(backbone, 'name', backbone)!r} has no level "
+            f"{', '.join(missing)}, which {user} needs; pass one of keras_densepred's backbones."
+        )
+    check_channels_last(backbone, user)
+
+
+def check_channels_last(backbone: Any, user: str) -> None:
+    """Refuses a backbone of channels_first images.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    # KerasHub's contract does not name `data_format`; its backbones and ours have it.
+    if getattr(backbone, "data_format", "channels_last") != "channels_last":
+        raise ValueError(
+            f"`backbone` {backbone.name!r} is channels_first; {user} takes channels_last images, "
+            'so build the backbone with data_format="channels_last".'
+        )
+
+
+def pyramid_levels(pyramid: keras.Model) -> tuple[int, ...]:
+    """The levels of what `as_pyramid` returned, finest first."""
+    return tuple(int(level[1:]) for level in pyramid.output)
+
+
+def pyramid_width(pyramid: keras.Model) -> int:
+    """The channels of every level of what `as_pyramid` returned."""
+    return next(iter(pyramid.output.values())).shape[-1]
