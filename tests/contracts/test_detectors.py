@@ -92,7 +92,7 @@ def same_draws(*detectors):
     """Two-stage detectors train on a random sample."""
     for model in detectors:
         for variable in model.non_trainable_variables:
-            if variable.dtype == "uint32":
+            if "seed_generator" in variable.path:
                 variable.assign(np.array([3, 0], "uint32"))
 
 
@@ -272,7 +272,7 @@ def test_keras_hubs_backbones_are_taken():
     backbone = keras_hub.models.ResNetBackbone(
         input_conv_filters=[8],
         input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[8, 16, 16, 32],
+        stackwise_num_filters=[64, 64, 64, 128],
         stackwise_num_blocks=[1, 1, 1, 1],
         stackwise_num_strides=[1, 2, 2, 2],
         block_type="basic_block",
