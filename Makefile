@@ -2,15 +2,19 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+NEXT := .venv-next
 KERAS_BACKEND ?= jax
 DEMO_OUTPUT ?= runs/demo
 GUIDES_BACKEND ?= torch
 # Two processes fill two cores: XLA compiles on one thread, and PyTorch's threads, where they share
 # a core, wait busily for each other for most of the time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
-EXTRAS := tensorflow,jax,torch,cv,data,convert,export,dev
+PYTEST_ARGS := -m pytest -q -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_ARGS)
+PYTEST_NEXT := OMP_NUM_THREADS=1 $(NEXT)/bin/python $(PYTEST_ARGS)
+EXTRAS_NEXT := tensorflow,jax,torch,data,convert,export,dev
+EXTRAS := $(EXTRAS_NEXT),cv
 
-.PHONY: install demo test test-slow guides docs lint clean
+.PHONY: install demo test test-next test-slow guides docs lint clean
 
 install: $(VENV)/installed
 
@@ -35,6 +39,26 @@ test: lint
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow and not backend_free"
 	KERAS_BACKEND=torch $(PYTEST) -m "not slow"
 
+# The same against tonight's Keras and KerasHub, in an environment of its own. No KerasCV: its last
+# version does not import on Keras 3.16. A nightly package holds the same modules as the stable one
+# and pip does not know it: both installed would overwrite each other, so the stable ones go first.
+$(NEXT)/installed: pyproject.toml constraints-cpu.txt
+	rm -rf $(NEXT)
+	$(PYTHON) -m venv $(NEXT)
+	$(NEXT)/bin/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt torch
+	$(NEXT)/bin/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt \
+	  -e ".[$(EXTRAS_NEXT)]"
+	$(NEXT)/bin/pip uninstall --quiet --yes keras keras-hub
+	touch $@
+
+test-next: $(NEXT)/installed
+	$(NEXT)/bin/pip install --quiet --disable-pip-version-check --upgrade --no-deps --pre \
+	  keras-nightly keras-hub-nightly
+	$(NEXT)/bin/python -c "import keras, keras_hub; print(keras.__version__, keras_hub.__version__)"
+	KERAS_BACKEND=jax $(PYTEST_NEXT) -m "not slow and not backend_free"
+	KERAS_BACKEND=tensorflow $(PYTEST_NEXT) -m "not slow and not backend_free"
+	KERAS_BACKEND=torch $(PYTEST_NEXT) -m "not slow"
+
 # Longer runs: whole recipes killed and continued, on every backend.
 test-slow: install
 	for backend in jax tensorflow torch; do \
@@ -51,4 +75,4 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(NEXT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_densepred import DetectionPyramid, backbones, data, metrics, models, training
-from keras_densepred.data.augment.objects import box_iou
+from keras_densepred.data.boxes import box_iou
 from keras_densepred.data.drawing.objects import draw_objects
 
 keras.utils.set_random_seed(0)

@@ -244,6 +244,6 @@ first, second = (keras.ops.convert_to_numpy(m(images)["P3"]) for m in (tiny, loa
 print("preset:    the same outputs:", np.array_equal(first, second))
 
 """
-Where to go from here: `pretraining_and_scale` for weights; `metrics.multiply_adds` for the cost of
+Where to go from here: `pretraining_and_scale` for weights; `analysis.multiply_adds` for the cost of
 a network; `layers.CrossStage`, which sends a part of the channels past any stage you have.
 """

@@ -119,7 +119,7 @@ with data.train_mask_batches(
     train, batch_size=BATCH, image_size=SIZE, seed=0, mean=MEAN, std=STD, augment=augment
 ) as stream:
     history = model.fit(
-        ((batch["images"], batch["masks"]) for batch in stream),
+        ((batch["images"], batch["semantic"]) for batch in stream),
         steps_per_epoch=STEPS,
         epochs=EPOCHS,
         callbacks=[evaluation],

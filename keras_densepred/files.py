@@ -11,7 +11,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes `content` under a temporary name in the same folder and renames it to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

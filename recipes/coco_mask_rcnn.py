@@ -227,12 +227,9 @@ def build_model(settings: Settings, num_classes: int) -> models.FasterRCNN:
     else:
         # Random weights learn slowly through layer scales of 1e-6, which are for long schedules.
         options["layer_scale_init"] = 0.2
-    backbone = backbones.load_backbone(
-        settings.weights or settings.preset,
-        dtype=settings.precision,
-        drop_path_rate=settings.drop_path,
-        **options,
-    )
+    options |= {"dtype": settings.precision, "drop_path_rate": settings.drop_path}
+    source = backbones.find_backbone(settings.weights or settings.preset)
+    backbone = source.build(**{name: v for name, v in options.items() if source.accepts(name)})
     if settings.freeze_backbone:
         backbone.trainable = False
     heads: dict[str, Any] = {}

@@ -222,12 +222,9 @@ def build_backbone(settings: Settings) -> backbones.PyramidBackbone:
     if not settings.weights:
         # Random weights learn slowly through layer scales of 1e-6, which are for long schedules.
         options["layer_scale_init"] = 0.2
-    backbone = backbones.load_backbone(
-        settings.weights or settings.preset,
-        dtype=settings.precision,
-        drop_path_rate=settings.drop_path,
-        **options,
-    )
+    options |= {"dtype": settings.precision, "drop_path_rate": settings.drop_path}
+    source = backbones.find_backbone(settings.weights or settings.preset)
+    backbone = source.build(**{name: v for name, v in options.items() if source.accepts(name)})
     backbone.trainable = not settings.freeze_backbone
     return backbone
 

@@ -184,7 +184,8 @@ def build_model(
     options: dict[str, Any] = {"dtype": settings.precision, "sync_batch_norm": True}
     if not settings.weights:
         options["layer_scale_init"] = 0.2  # of CEDNet: its 1e-6 is for long schedules
-    backbone = backbones.load_backbone(settings.weights or settings.preset, **options)
+    source = backbones.find_backbone(settings.weights or settings.preset)
+    backbone = source.build(**{name: v for name, v in options.items() if source.accepts(name)})
     backbone.trainable = not settings.freeze_backbone
     if settings.head == "yolov8":
         model = models.YOLOV8KerasCV(backbone, num_classes)

@@ -176,14 +176,14 @@ def check_labels(summary: data.SegmentationSummary) -> None:
 def build_backbone(settings: Settings) -> backbones.PyramidBackbone:
     """The backbone of `--preset`, or with the weights of `--weights`."""
     # Random weights learn slowly through CEDNet's layer scales of 1e-6, which are for long runs.
-    fresh = {} if settings.weights else {"layer_scale_init": 0.2}
-    backbone = backbones.load_backbone(
-        settings.weights or settings.preset,
-        dtype=settings.precision,
-        drop_path_rate=settings.drop_path,
-        sync_batch_norm=True,
-        **fresh,
-    )
+    options: dict[str, Any] = {} if settings.weights else {"layer_scale_init": 0.2}
+    options |= {
+        "dtype": settings.precision,
+        "drop_path_rate": settings.drop_path,
+        "sync_batch_norm": True,
+    }
+    source = backbones.find_backbone(settings.weights or settings.preset)
+    backbone = source.build(**{name: v for name, v in options.items() if source.accepts(name)})
     backbone.trainable = not settings.freeze_backbone
     backbone.rematerialize(settings.rematerialize)
     return backbone
@@ -242,7 +242,7 @@ def batch_opener(
             streams.append(stream)
             stream.set_state({**stream.get_state(), "next_batch": step})
             for batch in stream:
-                yield batch["images"], batch["masks"]
+                yield batch["images"], batch["semantic"]
 
     return batches_from
 

@@ -7,13 +7,13 @@ the workaround that it names can go.
 import json
 
 import keras
-import keras_cv
 import keras_hub
 import numpy as np
 import pytest
 
 from keras_densepred.backbones import CEDNetBackbone, DetectionPyramid
 from keras_densepred.models import NonMaxSuppression, PredictionHead
+from tests.hosts import keras_cv, needs_keras_cv, repaired
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
 BOXES = np.full((2, 3, 4), -1.0, "float32")
@@ -68,6 +68,7 @@ def assert_trains_predicts_and_reloads(model, targets, label_key, path):
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
+@needs_keras_cv
 def test_keras_cv_retinanet(backbone, tmp_path):
     model = keras_cv.models.RetinaNet(
         backbone,
@@ -86,6 +87,7 @@ def test_keras_cv_retinanet(backbone, tmp_path):
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
+@needs_keras_cv
 def test_keras_cv_yolo_v8(backbone, tmp_path):
     model = keras_cv.models.YOLOV8Detector(
         backbone,
@@ -207,17 +209,20 @@ def stock_cv(backbone):
 
 if BACKEND == "torch":
 
+    @needs_keras_cv
     def test_keras_cv_decoder_still_needs_torchvision_on_torch(stock_cv):
         """keras-cv 0.9.0; models.decoding."""
         with pytest.raises(ModuleNotFoundError, match="torchvision"):
             stock_cv.predict(IMAGES, verbose=0)
 
 
+@needs_keras_cv
 def test_keras_cv_still_forgets_the_feature_pyramid(stock_cv):
     """keras-cv 0.9.0; models.retinanet_keras_cv."""
     assert "feature_pyramid" not in stock_cv.get_config()
 
 
+@needs_keras_cv
 def test_keras_cv_still_takes_three_levels_only(backbone):
     """keras-cv 0.9.0; models.retinanet_keras_cv."""
     pyramid = DetectionPyramid(backbone, width=8)
@@ -228,6 +233,7 @@ def test_keras_cv_still_takes_three_levels_only(backbone):
     assert set(model.feature_extractor.output) == {"P3", "P4", "P5"}
 
 
+@needs_keras_cv
 def test_keras_cv_fpn_still_reports_the_size_of_p5_for_p6():
     """keras-cv 0.9.0, FeaturePyramid.compute_output_shape; models.retinanet_keras_cv."""
     shapes = {f"P{level}": (1, 64 >> level, 64 >> level, 8) for level in (3, 4, 5)}
@@ -235,6 +241,7 @@ def test_keras_cv_fpn_still_reports_the_size_of_p5_for_p6():
     assert reported[3][1:3] == (2, 2)  # 1 x 1 in truth
 
 
+@needs_keras_cv
 def test_keras_cv_still_refuses_train_on_batch(stock_cv):
     """keras-cv 0.9.0; models.retinanet_keras_cv.train_step."""
     stock_cv.compile(optimizer="sgd", box_loss="smoothl1", classification_loss="focal")
@@ -281,6 +288,7 @@ def test_keras_hub_segmenter_still_refuses_generators(stock_hub_deeplab):
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
+@needs_keras_cv
 def test_keras_cv_deeplab_still_ends_in_a_softmax(backbone):
     """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
     model = keras_cv.models.DeepLabV3Plus(backbone, num_classes=3)
@@ -288,12 +296,14 @@ def test_keras_cv_deeplab_still_ends_in_a_softmax(backbone):
     np.testing.assert_allclose(scores.sum(-1), 1.0, atol=1e-5)
 
 
+@needs_keras_cv
 def test_keras_cv_deeplab_still_takes_p2_and_p5_only(backbone):
     """keras-cv 0.9.0; models.deeplab_v3_keras_cv."""
     with pytest.raises(KeyError, match="P2"):
         keras_cv.models.DeepLabV3Plus(DetectionPyramid(backbone, width=8), num_classes=3)
 
 
+@repaired(keras, "3.16")
 def test_keras_resizing_still_puts_later_layers_into_training():
     """keras 3.15.1, Resizing.call; models.deeplab_v3_keras_hub."""
     inputs = keras.Input((4, 4, 2))

@@ -42,7 +42,7 @@ from keras_densepred.analysis.gradient_figures import (
     draw_gradient_maps,
     draw_important_areas,
 )
-from keras_densepred.data.batches.box_masks import cut_by_boxes
+from keras_densepred.data.boxes import cut_by_boxes
 from keras_densepred.files import write_atomically
 from keras_densepred.saved.load import saved_preprocessing
 from keras_densepred.saved.preprocessing import Preprocessing

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_densepred.data import CocoDataset, TfdsDetection, find_coco_splits
-from keras_densepred.data.anchor_shapes import box_shapes, cluster_anchors
+from keras_densepred.data.readers.anchor_shapes import box_shapes, cluster_anchors
 
 
 def main(argv: Sequence[str] | None = None) -> int:

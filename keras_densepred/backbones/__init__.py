@@ -3,17 +3,26 @@
 import importlib
 from typing import Any
 
-from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone
+from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone, image_input
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
-from keras_densepred.backbones.registry import built_in_preset, built_in_presets, load_backbone
+from keras_densepred.backbones.registry import (
+    BackboneSource,
+    backbone_families,
+    built_in_preset,
+    built_in_presets,
+    find_backbone,
+    load_backbone,
+    register_backbone,
+)
 from keras_densepred.backbones.resnet import ResNetBackbone
 
 __all__ = [
+    "BackboneSource",
     "BiCSNetBackbone",
     "BiCSNetLiteBackbone",
     "CEDNetBackbone",
@@ -25,9 +34,13 @@ __all__ = [
     "PeleeNetBackbone",
     "PyramidBackbone",
     "ResNetBackbone",
+    "backbone_families",
     "built_in_preset",
     "built_in_presets",
+    "find_backbone",
+    "image_input",
     "load_backbone",
+    "register_backbone",
 ]
 
 

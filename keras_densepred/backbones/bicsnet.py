@@ -15,14 +15,8 @@ and what is our choice among equals is an argument. The built-in presets are arc
 import dataclasses
 from collections.abc import Sequence
 
-import keras
-
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    resolve_data_format,
-    to_channels_last,
-)
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import EXPANSION, bottleneck_block, residual_block
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.pooling import MaxPool
@@ -164,7 +158,7 @@ def map_at_level(maps: dict, level: int):
     return maps["S1" if level == 2 else f"D{level}"]
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class BiCSNetBackbone(PyramidBackbone):
     """BiCSNet backbone (Peng et al., 2022).
 
@@ -256,7 +250,6 @@ class BiCSNetBackbone(PyramidBackbone):
             raise ValueError(
                 f"`residual_blocks` may name {', '.join(rates)}, got {', '.join(unknown)}."
             )
-        data_format = resolve_data_format(data_format)
         kit = ConvNorm(activation, sync_batch_norm=sync_batch_norm, dtype=dtype)
         resample = SpatialFusion(kit, context) if spatial_fusion else PlainResampling(kit)
         builder = _Builder(
@@ -264,17 +257,18 @@ class BiCSNetBackbone(PyramidBackbone):
         )
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        maps = builder.stem(to_channels_last(inputs, data_format, "to_channels_last", dtype))
+        inputs, x = image_input(image_shape, data_format, dtype)
+        maps = builder.stem(x)
         for block, sources in path:
             x = builder.fuse(maps, block, sources)
             maps[block.name] = builder.blocks(x, block.name, rates[block.name])
         super().__init__(
             inputs=inputs,
-            pyramid_outputs=endpoints(maps, kit, output_width, data_format),
+            pyramid_outputs=endpoints(maps, kit, output_width),
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            kit=kit,
             **kwargs,
         )
 
@@ -294,32 +288,13 @@ class BiCSNetBackbone(PyramidBackbone):
         self.activation = activation
         self.drop_path_rate = drop_path_rate
         self.sync_batch_norm = sync_batch_norm
-        self._mixer = kit
 
-    @property
-    def mixer(self) -> ConvNorm:
-        """Convolution, norm and activation, which heads and pyramids take over."""
-        return self._mixer
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "depth_repeat": self.depth_repeat,
-            "gamma": self.gamma,
-            "width_multiplier": self.width_multiplier,
-            "output_width": self.output_width,
-            "residual_blocks": self.residual_blocks,
-            "context": self.context,
-            "long_range": self.long_range,
-            "gap": self.gap,
-            "skip": self.skip,
-            "stem_pathway": self.stem_pathway,
-            "spatial_fusion": self.spatial_fusion,
-            "middle": self.middle,
-            "activation": self.activation,
-            "drop_path_rate": self.drop_path_rate,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
+    @classmethod
+    def complete_config(cls, config):
+        complete = super().complete_config(config)
+        if complete["residual_blocks"] is None:
+            complete["residual_blocks"] = RESIDUAL_BLOCKS[complete["middle"]]
+        return complete
 
 
 def check_sizes(depth_repeat: int, width_multiplier: float, output_width: int, rate: float) -> None:
@@ -334,15 +309,10 @@ def check_sizes(depth_repeat: int, width_multiplier: float, output_width: int, r
         raise ValueError(f"`drop_path_rate` must be in [0, 1), got {rate}.")
 
 
-def endpoints(maps: dict, kit: ConvNorm, width: int, data_format: str) -> dict:
+def endpoints(maps: dict, kit: ConvNorm, width: int) -> dict:
     """P3..P7 of the End Down-Sampling Part: 1x1 convolution, norm, activation."""
     return {
-        f"P{level}": from_channels_last(
-            kit.unit(maps[f"E{level}"], width, 1, f"p{level}"),
-            data_format,
-            f"p{level}_channels_first",
-            kit.dtype,
-        )
+        f"P{level}": kit.unit(maps[f"E{level}"], width, 1, f"p{level}")
         for level in range(MIN_LEVEL, MAX_LEVEL + 1)
     }
 

@@ -8,13 +8,7 @@ says how far this is a reconstruction; what the paper leaves open follows SpineN
 import dataclasses
 from collections.abc import Sequence
 
-import keras
-
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    resolve_data_format,
-    to_channels_last,
-)
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
 from keras_densepred.backbones.bicsnet import (
     MAX_LEVEL,
     MIN_LEVEL,
@@ -26,6 +20,7 @@ from keras_densepred.backbones.bicsnet import (
     main_path,
     map_at_level,
 )
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block
 from keras_densepred.layers.spatial_fusion import upsample
@@ -34,7 +29,7 @@ STEM_WIDTH = 8
 WIDTHS = {1: 16, 2: 24, 3: 40, 4: 80, 5: 112, 6: 112, 7: 112}  # before the multiplier
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class BiCSNetLiteBackbone(PyramidBackbone):
     """BiCSNet-Lite backbone (Peng et al., 2022).
 
@@ -97,24 +92,24 @@ class BiCSNetLiteBackbone(PyramidBackbone):
         check_sizes(1, width_multiplier, output_width, drop_path_rate)
         if se_ratio < 0:
             raise ValueError(f"`se_ratio` must not be negative, got {se_ratio}.")
-        data_format = resolve_data_format(data_format)
         kit = ConvNorm(activation, sync_batch_norm=sync_batch_norm, dtype=dtype)
         builder = _LiteBuilder(kit, width_multiplier, se_ratio)
         path = main_path(middle, gap, skip, long_range, stem_pathway)
         rates = drop_path_rates(middle, drop_path_rate)
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        maps = builder.stem(to_channels_last(inputs, data_format, "to_channels_last", dtype))
+        inputs, x = image_input(image_shape, data_format, dtype)
+        maps = builder.stem(x)
         for block, sources in path:
             x = builder.fuse(maps, block, sources)
             maps[block.name] = builder.block(x, block.name, rates[block.name])
         super().__init__(
             inputs=inputs,
-            pyramid_outputs=endpoints(maps, kit, output_width, data_format),
+            pyramid_outputs=endpoints(maps, kit, output_width),
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            kit=kit,
             **kwargs,
         )
 
@@ -130,28 +125,6 @@ class BiCSNetLiteBackbone(PyramidBackbone):
         self.activation = activation
         self.drop_path_rate = drop_path_rate
         self.sync_batch_norm = sync_batch_norm
-        self._mixer = kit
-
-    @property
-    def mixer(self) -> ConvNorm:
-        """Convolution, norm and activation, which heads and pyramids take over."""
-        return self._mixer
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "width_multiplier": self.width_multiplier,
-            "output_width": self.output_width,
-            "se_ratio": self.se_ratio,
-            "long_range": self.long_range,
-            "gap": self.gap,
-            "skip": self.skip,
-            "stem_pathway": self.stem_pathway,
-            "middle": self.middle,
-            "activation": self.activation,
-            "drop_path_rate": self.drop_path_rate,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
 
 
 @dataclasses.dataclass(frozen=True)

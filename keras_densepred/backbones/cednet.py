@@ -10,24 +10,22 @@ Multi-scale features are fused from the first stage on, so a detector needs no s
 pretrained weights were ever published; the built-in presets are architectures.
 """
 
+import re
 from collections.abc import Sequence
 
-import keras
-
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    resolve_data_format,
-    to_channels_last,
-)
-from keras_densepred.layers.image_input import SizeCheck
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.token_mixers import TOKEN_MIXERS, TokenMixer
 from keras_densepred.layers.upsampling import BilinearUpsample
 
 STYLES = ("fpn", "full_fpn", "unet", "hourglass")
 
+# What the authors' `layer_wise_cednet_small` takes for the first half of a stage.
+_FIRST_HALF = re.compile(r"encoder_(c3_|downsample1_|c4_block[1-4](_|$))")
+_BLOCKS_OF_FIRST_HALF = 4
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+
+@register_backbone
 class CEDNetBackbone(PyramidBackbone):
     """CEDNet backbone (Zhang et al., 2023).
 
@@ -98,6 +96,7 @@ class CEDNetBackbone(PyramidBackbone):
         layer_scale_init: float | None = 1e-6,
         stem_width: int = 32,
         swin_classification_compat: bool = False,
+        sync_batch_norm: bool = False,
         image_shape: Sequence[int | None] = (None, None, 3),
         data_format: str | None = None,
         dtype=None,
@@ -114,11 +113,11 @@ class CEDNetBackbone(PyramidBackbone):
         if swin_classification_compat and token_mixer != "swin":
             raise ValueError('`swin_classification_compat` needs `token_mixer="swin"`.')
         stage_depths = _depths_per_stage(depths, num_stages)
-        data_format = resolve_data_format(data_format)
         mixer = TOKEN_MIXERS[token_mixer](
             layer_scale_init=layer_scale_init,
             lr_dilation=lr_dilation,
             swin_classification_compat=swin_classification_compat,
+            sync_batch_norm=sync_batch_norm,
             dtype=dtype,
         )
         for width in (p2_width, *widths):
@@ -128,9 +127,7 @@ class CEDNetBackbone(PyramidBackbone):
         # === Functional model ===
         builder = _StageBuilder(mixer, tuple(widths), style, lr_blocks)
         rates = _drop_path_rates(drop_path_rate, p2_depth, stage_depths)
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        x = SizeCheck(size_divisor, data_format, name="size_check", dtype=dtype)(inputs)
-        x = to_channels_last(x, data_format, "to_channels_last", dtype)
+        inputs, x = image_input(image_shape, data_format, dtype, size_divisor)
         x = _stem(x, mixer, stem_width, p2_width)
         p2 = builder.blocks(x, "p2", rates.pop(0), level=2)
         maps = (builder.downsample(p2, widths[0], "p2_downsample"), None, None)
@@ -140,22 +137,18 @@ class CEDNetBackbone(PyramidBackbone):
             decode = stage < num_stages - 1 or final_decoder
             maps = builder.stage(maps, stage_depths[stage], rates[stage], name, decode)
             stages.append(maps)
-        levels = {"P2": p2, **dict(zip(("P3", "P4", "P5"), maps, strict=True))}
-        pyramid_outputs = {
-            level: from_channels_last(x, data_format, f"{level.lower()}_channels_first", dtype)
-            for level, x in levels.items()
-        }
         super().__init__(
             inputs=inputs,
-            pyramid_outputs=pyramid_outputs,
+            pyramid_outputs={"P2": p2, **dict(zip(("P3", "P4", "P5"), maps, strict=True))},
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            kit=mixer,
+            size_divisor=size_divisor,
             **kwargs,
         )
 
         # === Config ===
-        self.size_divisor = size_divisor
         self.p2_width = p2_width
         self.p2_depth = p2_depth
         self.widths = tuple(widths)
@@ -170,9 +163,9 @@ class CEDNetBackbone(PyramidBackbone):
         self.layer_scale_init = layer_scale_init
         self.stem_width = stem_width
         self.swin_classification_compat = swin_classification_compat
+        self.sync_batch_norm = sync_batch_norm
         # Channels-last whatever the data format: internal taps, not the public pyramid.
         self._stage_outputs = [dict(zip(("P3", "P4", "P5"), s, strict=True)) for s in stages]
-        self._mixer = mixer
 
     @property
     def stage_outputs(self) -> list[dict]:
@@ -181,27 +174,48 @@ class CEDNetBackbone(PyramidBackbone):
 
     @property
     def mixer(self) -> TokenMixer:
-        """The token mixer, whose norm and activation heads and pyramids take over."""
-        return self._mixer
+        """The token mixer, which is also the `kit`."""
+        return self.kit
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "p2_width": self.p2_width,
-            "p2_depth": self.p2_depth,
-            "widths": self.widths,
-            "depths": self.depths,
-            "num_stages": self.num_stages,
-            "style": self.style,
-            "token_mixer": self.token_mixer,
-            "final_decoder": self.final_decoder,
-            "lr_blocks": self.lr_blocks,
-            "lr_dilation": self.lr_dilation,
-            "drop_path_rate": self.drop_path_rate,
-            "layer_scale_init": self.layer_scale_init,
-            "stem_width": self.stem_width,
-            "swin_classification_compat": self.swin_classification_compat,
-        }
+    @property
+    def _halves(self) -> int:
+        """Into how many parts layer-wise rates divide a stage: 2 where C4 has many blocks."""
+        depths = _depths_per_stage(self.depths, self.num_stages)
+        return 2 if max(c4 for _, c4, _ in depths) > _BLOCKS_OF_FIRST_HALF else 1
+
+    @property
+    def num_layers(self) -> int:
+        """Depth of the last stage: 4 in T, R50 and Swin, 9 in S and B, 7 in CSwin."""
+        return 1 + self._halves * self.num_stages
+
+    def layer_depth(self, path: str) -> int | None:
+        """The ids of the authors' detection code.
+
+        Args:
+            path: `variable.path`, such as `"stage1_encoder_c3_block1_dwconv/kernel"`.
+
+        Returns:
+            0 for the stem, 1 for the P2 blocks, i + 1 for stage i (`layer_wise_cednet`). If a stage
+            has more than four blocks at C4 (S, B and CSwin), 2i for its C3 blocks, first
+            down-sampling and first four C4 blocks, and 2i + 1 for the rest of it
+            (`layer_wise_cednet_small`). None for what is not the backbone's.
+        """
+        for name in path.split("/"):
+            if name.startswith("stem_"):
+                return 0
+            if name.startswith("p2_"):
+                return 1
+            stage = re.match(r"stage(\d+)_(.*)", name)
+            if stage:
+                first = self._halves == 1 or _FIRST_HALF.match(stage[2])
+                return 1 + self._halves * int(stage[1]) - (0 if first is None else self._halves - 1)
+        return None
+
+    @classmethod
+    def complete_config(cls, config):
+        complete = super().complete_config(config)
+        complete["depths"] = _depths_per_stage(complete["depths"], complete["num_stages"])
+        return complete
 
 
 def _depths_per_stage(depths, num_stages: int) -> list[tuple[int, int, int]]:

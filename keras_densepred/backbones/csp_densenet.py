@@ -15,12 +15,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    resolve_data_format,
-    to_channels_last,
-)
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.cross_stage import FUSIONS, CrossStage
@@ -33,7 +29,7 @@ POOLS = ("max", "average")
 VARIANTS = (None, "next", "sparse")
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class PeleeNetBackbone(PyramidBackbone):
     """PeleeNet backbone (Wang et al., 2018), PeleeNeXt and SparsePeleeNet (CSPNet, table 1).
 
@@ -74,7 +70,6 @@ class PeleeNetBackbone(PyramidBackbone):
 
     _preset_file = "peleenet.json"
     size_divisor = 1
-    min_level, max_level = 2, 5
 
     def __init__(
         self,
@@ -96,15 +91,13 @@ class PeleeNetBackbone(PyramidBackbone):
             raise ValueError(f"`variant` must be one of {VARIANTS}, got {variant!r}.")
         if pool not in POOLS:
             raise ValueError(f"`pool` must be one of {POOLS}, got {pool!r}.")
-        data_format = resolve_data_format(data_format)
         kit = ConvNorm(activation, epsilon=1e-5, sync_batch_norm=sync_batch_norm, dtype=dtype)
         dense = DenseBlock(
             kit, growth, grouped=variant == "next", sparse=variant == "sparse", se=se
         )
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        x = to_channels_last(inputs, data_format, "to_channels_last", dtype)
+        inputs, x = image_input(image_shape, data_format, dtype)
         x = kit.unit(_pelee_stem(kit, x, pool_unit=False), STEM_WIDTH, 1, "stem_fuse")
         maps = {}
         for number, (depth, bottleneck) in enumerate(zip(depths, bottlenecks, strict=True), 1):
@@ -115,10 +108,11 @@ class PeleeNetBackbone(PyramidBackbone):
             x = maps[f"P{number + 1}"] = kit.unit(x, x.shape[-1], 1, f"{name}_transition")
         super().__init__(
             inputs=inputs,
-            pyramid_outputs=_pyramid(maps, data_format, dtype),
+            pyramid_outputs=maps,
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            kit=kit,
             **kwargs,
         )
 
@@ -131,28 +125,9 @@ class PeleeNetBackbone(PyramidBackbone):
         self.se = se
         self.activation = activation
         self.sync_batch_norm = sync_batch_norm
-        self._mixer = kit
-
-    @property
-    def mixer(self) -> ConvNorm:
-        """Convolution, norm and activation, which heads and pyramids take over."""
-        return self._mixer
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "depths": self.depths,
-            "bottlenecks": self.bottlenecks,
-            "growth": self.growth,
-            "variant": self.variant,
-            "pool": self.pool,
-            "se": self.se,
-            "activation": self.activation,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class CSPDenseNetBackbone(PyramidBackbone):
     """Dense networks in cross-stage-partial form: CSPPeleeNet and the Reference networks.
 
@@ -199,7 +174,6 @@ class CSPDenseNetBackbone(PyramidBackbone):
 
     _preset_file = "csp_densenet.json"
     size_divisor = 1
-    min_level, max_level = 2, 5
 
     def __init__(
         self,
@@ -228,13 +202,11 @@ class CSPDenseNetBackbone(PyramidBackbone):
             raise ValueError(f"`stem` must be one of {STEMS}, got {stem!r}.")
         if end_kernel not in (1, 3):
             raise ValueError(f"`end_kernel` must be 1 or 3, got {end_kernel}.")
-        data_format = resolve_data_format(data_format)
         kit = ConvNorm(activation, epsilon=1e-5, sync_batch_norm=sync_batch_norm, dtype=dtype)
         builder = _Builder(kit, DenseBlock(kit, growth, ways, se=se), gamma, fusion)
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        x = to_channels_last(inputs, data_format, "to_channels_last", dtype)
+        inputs, x = image_input(image_shape, data_format, dtype)
         if stem == "pelee":
             x = _pelee_stem(kit, x, pool_unit=fusion == "both")
         else:
@@ -248,10 +220,11 @@ class CSPDenseNetBackbone(PyramidBackbone):
         maps["P5"] = kit.unit(x, x.shape[-1], end_kernel, "end")
         super().__init__(
             inputs=inputs,
-            pyramid_outputs=_pyramid(maps, data_format, dtype),
+            pyramid_outputs=maps,
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            kit=kit,
             **kwargs,
         )
 
@@ -267,28 +240,6 @@ class CSPDenseNetBackbone(PyramidBackbone):
         self.se = se
         self.activation = activation
         self.sync_batch_norm = sync_batch_norm
-        self._mixer = kit
-
-    @property
-    def mixer(self) -> ConvNorm:
-        """Convolution, norm and activation, which heads and pyramids take over."""
-        return self._mixer
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "depths": self.depths,
-            "bottlenecks": self.bottlenecks,
-            "growth": self.growth,
-            "ways": self.ways,
-            "gamma": self.gamma,
-            "fusion": self.fusion,
-            "stem": self.stem,
-            "end_kernel": self.end_kernel,
-            "se": self.se,
-            "activation": self.activation,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,13 +295,6 @@ def _halve(kit: ConvNorm, x, name: str, pool: str = "max"):
     return keras.layers.AveragePooling2D(
         2, padding="same", data_format="channels_last", name=name, dtype=kit.dtype
     )(x)
-
-
-def _pyramid(maps: dict, data_format: str, dtype) -> dict:
-    return {
-        level: from_channels_last(x, data_format, f"{level.lower()}_channels_first", dtype)
-        for level, x in maps.items()
-    }
 
 
 def _check_stages(depths: Sequence[int], bottlenecks: Sequence[int], stages: tuple) -> None:

@@ -17,21 +17,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
-
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    resolve_data_format,
-    to_channels_last,
-)
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv_norm import ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
 from keras_densepred.layers.darknet import PartialAdd
 from keras_densepred.layers.pooling import MaxPool
 
 BLOCKS = ("bottleneck", "dark", "basic")
-MAX_LEVEL = 5
+MIN_LEVEL, MAX_LEVEL = 2, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +74,7 @@ class CSPStage:
             )
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class CSPNetBackbone(PyramidBackbone):
     """CSPNet backbone of residual blocks (Wang et al., 2019).
 
@@ -125,7 +119,6 @@ class CSPNetBackbone(PyramidBackbone):
 
     _preset_file = "cspnet.json"
     size_divisor = 1
-    min_level, max_level = 2, MAX_LEVEL
 
     def __init__(
         self,
@@ -143,15 +136,12 @@ class CSPNetBackbone(PyramidBackbone):
         dtype=None,
         **kwargs,
     ):
-        if stages is None:
-            stages = self.architecture_presets()["csp_resnet_50"]["config"]["stages"]
-        specs = [s if isinstance(s, CSPStage) else CSPStage(**s) for s in stages]
+        specs = self.complete_config({"stages": stages})["stages"]
         if block not in BLOCKS:
             raise ValueError(f"`block` must be one of {BLOCKS}, got {block!r}.")
         if flavour not in FLAVOURS:
             raise ValueError(f"`flavour` must be one of {tuple(FLAVOURS)}, got {flavour!r}.")
         _check_strides(specs, stem_stride)
-        data_format = resolve_data_format(data_format)
         kit = OrderedConvNorm(
             activation,
             epsilon=1e-5,
@@ -162,29 +152,26 @@ class CSPNetBackbone(PyramidBackbone):
         builder = _Builder(kit, block, groups, FLAVOURS[flavour])
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        x = to_channels_last(inputs, data_format, "to_channels_last", dtype)
+        inputs, x = image_input(image_shape, data_format, dtype)
         x = builder.stem(x, stem_width, stem_kernel, stem_stride)
         level, maps = stem_stride.bit_length() - 1, {}
         for number, spec in enumerate(specs, 1):
             x = builder.stage(x, spec, f"stage{number}")
             level += spec.down is not None
-            if level >= self.min_level:
+            if level >= MIN_LEVEL:
                 maps[f"P{level}"] = x
         super().__init__(
             inputs=inputs,
-            pyramid_outputs={
-                name: from_channels_last(x, data_format, f"{name.lower()}_channels_first", dtype)
-                for name, x in maps.items()
-            },
+            pyramid_outputs=maps,
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            kit=kit,
             **kwargs,
         )
 
         # === Config ===
-        self.stages = tuple(specs)
+        self.stages = specs
         self.block = block
         self.groups = groups
         self.stem_width = stem_width
@@ -193,13 +180,16 @@ class CSPNetBackbone(PyramidBackbone):
         self.flavour = flavour
         self.activation = activation
         self.sync_batch_norm = sync_batch_norm
-        self._mixer = kit
         self._convolutions = tuple(kit.order)
 
-    @property
-    def mixer(self) -> ConvNorm:
-        """Convolution, norm and activation, which heads and pyramids take over."""
-        return self._mixer
+    @classmethod
+    def complete_config(cls, config):
+        complete = super().complete_config(config)
+        stages = complete["stages"]
+        if stages is None:
+            stages = cls.architecture_presets()["csp_resnet_50"]["config"]["stages"]
+        complete["stages"] = tuple(s if isinstance(s, CSPStage) else CSPStage(**s) for s in stages)
+        return complete
 
     @property
     def convolutions(self) -> tuple[str, ...]:
@@ -219,20 +209,6 @@ class CSPNetBackbone(PyramidBackbone):
                 'from Darknet\'s weights: build it of the flavour "darknet".'
             )
         return self._convolutions
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "stages": [dataclasses.asdict(stage) for stage in self.stages],
-            "block": self.block,
-            "groups": self.groups,
-            "stem_width": self.stem_width,
-            "stem_kernel": self.stem_kernel,
-            "stem_stride": self.stem_stride,
-            "flavour": self.flavour,
-            "activation": self.activation,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
 
 
 def _check_strides(specs: Sequence[CSPStage], stem_stride: int) -> None:

@@ -11,21 +11,16 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    resolve_data_format,
-    to_channels_last,
-)
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
-from keras_densepred.layers.image_input import SizeCheck
 from keras_densepred.layers.pooling import MaxPool
 from keras_densepred.layers.upsampling import BilinearUpsample
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class ElasticDenseNetBackbone(PyramidBackbone):
     """DenseNet of elastic layers (Wang et al., 2019), plain or in cross-stage-partial form.
 
@@ -56,7 +51,6 @@ class ElasticDenseNetBackbone(PyramidBackbone):
     """
 
     _preset_file = "elastic_densenet.json"
-    min_level, max_level = 2, 5
 
     def __init__(
         self,
@@ -72,14 +66,11 @@ class ElasticDenseNetBackbone(PyramidBackbone):
     ):
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(f"`depths` must be four positive numbers, got {tuple(depths)}.")
-        data_format = resolve_data_format(data_format)
         kit = _PreActivation("relu", epsilon=1e-5, sync_batch_norm=sync_batch_norm, dtype=dtype)
         builder = _Builder(kit, growth, bottleneck)
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        x = SizeCheck(self.size_divisor, data_format, name="size_check", dtype=dtype)(inputs)
-        x = to_channels_last(x, data_format, "to_channels_last", dtype)
+        inputs, x = image_input(image_shape, data_format, dtype, self.size_divisor)
         x = kit.act(kit.norm(kit.conv(x, 64, 7, "stem_conv", 2, False), "stem_norm"), "stem_act")
         x = MaxPool(name="stem_pool", dtype=dtype)(x)
         maps = {}
@@ -89,10 +80,7 @@ class ElasticDenseNetBackbone(PyramidBackbone):
         maps["P5"] = kit.act(kit.norm(x, "end_norm"), "end_act")
         super().__init__(
             inputs=inputs,
-            pyramid_outputs={
-                level: from_channels_last(x, data_format, f"{level.lower()}_channels_first", dtype)
-                for level, x in maps.items()
-            },
+            pyramid_outputs=maps,
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
@@ -105,16 +93,6 @@ class ElasticDenseNetBackbone(PyramidBackbone):
         self.bottleneck = bottleneck
         self.partial = partial
         self.sync_batch_norm = sync_batch_norm
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "depths": self.depths,
-            "growth": self.growth,
-            "bottleneck": self.bottleneck,
-            "partial": self.partial,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,17 +10,12 @@ second or third convolution (`layers.MSFM` has the sources of what the text leav
 The built-in presets are architectures; `convert.resnet` takes KerasHub's and timm's weights.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
-
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    resolve_data_format,
-    to_channels_last,
-)
+from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import bottleneck_block
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.msfm import MSFM
@@ -29,7 +24,7 @@ from keras_densepred.layers.pooling import MaxPool
 POSITIONS = ("after_conv1", "after_conv2", "after_conv3")
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
+@register_backbone
 class ResNetBackbone(PyramidBackbone):
     """ResNet-50 by default.
 
@@ -94,12 +89,10 @@ class ResNetBackbone(PyramidBackbone):
         if frozen_stages is not None and not 0 <= frozen_stages <= 4:
             raise ValueError(f"`frozen_stages` must be None or 0 to 4, got {frozen_stages}.")
         modules = _checked_modules(msfm or {})
-        data_format = resolve_data_format(data_format)
         kit = ConvNorm("relu", 0.9, 1e-5, sync_batch_norm, dtype, fixed_statistics=fixed_batch_norm)
 
         # === Functional model ===
-        inputs = keras.Input(shape=tuple(image_shape), name="images")
-        x = to_channels_last(inputs, data_format, "to_channels_last", dtype)
+        inputs, x = image_input(image_shape, data_format, dtype)
         x = kit.unit(x, width, 7, "stem", stride=2)
         x = MaxPool(name="stem_pool", dtype=dtype)(x)
         pyramid_outputs = {}
@@ -114,16 +107,15 @@ class ResNetBackbone(PyramidBackbone):
                     stride=2 if stage > 0 and block == 0 else 1,
                     insert=_inserter(modules, stage, name, dtype),
                 )
-            level = f"P{stage + 2}"
-            pyramid_outputs[level] = from_channels_last(
-                x, data_format, f"{level.lower()}_channels_first", dtype
-            )
+            pyramid_outputs[f"P{stage + 2}"] = x
         super().__init__(
             inputs=inputs,
             pyramid_outputs=pyramid_outputs,
             image_shape=image_shape,
             data_format=data_format,
             dtype=dtype,
+            # Necks and heads have no pretrained statistics, so theirs are never fixed.
+            kit=dataclasses.replace(kit, fixed_statistics=False),
             **kwargs,
         )
         if frozen_stages is not None:
@@ -139,25 +131,6 @@ class ResNetBackbone(PyramidBackbone):
         self.frozen_stages = frozen_stages
         self.fixed_batch_norm = fixed_batch_norm
         self.sync_batch_norm = sync_batch_norm
-
-    @property
-    def mixer(self) -> ConvNorm:
-        """Convolution, norm and activation, which heads and pyramids take over.
-
-        Their norms have no pretrained statistics, so those are never fixed.
-        """
-        return ConvNorm("relu", 0.9, 1e-5, self.sync_batch_norm, self.dtype_policy)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "depths": self.depths,
-            "width": self.width,
-            "msfm": self.msfm,
-            "frozen_stages": self.frozen_stages,
-            "fixed_batch_norm": self.fixed_batch_norm,
-            "sync_batch_norm": self.sync_batch_norm,
-        }
 
 
 def _checked_modules(msfm: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

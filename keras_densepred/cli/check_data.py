@@ -21,19 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_densepred import data
 from keras_densepred._optional import require
+from keras_densepred.cli.arguments import add_data_arguments, check_data_arguments
 from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
-from keras_densepred.data.image_files import ImageError
-from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, require_same_classes
 from keras_densepred.data.readers.mask_files import MaskFiles
-from keras_densepred.data.readers.mask_folders import (
-    MaskFolder,
-    find_segmentation_splits,
-    is_segmentation_tree,
-)
-from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.readers.mask_folders import is_segmentation_tree
 from keras_densepred.files import write_atomically
 
 if TYPE_CHECKING:
@@ -41,16 +36,16 @@ if TYPE_CHECKING:
 
 NAME = "check-data"
 SUMMARY = "tell whether a data set can be trained on, and show what is in it"
-_SHOWN_FAULTS = 20
-_SAMPLE_HEIGHT = 480  # Pixels of one picture in the sheet of samples.
-_DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock.
+_MAX_FAULTS = 20
+_SAMPLE_HEIGHT = 480  # pixels of one image in the sheet of samples
+_DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases Python's lock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_data_arguments(parser)
     parser.add_argument(
-        "--samples", type=int, default=9, help="pictures to draw for each split (default: 9)"
+        "--samples", type=int, default=9, help="images to draw for each split (default: 9)"
     )
     parser.add_argument(
         "--output",
@@ -59,40 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments by which a user says where labelled data are."""
-    group = parser.add_argument_group("the data", "One of --data-dir, --annotations, --mask-dir.")
-    group.add_argument("--data-dir", metavar="DIR", help="root of a tree with train and val")
-    group.add_argument("--annotations", metavar="FILE", help="a COCO JSON file, with --images")
-    group.add_argument("--mask-dir", metavar="DIR", help="semantic masks, with --images")
-    group.add_argument("--images", metavar="DIR", help="the folder of the images of either")
-    group.add_argument("--masks", action="store_true", help="use COCO's instance masks too")
-
-
-def check_data_arguments(options: argparse.Namespace) -> None:
-    """Ends the program with its usage where the data are not named once."""
-    given = [name for name in ("data_dir", "annotations", "mask_dir") if getattr(options, name)]
-    if len(given) != 1:
-        options.refuse(
-            "give one of --data-dir, --annotations with --images, --mask-dir with --images"
-        )
-    if (options.images is None) != (given == ["data_dir"]):
-        options.refuse("--images goes with --annotations or --mask-dir")
-
-
 def run(options: argparse.Namespace, console: Console) -> int:
     """Checks; returns the exit code, 0 when the data can be trained on."""
     check_data_arguments(options)
     if options.samples < 0:
         options.refuse("--samples must not be negative")
     faults: list[str] = []
-    splits: Mapping[str, CocoDataset | MaskFiles]
+    splits: Mapping[str, data.CocoDataset | MaskFiles]
     try:
         if options.mask_dir or (options.data_dir and is_segmentation_tree(options.data_dir)):
             splits = _open_masks(options)
         else:
             splits = _open_coco(console, options, faults)
-    except (DatasetError, ImageError) as error:
+    except (data.DatasetError, data.ImageError) as error:
         return _refuse(console, [str(error)])
 
     for name, dataset in splits.items():
@@ -116,43 +90,45 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _open_coco(
     console: Console, options: argparse.Namespace, faults: list[str]
-) -> dict[str, CocoDataset]:
+) -> dict[str, data.CocoDataset]:
     """Reads the annotations of each split and shows what is in them; adds to `faults`."""
     paths = (
-        find_coco_splits(options.data_dir)
+        data.find_coco_splits(options.data_dir)
         if options.data_dir
         else {"data": (options.annotations, options.images)}
     )
-    splits: dict[str, CocoDataset] = {}
+    splits: dict[str, data.CocoDataset] = {}
     for name, (annotation_file, images) in paths.items():
         console.print(f"Reading {annotation_file} ...")
         try:
-            splits[name] = CocoDataset(annotation_file, images, with_masks=options.masks)
-        except DatasetError as error:
+            splits[name] = data.CocoDataset(annotation_file, images, with_masks=options.masks)
+        except data.DatasetError as error:
             faults.append(str(error))
             continue
         console.print(splits[name].summary())
     if len(splits) > 1:
         try:
-            require_same_classes(splits)
-        except DatasetError as error:
+            data.require_same_classes(splits)
+        except data.DatasetError as error:
             faults.append(str(error))
     return splits
 
 
 def _open_masks(options: argparse.Namespace) -> dict[str, MaskFiles]:
     if options.mask_dir:
-        return {"data": MaskFolder(options.images, options.mask_dir)}
-    return find_segmentation_splits(options.data_dir)
+        return {"data": data.MaskFolder(options.images, options.mask_dir)}
+    return data.find_segmentation_splits(options.data_dir)
 
 
-def _decode_all(console: Console, name: str, dataset: CocoDataset | MaskFiles) -> dict[int, str]:
+def _decode_all(
+    console: Console, name: str, dataset: data.CocoDataset | MaskFiles
+) -> dict[int, str]:
     """Reads every image; returns position and fault of those that cannot be used."""
 
     def fault_of(index: int) -> str | None:
         try:
             dataset[index]
-        except (ImageError, DatasetError) as error:
+        except (data.ImageError, data.DatasetError) as error:
             return str(error)
         return None
 
@@ -169,7 +145,7 @@ def _decode_all(console: Console, name: str, dataset: CocoDataset | MaskFiles) -
 
 
 def _write_samples(
-    folder: str, name: str, dataset: CocoDataset | MaskFiles, count: int, broken: set[int]
+    folder: str, name: str, dataset: data.CocoDataset | MaskFiles, count: int, broken: set[int]
 ) -> Path | None:
     """Draws images spread evenly over the split into one sheet; None without usable images."""
     usable = [index for index in range(len(dataset)) if index not in broken]
@@ -177,7 +153,7 @@ def _write_samples(
         return None
     count = min(count, len(usable))
     pil = require("PIL.Image", "data")
-    pictures: list[Any] = []
+    tiles: list[Any] = []
     seen: set[int] = set()
     for position in np.linspace(0, len(usable) - 1, count).astype(int):
         record = dataset[usable[position]]
@@ -194,11 +170,11 @@ def _write_samples(
                 masks=record.masks,
             )
         width = max(1, round(drawn.shape[1] * _SAMPLE_HEIGHT / drawn.shape[0]))
-        pictures.append(pil.fromarray(drawn).resize((width, _SAMPLE_HEIGHT), pil.LANCZOS))
+        tiles.append(pil.fromarray(drawn).resize((width, _SAMPLE_HEIGHT), pil.LANCZOS))
     columns = int(np.ceil(np.sqrt(count)))
-    rows = [pictures[start : start + columns] for start in range(0, count, columns)]
+    rows = [tiles[start : start + columns] for start in range(0, count, columns)]
     gap = 8
-    sheet_width = max(sum(picture.width + gap for picture in row) for row in rows) + gap
+    sheet_width = max(sum(tile.width + gap for tile in row) for row in rows) + gap
     legend = draw_legend(sorted(seen), dataset.class_names, sheet_width) if seen else None
     top = gap + (0 if legend is None else len(legend))
     sheet = pil.new("RGB", (sheet_width, top + len(rows) * (_SAMPLE_HEIGHT + gap)), "white")
@@ -206,9 +182,9 @@ def _write_samples(
         sheet.paste(pil.fromarray(legend), (0, 0))
     for row_number, row in enumerate(rows):
         x = gap
-        for picture in row:
-            sheet.paste(picture, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
-            x += picture.width + gap
+        for tile in row:
+            sheet.paste(tile, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
+            x += tile.width + gap
     path = Path(folder) / f"samples_{name}.png"
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -217,10 +193,10 @@ def _write_samples(
 
 
 def _refuse(console: Console, faults: list[str]) -> int:
-    for fault in faults[:_SHOWN_FAULTS]:
+    for fault in faults[:_MAX_FAULTS]:
         console.print(f"- {fault}", style="red", markup=False)
-    if len(faults) > _SHOWN_FAULTS:
-        console.print(f"- and {len(faults) - _SHOWN_FAULTS:,} more faults", style="red")
+    if len(faults) > _MAX_FAULTS:
+        console.print(f"- and {len(faults) - _MAX_FAULTS:,} more faults", style="red")
     counted = "1 fault" if len(faults) == 1 else f"{len(faults):,} faults"
     console.print(f"[bold red]This data set cannot be trained on: {counted}.[/]")
     return 1

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from keras_densepred import data, metrics
 from keras_densepred._optional import require
-from keras_densepred.cli.check_data import add_data_arguments, check_data_arguments
+from keras_densepred.cli.arguments import (
+    add_data_arguments,
+    add_model_arguments,
+    check_data_arguments,
+    open_chosen_model,
+)
 from keras_densepred.cli.console import progress
 from keras_densepred.data.readers.mask_files import MaskFiles
 from keras_densepred.files import write_atomically
 from keras_densepred.metrics.average_precision import MASK_PREFIX
-from keras_densepred.saved import load as saved
+from keras_densepred.saved.load import SavedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +36,7 @@ SUMMARY = "average precision, mean IoU or top-1 of a model on a data set"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    saved.add_arguments(parser)
+    add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="of --data-dir (default: val)"
@@ -47,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluates; returns the exit code."""
     check_data_arguments(options)
-    model = saved.open_trained(options)
+    model = open_chosen_model(options)
     task = {"detection": _detector, "segmentation": _segmenter, "classification": _classifier}
     split, results = task[model.task](model, options, console)
     _print_table(console, model, split, results)
@@ -63,7 +68,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _detector(
-    model: saved.Trained, options: argparse.Namespace, console: Console
+    model: SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if options.mask_dir:
         raise ValueError("--mask-dir is for segmenters, and this is a detector: give --data-dir.")
@@ -82,7 +87,7 @@ def _detector(
 
 
 def _segmenter(
-    model: saved.Trained, options: argparse.Namespace, console: Console
+    model: SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if options.annotations:
         raise ValueError("--annotations is for detectors, and this is a segmenter.")
@@ -109,7 +114,7 @@ def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> M
 
 
 def _classifier(
-    model: saved.Trained, options: argparse.Namespace, console: Console
+    model: SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if not options.data_dir:
         raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
@@ -124,7 +129,7 @@ def _classifier(
     return split, counts.results()
 
 
-def _require_classes(model: saved.Trained, names: tuple[str, ...], place: Any) -> None:
+def _require_classes(model: SavedModel, names: tuple[str, ...], place: Any) -> None:
     """Refuses data whose labels mean something else."""
     ours = len(model.class_names)
     if len(names) != ours:
@@ -141,7 +146,7 @@ def _require_classes(model: saved.Trained, names: tuple[str, ...], place: Any) -
         )
 
 
-def _require_at_most(model: saved.Trained, count: int, place: str) -> None:
+def _require_at_most(model: SavedModel, count: int, place: str) -> None:
     if count > len(model.class_names):
         raise ValueError(
             f"{model.path} has {len(model.class_names)} classes and {place} labels up to "
@@ -150,7 +155,7 @@ def _require_at_most(model: saved.Trained, count: int, place: str) -> None:
 
 
 def _print_table(
-    console: Console, model: saved.Trained, split: Any, results: dict[str, float]
+    console: Console, model: SavedModel, split: Any, results: dict[str, float]
 ) -> None:
     """All classes together, then each; masks in a column beside boxes."""
     table_module = require("rich.table", "data")
@@ -163,6 +168,6 @@ def _print_table(
         if name.startswith(MASK_PREFIX):
             continue
         values = (value, results[f"{MASK_PREFIX}{name}"]) if has_masks else (value,)
-        shown = ("-" if number < 0 else f"{number:.3f}" for number in values)
-        table.add_row(name.replace("[", "\\["), *shown)
+        cells = ("-" if number < 0 else f"{number:.3f}" for number in values)
+        table.add_row(name.replace("[", "\\["), *cells)
     console.print(table)

@@ -15,6 +15,7 @@ from keras_densepred import backbones
 from keras_densepred._optional import require
 from keras_densepred.analysis.multiply_adds import count_attention_products, count_multiply_adds
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.cli.arguments import add_import_argument, import_user_modules
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=int, default=224, metavar="PIXELS", help="side (default: 224)"
     )
+    add_import_argument(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -39,6 +41,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     side = options.image_size
     if side < 1:
         raise ValueError(f"--image-size must be positive, and is {side}.")
+    import_user_modules(options)
     backbone = backbones.load_backbone(options.preset, image_shape=(side, side, 3))
     name = backbones.built_in_preset(options.preset)
     console.print(f"[bold]{name or options.preset}[/], {type(backbone).__name__}")

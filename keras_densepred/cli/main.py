@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from keras_densepred.cli import check_data, evaluate, info, predict
-from keras_densepred.cli.console import open_console, sentence
+from keras_densepred.cli.console import open_console
+from keras_densepred.faults import sentence
 
 _DESCRIPTION = """Runs, measures and describes models of keras_densepred.
 

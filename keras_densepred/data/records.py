@@ -1,15 +1,22 @@
-"""What one image with its boxes, masks and labels is: every reader makes records, every
-augmentation maps a record to a record, the pipeline turns records into rows of a batch."""
+"""One image with its boxes, masks and labels, and what a data set of such images offers.
+
+Every reader makes records, every augmentation maps a record to a record, and `batches` writes
+records into the rows of a batch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 IGNORE_LABEL = 255
 """Value in `Record.semantic` of pixels that neither train nor count."""
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; the message names the file, the fault and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +98,29 @@ class Record:
         )
 
 
+def semantic_record(image: np.ndarray, semantic: np.ndarray, index: int, name: str) -> Record:
+    """A record without objects.
+
+    Args:
+        image: `(H, W, 3)` uint8, RGB.
+        semantic: `(H, W)` uint8.
+        index: position in the data set, which becomes the `image_id`.
+        name: what messages call the image.
+
+    Returns:
+        The record.
+    """
+    return Record(
+        image=image,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int32),
+        crowd=np.zeros(0, bool),
+        image_id=index,
+        file_name=name,
+        semantic=semantic,
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledImage:
     """An image and its class.
@@ -118,3 +148,46 @@ class LabelledImage:
                 f"{self.file_name}: `image` must be uint8 of shape (H, W, 3), and is "
                 f"{self.image.dtype} of shape {shape}."
             )
+
+
+class DetectionDataset(Protocol):
+    """What detection batches and evaluation ask of a data set."""
+
+    @property
+    def image_ids(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+    def ground_truth(self) -> dict: ...
+
+
+class SegmentationDataset(Protocol):
+    """What batches with semantic labels ask of a data set.
+
+    It may also have `mask(index)`, the labels alone, and `image_sizes`, `(N, 2)` height and width:
+    images then need not be decoded to count labels or to plan an evaluation.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+class ClassificationDataset(Protocol):
+    """What classification batches ask of a data set.
+
+    It may also have `encoded(index)`, the same with an `EncodedImage`: a random crop then decodes
+    no more of the image than it needs.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> LabelledImage: ...

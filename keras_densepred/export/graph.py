@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_densepred.layers.conv import Conv, Pointwise
+from keras_densepred.models.detector import DenseDetector, Detector
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.ops.nms import non_max_suppression
 
@@ -17,7 +18,7 @@ class Exported(keras.Model):
     """A model whose outputs are a tuple in a known order; a detector's are boxes and scores.
 
     Args:
-        model: what is exported: a functional model, or a detector with `boxes_and_scores`.
+        model: what is exported: a functional model, or a `DenseDetector`.
         suppress: whether a detector's boxes and scores go through non-maximum suppression.
         named: whether the outputs are a dictionary by their names instead.
 
@@ -32,9 +33,9 @@ class Exported(keras.Model):
 
     def __init__(self, model: keras.Model, *, suppress: bool = False, named: bool = False):
         super().__init__(name=f"{model.name}_exported")
-        is_detector = hasattr(model, "boxes_and_scores")
-        self.decoder: Any = model.prediction_decoder if is_detector else None
-        if not is_detector and type(model).predict_step is not keras.Model.predict_step:
+        is_dense = isinstance(model, DenseDetector)
+        self.decoder: Any = model.prediction_decoder if is_dense else None
+        if isinstance(model, Detector) and not is_dense:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of the detectors YOLOv3Detector "
                 "and RetinaNet have one."
@@ -50,7 +51,7 @@ class Exported(keras.Model):
         self.network = plain_convolutions(
             folded.graph if isinstance(folded, FoldedDetector) else folded
         )
-        if is_detector:
+        if is_dense:
             # A method and not the detector, whose weights would be exported too.
             self._decode = model.boxes_and_scores
             self.names: tuple[str, ...] = DETECTIONS if suppress else ("boxes", "scores")

@@ -83,8 +83,9 @@ def batch_norm(
     synchronized: bool = False,
     dtype=None,
     fixed: bool = False,
+    plain: type[ConvBatchNorm] = ConvBatchNorm,
 ) -> keras.layers.Layer:
-    """The one place where networks of convolutions get their batch normalisation from.
+    """The one place where networks get their batch normalisation from.
 
     Args:
         name: layer name.
@@ -94,8 +95,9 @@ def batch_norm(
             in training. On JAX they always do.
         dtype: dtype policy of the layer.
         fixed: whether the moving statistics normalise in training too, and stay as they are.
+        plain: class where it is neither synchronized nor fixed.
     """
-    layer = SyncConvBatchNorm if synchronized else ConvBatchNorm
+    layer: type[keras.layers.Layer] = SyncConvBatchNorm if synchronized else plain
     layer = FixedBatchNorm if fixed else layer
     return layer(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)
 

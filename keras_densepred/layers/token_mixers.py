@@ -9,9 +9,11 @@ and figure 3; the layers, where the paper is silent, as in the authors' code). A
 import abc
 import dataclasses
 
+import keras
 from keras import layers
 
 from keras_densepred.layers.conv import Conv, Pointwise
+from keras_densepred.layers.conv_norm import ConvBatchNorm, batch_norm
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanOutNormal
 from keras_densepred.layers.norm import GELU, LayerNorm
@@ -33,12 +35,14 @@ class TokenMixer(abc.ABC):
         layer_scale_init: start of the layer scale, or None for none (NeXt only).
         lr_dilation: dilation of the LR blocks' depthwise convolution.
         swin_classification_compat: see `ShiftedWindowAttention` (Swin only).
+        sync_batch_norm: whether replicas share the statistics of a batch (ResNet only).
         dtype: dtype policy of all layers.
     """
 
     layer_scale_init: float | None = None
     lr_dilation: int = 3
     swin_classification_compat: bool = False
+    sync_batch_norm: bool = False
     dtype: object = None
 
     def norm(self, x, name: str):
@@ -125,12 +129,23 @@ class NeXtMixer(TokenMixer):
         return self.add(x, self.drop(y, rate, f"{name}_drop_path"), f"{name}_add")
 
 
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class BatchNormalization(ConvBatchNorm):
+    """`ConvBatchNorm` under the class name by which saved files address the weights of the blocks.
+
+    They once had Keras' own layer.
+    """
+
+
 class ResNetMixer(TokenMixer):
     """Inverted bottleneck of plain convolutions with batch normalisation and ReLU."""
 
     def norm(self, x, name: str):
         """Batch normalisation with PyTorch's constants (momentum 0.1 there is 0.9 here)."""
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name, dtype=self.dtype)(x)
+        norm = batch_norm(
+            name, 0.9, 1e-5, self.sync_batch_norm, self.dtype, plain=BatchNormalization
+        )
+        return norm(x)
 
     def act(self, x, name: str):
         """ReLU."""

@@ -4,6 +4,7 @@ from keras_densepred.metrics.average_precision import (
     SUMMARY_KEYS,
     CocoEvaluation,
     coco_average_precision,
+    detections_on_image,
     detections_to_coco,
     evaluate_detector,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "coco_average_precision",
     "count_pixels",
     "count_predictions",
+    "detections_on_image",
     "detections_to_coco",
     "evaluate_detector",
     "labels_at_own_size",

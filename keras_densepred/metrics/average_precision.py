@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.metrics.mask_results import (
+    masks_on_image,
     masks_to_rle,
     segmentations_as_arrays,
     segmentations_from_arrays,
@@ -154,6 +155,36 @@ def detections_to_coco(
                 }
             )
     return results
+
+
+def detections_on_image(
+    predictions: Mapping[str, np.ndarray],
+    batch: Mapping[str, np.ndarray],
+    row: int,
+    size: tuple[int, int],
+) -> dict[str, np.ndarray]:
+    """What a detector found in an image, in pixels of the image as it is in its file.
+
+    Args:
+        predictions: of the detector for a batch.
+        batch: of `data.eval_batches`.
+        row: which image.
+        size: height and width of the image in pixels.
+
+    Returns:
+        `"boxes"` (N, 4) xyxy, `"labels"` (N,), `"confidence"` (N,), and where they are predicted
+        `"masks"` (N, H, W) bool.
+    """
+    used = predictions["labels"][row] >= 0
+    boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
+    detections = {
+        "boxes": boxes,
+        "labels": predictions["labels"][row][used],
+        "confidence": predictions["confidence"][row][used],
+    }
+    if "masks" in predictions:
+        detections["masks"] = masks_on_image(predictions["masks"][row][used], boxes, *size)
+    return detections
 
 
 def evaluate_detector(

@@ -129,7 +129,7 @@ def labels_at_own_size(scores: np.ndarray, batch: Mapping[str, np.ndarray], row:
             "There are scores that are not finite; the network has probably diverged, look at its "
             "training loss."
         )
-    own_height, own_width = batch["mask_sizes"][row].tolist()
+    own_height, own_width = batch["semantic_sizes"][row].tolist()
     if (height, width) != (own_height, own_width):
         cv2 = require("cv2", "data")
         image = cv2.resize(image, (own_width, own_height), interpolation=cv2.INTER_LINEAR)
@@ -168,8 +168,8 @@ def count_pixels(
                 "pixel and class."
             )
         for row in np.flatnonzero(batch["valid"]).tolist():
-            height, width = batch["mask_sizes"][row].tolist()
-            truth = batch["masks"][row, :height, :width]
+            height, width = batch["semantic_sizes"][row].tolist()
+            truth = batch["semantic"][row, :height, :width]
             counts.update(truth, labels_at_own_size(scores, batch, row))
         if on_batch is not None:
             on_batch(done)

@@ -7,9 +7,18 @@ they are imported when first asked for.
 import importlib
 from typing import Any
 
+from keras_densepred.models.classifier import Classifier
 from keras_densepred.models.classifiers.cednet import CEDNetImageClassifier
-from keras_densepred.models.classifiers.pooled import BiCSNetImageClassifier, CSPNetImageClassifier
-from keras_densepred.models.classifiers.registry import image_classifier
+from keras_densepred.models.classifiers.pooled import (
+    BiCSNetImageClassifier,
+    CSPNetImageClassifier,
+    PooledImageClassifier,
+)
+from keras_densepred.models.classifiers.registry import (
+    classifier_class,
+    image_classifier,
+    register_classifier,
+)
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
@@ -21,7 +30,7 @@ from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet.model import RetinaNet
-from keras_densepred.models.segmenter import IgnoreCrossentropy
+from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
 from keras_densepred.models.yolo.model import YOLOv3Detector
 from keras_densepred.models.yolo.settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
 from keras_densepred.necks.yolo import YOLO_NECKS
@@ -38,6 +47,7 @@ __all__ = [
     "CSPNetImageClassifier",
     "CascadeMaskRCNN",
     "CascadeRCNN",
+    "Classifier",
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
@@ -48,17 +58,21 @@ __all__ = [
     "IgnoreCrossentropy",
     "MaskRCNN",
     "NonMaxSuppression",
+    "PooledImageClassifier",
     "PredictionHead",
     "RetinaNet",
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
+    "Segmenter",
     "SigmoidFocalLoss",
     "YOLOLoss",
     "YOLOV8KerasCV",
     "YOLOv3Detector",
+    "classifier_class",
     "fold_batch_norm",
     "image_classifier",
     "multi_scale",
+    "register_classifier",
     "sliding_window",
 ]
 

@@ -1,12 +1,12 @@
-"""What the semantic segmentation models share, whichever host's class they are."""
+"""What every semantic segmenter promises, and its loss."""
 
-from typing import Any
+from typing import Any, Self
 
 import keras
-import keras_hub
 from keras import ops
 
 from keras_densepred.models.compiling import CompiledAsSaved
+from keras_densepred.models.pyramid import check_channels_last
 from keras_densepred.runtime.replicas import share_of_mean
 
 PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
@@ -46,18 +46,36 @@ class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         self.ignore_label = ignore_label
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        for fixed in ("from_logits", "ignore_class", "axis"):
-            config.pop(fixed, None)
-        return {**config, "ignore_label": self.ignore_label}
+        # Past the host's, whose arguments are fixed here and become more (label smoothing in 3.16).
+        return {**keras.losses.Loss.get_config(self), "ignore_label": self.ignore_label}
 
 
 class Segmenter(CompiledAsSaved):
-    """Mixin before a host's class: trains on integer masks, by plain Keras unless preprocessing.
+    """What every semantic segmenter promises, whichever host's class it is.
 
-    `keras_hub.models.ImageSegmenter` of keras-hub 0.32.0 compiles with categorical cross-entropy,
-    which wants one-hot masks and knows no ignored pixels, and its `fit` takes no generator.
+    Images `(B, H, W, 3)` as the backbone wants them give logits `(B, H, W, C)`; training takes
+    masks `(B, H, W)` of integers, 255 where there is no class. A segmenter is `class
+    Family(Segmenter, keras.Model)`, or a host's class for `keras.Model`; it builds its graph in the
+    constructor, sets `backbone` and `num_classes`, and adds its other arguments to `get_config`.
+    The rest is here: defaults of `compile`, what is refused, the loss over several devices, and a
+    file that loads with the optimizer and loss it was saved with.
+
+    Where hosts differ: `keras_hub.models.ImageSegmenter` of keras-hub 0.32.0 compiles with
+    categorical cross-entropy, which wants one-hot masks and knows no ignored pixels.
+
+    Attributes:
+        task: `"segmentation"`, by which the command line knows what to do with a saved model.
+        backbone: the pyramid backbone that it stands on.
+        num_classes: C, the background included where it is a class.
     """
+
+    task = "segmentation"
+    backbone: Any
+    num_classes: int
+
+    def default_optimizer(self) -> keras.optimizers.Optimizer:
+        """What `compile` takes by default: SGD with momentum, at BiCSNet's peak learning rate."""
+        return keras.optimizers.SGD(PAPER_LEARNING_RATE, momentum=0.9)
 
     def compile(
         self,
@@ -79,9 +97,10 @@ class Segmenter(CompiledAsSaved):
             **kwargs: further arguments of `keras.Model.compile`.
         """
         if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.SGD(PAPER_LEARNING_RATE, momentum=0.9)
+            optimizer = self.default_optimizer()
         if isinstance(loss, str) and loss == "auto":
             loss = IgnoreCrossentropy()
+        # Past the host's, whose defaults are for one-hot masks.
         keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def compute_loss(
@@ -92,61 +111,58 @@ class Segmenter(CompiledAsSaved):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """As `keras.Model.compute_loss`; with `IgnoreCrossentropy` of the whole batch's pixels.
+        """As `keras.Model.compute_loss`; `IgnoreCrossentropy` is the mean over the whole batch.
 
-        Where several devices share a batch, the mean over the labelled pixels of all, though each
-        device may have unlike many.
+        Where several devices share a batch, it is the mean over the labelled pixels of all devices,
+        however they are distributed.
 
         Args:
             x: images (B, H, W, 3).
             y: masks (B, H, W).
             y_pred: logits (B, H, W, C).
-            sample_weight: as in `keras.Model.compute_loss`; the mean is of a device's rows then.
+            sample_weight: as in `keras.Model.compute_loss`; the loss is then averaged over each
+                device's own rows.
             training: as in `keras.Model.compute_loss`.
 
         Returns:
             Scalar loss.
+
+        Raises:
+            ValueError: if `IgnoreCrossentropy` gets anything but integer masks of the logits' size.
         """
+        if not isinstance(self.loss, IgnoreCrossentropy):
+            return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+        _check_masks(y, y_pred)
         loss = keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
-        ours = isinstance(self.loss, IgnoreCrossentropy) and sample_weight is None
-        if not ours or self.loss.reduction != "sum_over_batch_size":
+        if sample_weight is not None or self.loss.reduction != "sum_over_batch_size":
             return loss
         labelled = ops.sum(ops.cast(ops.not_equal(y, self.loss.ignore_label), "float32"))
         return loss * share_of_mean(labelled)
 
-    def _trainer(self) -> type[keras.Model]:
-        # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or
-        # datasets, and TensorFlow or Grain; without a preprocessor there is nothing to map.
-        plain = getattr(self, "preprocessor", None) is None
-        return keras.Model if plain else keras_hub.models.ImageSegmenter
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "name": self.name,
+        }
+        if hasattr(self, "preprocessor"):  # of KerasHub's tasks
+            config["preprocessor"] = keras.saving.serialize_keras_object(self.preprocessor)
+        return config
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`, on (images, masks)."""
-        return self._trainer().fit(self, *args, **kwargs)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`, on (images, masks)."""
-        return self._trainer().evaluate(self, *args, **kwargs)
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`: logits (B, H, W, C) float32."""
-        return self._trainer().predict(self, *args, **kwargs)
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`; a preprocessor, if any, is not applied."""
-        return keras.Model.train_on_batch(self, *args, **kwargs)
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.test_on_batch`; a preprocessor, if any, is not applied."""
-        return keras.Model.test_on_batch(self, *args, **kwargs)
-
-    def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict_on_batch`; a preprocessor, if any, is not applied."""
-        return keras.Model.predict_on_batch(self, *args, **kwargs)
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(
+            **{
+                name: keras.saving.deserialize_keras_object(value)
+                if isinstance(value, dict) and "class_name" in value
+                else value
+                for name, value in config.items()
+            }
+        )
 
 
-def check_pyramid(backbone: keras.Model, num_classes: int, levels: tuple[str, ...]) -> None:
-    """Refuses what no segmentation model can be built on.
+def check_backbone(backbone: keras.Model, num_classes: int, levels: tuple[str, ...]) -> None:
+    """Refuses what no segmenter can be built on.
 
     Raises:
         ValueError: if `backbone` has no pyramid with these levels or is channels_first, or
@@ -154,15 +170,27 @@ def check_pyramid(backbone: keras.Model, num_classes: int, levels: tuple[str, ..
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
-    outputs = getattr(backbone, "pyramid_outputs", None)
-    missing = [level for level in levels if level not in (outputs or {})]
-    if outputs is None or missing:
+    outputs = getattr(backbone, "pyramid_outputs", {})
+    missing = [level for level in levels if level not in outputs]
+    if missing:
         raise ValueError(
             f"`backbone` {backbone.name!r} has no level {', '.join(missing)} in "
             "`pyramid_outputs`; pass one of keras_densepred's backbones."
         )
-    if getattr(backbone, "data_format", "channels_last") != "channels_last":
+    check_channels_last(backbone, "a segmenter")
+
+
+def _check_masks(masks: Any, logits: Any) -> None:
+    """Refuses targets that the loss would take wrongly, or fail on far from their cause."""
+    shape = tuple(getattr(masks, "shape", ()))
+    if len(shape) == 4 and shape[-1] == 1:
+        shape = shape[:3]
+    size = tuple(logits.shape)[:3]
+    unlike = any(None not in pair and pair[0] != pair[1] for pair in zip(shape, size, strict=False))
+    if len(shape) != 3 or unlike:
         raise ValueError(
-            f"`backbone` {backbone.name!r} is channels_first; segmentation models here take "
-            'channels_last images, so build the backbone with data_format="channels_last".'
+            "A segmenter trains on masks (batch, height, width) of class numbers at the images' "
+            f"size, {size} here, and got {shape or type(masks).__name__}."
         )
+    if "int" not in keras.backend.standardize_dtype(masks.dtype):
+        raise ValueError(f"Masks are class numbers, integers, and these are {masks.dtype}.")

@@ -7,22 +7,18 @@ with biases, no norms and no activations. CEDNet and BiCSNet need `DetectionPyra
 
 import keras
 
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    to_channels_last,
-)
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.initializers import XavierUniform
 from keras_densepred.layers.pooling import Subsample
 from keras_densepred.layers.residual import Add
 from keras_densepred.layers.upsampling import NearestUpsample
+from keras_densepred.necks.neck import Neck
 
 EXTRA_LEVELS = ("pool", "conv")
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class FeaturePyramid(PyramidBackbone):
+class FeaturePyramid(Neck):
     """FPN around a backbone: equally wide levels P`min_level`..P`max_level`.
 
     Input: images as the backbone wants them. Output: `{"P2": ..., "P6": ...}`, each
@@ -41,6 +37,8 @@ class FeaturePyramid(PyramidBackbone):
             neither of the two.
     """
 
+    _layer_prefix = "fpn_"
+
     def __init__(
         self,
         backbone,
@@ -57,14 +55,7 @@ class FeaturePyramid(PyramidBackbone):
             )
         if extra_levels not in EXTRA_LEVELS:
             raise ValueError(f"`extra_levels` must be one of {EXTRA_LEVELS}, got {extra_levels!r}.")
-        missing = {f"P{level}" for level in range(min_level, 6)} - set(backbone.pyramid_outputs)
-        if missing:
-            raise ValueError(
-                f"The backbone has no level {', '.join(sorted(missing))}; it has "
-                f"{', '.join(backbone.pyramid_outputs)}."
-            )
         dtype = kwargs.pop("dtype", None) or backbone.dtype_policy
-        data_format = backbone.data_format
 
         # === Functional model ===
         def conv(x, kernel: int, name: str, stride: int = 1):
@@ -72,11 +63,10 @@ class FeaturePyramid(PyramidBackbone):
             layer = Conv(width, kernel, stride, kernel_initializer=start, name=name, dtype=dtype)
             return layer(x)
 
+        features = self.levels_of(backbone, range(min_level, 6), dtype)
         levels, x = {}, None
         for level in range(5, min_level - 1, -1):
-            c = backbone.pyramid_outputs[f"P{level}"]
-            c = to_channels_last(c, data_format, f"fpn_p{level}_input", dtype)
-            lateral = conv(c, 1, f"fpn_p{level}_lateral")
+            lateral = conv(features[level], 1, f"fpn_p{level}_lateral")
             if x is not None:
                 x = NearestUpsample(name=f"fpn_p{level}_upsample", dtype=dtype)(x, lateral)
                 lateral = Add(name=f"fpn_p{level}_add", dtype=dtype)(lateral, x)
@@ -88,42 +78,15 @@ class FeaturePyramid(PyramidBackbone):
                 levels[level] = layer(levels[level - 1])
             else:
                 levels[level] = conv(levels[level - 1], 3, f"fpn_p{level}_conv", stride=2)
-        pyramid_outputs = {
-            f"P{level}": from_channels_last(
-                levels[level], data_format, f"fpn_p{level}_channels_first", dtype
-            )
-            for level in range(min_level, max_level + 1)
-        }
         super().__init__(
-            inputs=backbone.input,
-            pyramid_outputs=pyramid_outputs,
-            image_shape=backbone.image_shape,
-            data_format=data_format,
+            backbone=backbone,
+            pyramid_outputs={f"P{level}": x for level, x in levels.items()},
             dtype=dtype,
             **kwargs,
         )
 
         # === Config ===
-        self.backbone = backbone
-        self.size_divisor = getattr(backbone, "size_divisor", 1)
         self.width = width
         self.min_level = min_level
         self.max_level = max_level
         self.extra_levels = extra_levels
-
-    def get_config(self):
-        config = super().get_config()
-        del config["image_shape"], config["data_format"]  # the backbone's
-        return {
-            **config,
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "width": self.width,
-            "min_level": self.min_level,
-            "max_level": self.max_level,
-            "extra_levels": self.extra_levels,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return super().from_config({**config, "backbone": backbone})

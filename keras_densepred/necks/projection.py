@@ -7,17 +7,13 @@ detection code). BiCSNet's own outputs are such a pyramid already; around it, th
 
 import keras
 
-from keras_densepred.backbones.backbone import (
-    PyramidBackbone,
-    from_channels_last,
-    to_channels_last,
-)
 from keras_densepred.layers.token_mixers import NeXtMixer
 from keras_densepred.layers.upsampling import BilinearUpsample
+from keras_densepred.necks.neck import Neck
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class DetectionPyramid(PyramidBackbone):
+class DetectionPyramid(Neck):
     """Equally wide levels P`min_level`..P`max_level` from a backbone with P3..P5 or more.
 
     Levels of the backbone from P3 on: 1x1 convolution and norm. Levels above them: 3x3 convolution
@@ -39,6 +35,8 @@ class DetectionPyramid(PyramidBackbone):
         ValueError: if the levels are out of this range or the backbone lacks one.
     """
 
+    _layer_prefix = "pyramid_"
+
     def __init__(
         self, backbone, width: int = 256, min_level: int = 3, max_level: int = 7, **kwargs
     ):
@@ -47,76 +45,42 @@ class DetectionPyramid(PyramidBackbone):
                 "`min_level` must be 2 or 3 and `max_level` at least 5, "
                 f"got {min_level} and {max_level}."
             )
-        missing = {f"P{level}" for level in range(min_level, 6)} - set(backbone.pyramid_outputs)
-        if missing:
-            raise ValueError(
-                f"The backbone has no level {', '.join(sorted(missing))}; it has "
-                f"{', '.join(backbone.pyramid_outputs)}."
-            )
         dtype = kwargs.pop("dtype", None) or backbone.dtype_policy
-        data_format = backbone.data_format
-        mixer = getattr(backbone, "mixer", NeXtMixer(dtype=dtype))
+        kit = getattr(backbone, "kit", NeXtMixer(dtype=dtype))
 
         # === Functional model ===
-        features = {
-            level: to_channels_last(x, data_format, f"pyramid_{level.lower()}_input", dtype)
-            for level, x in backbone.pyramid_outputs.items()
-        }
+        features = self.levels_of(backbone, range(min_level, 6), dtype)
         levels = {}
-        coarsest = min(max(int(level[1:]) for level in features), max_level)
+        coarsest = min(max(features), max_level)
         for level in range(3, coarsest + 1):
             name = f"pyramid_p{level}"
-            x = mixer.conv(features[f"P{level}"], width, 1, f"{name}_conv")
-            levels[level] = mixer.norm(x, f"{name}_norm")
+            x = kit.conv(features[level], width, 1, f"{name}_conv")
+            levels[level] = kit.norm(x, f"{name}_norm")
         for level in range(coarsest + 1, max_level + 1):
             name = f"pyramid_p{level}"
-            x = mixer.conv(levels[level - 1], width, 3, f"{name}_conv", stride=2)
-            levels[level] = mixer.norm(x, f"{name}_norm")
+            x = kit.conv(levels[level - 1], width, 3, f"{name}_conv", stride=2)
+            levels[level] = kit.norm(x, f"{name}_norm")
         if min_level == 2:
-            levels[2] = _finest_level(features["P2"], levels[3], width, mixer, dtype)
-        pyramid_outputs = {
-            f"P{level}": from_channels_last(
-                levels[level], data_format, f"pyramid_p{level}_channels_first", dtype
-            )
-            for level in range(min_level, max_level + 1)
-        }
+            levels[2] = _finest_level(features[2], levels[3], width, kit, dtype)
         super().__init__(
-            inputs=backbone.input,
-            pyramid_outputs=pyramid_outputs,
-            image_shape=backbone.image_shape,
-            data_format=data_format,
+            backbone=backbone,
+            pyramid_outputs={f"P{level}": x for level, x in levels.items()},
             dtype=dtype,
+            # P2 is twice as large as P3 where images are a multiple of 8.
+            size_divisor=8 if min_level == 2 else 1,
             **kwargs,
         )
 
         # === Config ===
-        self.backbone = backbone
-        self.size_divisor = backbone.size_divisor
         self.width = width
         self.min_level = min_level
         self.max_level = max_level
 
-    def get_config(self):
-        config = super().get_config()
-        del config["image_shape"], config["data_format"]  # the backbone's
-        return {
-            **config,
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "width": self.width,
-            "min_level": self.min_level,
-            "max_level": self.max_level,
-        }
 
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return super().from_config({**config, "backbone": backbone})
-
-
-def _finest_level(c2, p3, width: int, mixer, dtype):
+def _finest_level(c2, p3, width: int, kit, dtype):
     """P2 of the two-stage detectors."""
     norms = NeXtMixer(dtype=dtype)
-    lateral = norms.norm(mixer.conv(c2, width, 1, "pyramid_p2_conv"), "pyramid_p2_norm")
+    lateral = norms.norm(kit.conv(c2, width, 1, "pyramid_p2_conv"), "pyramid_p2_norm")
     up = BilinearUpsample(name="pyramid_p2_upsample", dtype=dtype)(p3)
-    x = norms.norm(mixer.add(up, lateral, "pyramid_p2_add"), "pyramid_p2_merge_norm")
-    return mixer.conv(x, width, 3, "pyramid_p2_merge_conv")
+    x = norms.norm(kit.add(up, lateral, "pyramid_p2_add"), "pyramid_p2_merge_norm")
+    return kit.conv(x, width, 3, "pyramid_p2_merge_conv")

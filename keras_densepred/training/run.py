@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from keras_densepred import data, metrics
-from keras_densepred.metrics.mask_results import masks_on_image
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.devices.cluster import Cluster
@@ -180,7 +179,7 @@ def predict_samples(
             if record.masks is not None:
                 objects["masks"] = record.masks
             truth.append(objects)
-            found.append(detections_on_image(predictions, batch, row, record.size))
+            found.append(metrics.detections_on_image(predictions, batch, row, record.size))
     return images, truth, found
 
 
@@ -195,33 +194,3 @@ def _plain_backbone(model: keras.Model) -> Any:
     """The detector's backbone without what a pyramid puts on it."""
     backbone: Any = model.backbone
     return getattr(backbone, "backbone", backbone)
-
-
-def detections_on_image(
-    predictions: Mapping[str, np.ndarray],
-    batch: Mapping[str, np.ndarray],
-    row: int,
-    size: tuple[int, int],
-) -> dict[str, np.ndarray]:
-    """What a detector found in an image, in pixels of the image as it is in its file.
-
-    Args:
-        predictions: of the detector for a batch.
-        batch: of `data.eval_batches`.
-        row: which image.
-        size: height and width of the image in pixels.
-
-    Returns:
-        `"boxes"` (N, 4) xyxy, `"labels"` (N,), `"confidence"` (N,), and where they are predicted
-        `"masks"` (N, H, W) bool.
-    """
-    used = predictions["labels"][row] >= 0
-    boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
-    detections = {
-        "boxes": boxes,
-        "labels": predictions["labels"][row][used],
-        "confidence": predictions["confidence"][row][used],
-    }
-    if "masks" in predictions:
-        detections["masks"] = masks_on_image(predictions["masks"][row][used], boxes, *size)
-    return detections

@@ -9,6 +9,7 @@ from keras import ops
 
 import keras_densepred
 from keras_densepred import CEDNetBackbone, DetectionPyramid
+from keras_densepred.training import cednet_layer_id
 from tests.weights import gradients, set_deterministic_weights
 
 TINY = dict(
@@ -309,3 +310,19 @@ def test_initial_weights_follow_the_authors():
 def test_bad_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         CEDNetBackbone(**{**TINY, **changes})
+
+
+# CEDNET.md 2.2: `layer_wise_cednet_small` of S and B has 9 layers, of CSwin 7; the others' 4.
+FINE = {"cednet_next_small": 9, "cednet_next_base": 9, "cednet_cswin_tiny": 7}
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("preset", PRESETS)
+def test_layer_depths_are_the_authors(preset):
+    backbone = CEDNetBackbone.from_preset(preset)
+    fine = preset in FINE
+    assert backbone.num_layers == FINE.get(preset, 3 if preset == "cednet_next_pico" else 4)
+    depths = {w.path: backbone.layer_depth(w.path) for w in backbone.weights}
+    assert depths == {path: cednet_layer_id(path, fine=fine) for path in depths}
+    assert set(depths.values()) == set(range(backbone.num_layers + 1))
+    assert backbone.layer_depth("box_head/conv1/kernel") is None

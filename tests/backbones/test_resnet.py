@@ -203,7 +203,7 @@ def test_frozen_stages_and_fixed_statistics():
     # Scale and offset train: the statistics alone are fixed.
     norm = backbone.get_layer("stage2_block1_reduce_norm")
     assert isinstance(norm, FixedBatchNorm) and len(norm.trainable_weights) == 2
-    assert not backbone.mixer.fixed_statistics  # heads and pyramids have none to keep
+    assert not backbone.kit.fixed_statistics  # heads and pyramids have none to keep
 
 
 def test_a_fixed_norm_trains_as_it_predicts():

@@ -17,7 +17,6 @@ from keras_densepred import (
     training,
 )
 from keras_densepred.cli import main
-from keras_densepred.data.shapes import export as shapes_export
 from keras_densepred.models import DeepLabV3, MaskRCNN, YOLOv3Detector
 from tests.data import class_pictures
 from tests.data.masks import write_mask
@@ -104,7 +103,7 @@ def test_an_unreadable_image_is_named_and_the_others_done(detector, photos, tmp_
 def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     tree = tmp_path / "tree"
     for split in ("train", "val"):
-        shapes_export.write_coco(data.ShapesDataset(3, 64, 0, split), tree)
+        data.ShapesDataset(3, 64, 0, split).write_coco(tree)
     out = tmp_path / "result.json"
     assert main(["evaluate", str(detector), "--data-dir", str(tree), "--output", str(out)]) == 0
     assert "AP50" in capsys.readouterr().out
@@ -130,7 +129,7 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_masks_are_drawn_and_measured(photos, tmp_path):
     split = data.ShapesDataset(2, 64, 0, "val", with_masks=True)
-    shapes_export.write_coco(split, tmp_path / "tree")
+    split.write_coco(tmp_path / "tree")
     pyramid = FeaturePyramid(ResNetBackbone((1, 1, 1, 1), width=2, fixed_batch_norm=True), width=8)
     options = dict(head_width=16, num_proposals=20, mask_convs=1, max_detections=5)
     names = split.class_names

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.data import ShapesDataset
-from keras_densepred.data.anchor_shapes import box_shapes, cluster_anchors
+from keras_densepred.data.readers.anchor_shapes import box_shapes, cluster_anchors
 
 pytestmark = pytest.mark.backend_free
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.augment.objects import box_iou, mask_boxes, resize
+from keras_densepred.data.augment.objects import resize
+from keras_densepred.data.boxes import box_iou, mask_boxes
 
 pytestmark = pytest.mark.backend_free
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.readers.mask_files import semantic_record
+from keras_densepred.data.records import semantic_record
 
 pytestmark = pytest.mark.backend_free
 

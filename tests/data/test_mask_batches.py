@@ -26,11 +26,11 @@ def test_a_training_batch():
         batch = next(stream)
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "images": ((4, 24, 24, 3), "float32"),
-        "masks": ((4, 24, 24), "int32"),
+        "semantic": ((4, 24, 24), "int32"),
     }
-    assert set(np.unique(batch["masks"])) <= {0, 1, 2, 3, 4, 5, 6, 255}
+    assert set(np.unique(batch["semantic"])) <= {0, 1, 2, 3, 4, 5, 6, 255}
     # Padding is the mean colour, 0 after normalising, and ignored.
-    assert np.abs(batch["images"][batch["masks"] == 255]).max(initial=0) < 0.02
+    assert np.abs(batch["images"][batch["semantic"] == 255]).max(initial=0) < 0.02
 
 
 def test_masks_stay_with_their_images():
@@ -39,7 +39,7 @@ def test_masks_stay_with_their_images():
     with train(dataset, augment=augment, mean=None, std=None) as stream:
         for batch in take(stream, 4):
             assert batch["images"].dtype == np.uint8
-            for image, mask in zip(batch["images"], batch["masks"], strict=True):
+            for image, mask in zip(batch["images"], batch["semantic"], strict=True):
                 (index,) = set(np.unique(mask)) - {255}
                 assert (image[mask == index] == index).all()
 
@@ -54,7 +54,7 @@ def test_a_batch_depends_on_seed_and_number_only():
         stream.set_state({**state, "next_batch": 1})
         assert_same(take(stream, 3), expected[1:])
     with train(dataset, seed=1) as stream:
-        assert not np.array_equal(next(stream)["masks"], expected[0]["masks"])
+        assert not np.array_equal(next(stream)["semantic"], expected[0]["semantic"])
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -73,7 +73,7 @@ def test_a_bad_image_is_named_or_skipped():
     with pytest.raises(data.ImageError, match=r"picture_1\.png"):
         take(train(dataset, image_size=8, augment=[]), 2)
     with train(dataset, image_size=8, augment=[], on_bad_image="skip") as stream:
-        masks = np.concatenate([batch["masks"] for batch in take(stream, 2)])
+        masks = np.concatenate([batch["semantic"] for batch in take(stream, 2)])
         assert set(np.unique(masks)) == {0, 2, 3, 255}
         assert stream.skipped_images == {"picture_1.png is broken.": 2}
 
@@ -84,18 +84,18 @@ def test_evaluation_at_the_frame_keeps_masks_at_their_own_size():
     first, last = batches
     assert {key: (value.shape, value.dtype.name) for key, value in first.items()} == {
         "images": ((2, 40, 40, 3), "float32"),
-        "masks": ((2, 60, 40), "int32"),
-        "mask_sizes": ((2, 2), "int32"),
+        "semantic": ((2, 60, 40), "int32"),
+        "semantic_sizes": ((2, 2), "int32"),
         "image_sizes": ((2, 2), "int32"),
         "indices": ((2,), "int64"),
         "valid": ((2,), "bool"),
     }
-    assert first["mask_sizes"].tolist() == [[20, 40], [60, 30]]
+    assert first["semantic_sizes"].tolist() == [[20, 40], [60, 30]]
     assert first["image_sizes"].tolist() == [[20, 40], [40, 20]]
     assert last["image_sizes"][0].tolist() == [40, 40], "small images are enlarged"
-    assert last["valid"].tolist() == [True, False] and (last["masks"][1] == 255).all()
-    assert (first["masks"][1, :60, :30].ravel()[1:] == 1).all()
-    assert (first["masks"][1, :, 30:] == 255).all()
+    assert last["valid"].tolist() == [True, False] and (last["semantic"][1] == 255).all()
+    assert (first["semantic"][1, :60, :30].ravel()[1:] == 1).all()
+    assert (first["semantic"][1, :, 30:] == 255).all()
     assert (first["images"][0, 20:] == 0).all() and (first["images"][0, :20] != 0).all()
 
 
@@ -106,7 +106,7 @@ def test_evaluation_at_own_size_has_two_frames():
         assert [batch["images"].shape[1:3] for batch in batches] == [(64, 64), (64, 64), (64, 32)]
         assert [b["indices"][b["valid"]].tolist() for b in batches] == [[0, 2], [3], [1]]
         for batch in batches:
-            np.testing.assert_array_equal(batch["mask_sizes"], batch["image_sizes"])
+            np.testing.assert_array_equal(batch["semantic_sizes"], batch["image_sizes"])
     assert evaluate(Masked(sizes), pad_multiple=1).__iter__().__next__()["images"].shape[1:3] == (
         33,
         40,
@@ -164,8 +164,8 @@ SCRIPT = """
         dataset = data.ShapesSegmentation(9, 32)
         options = dict(batch_size=4, image_size=32, workers=workers, **NORMAL)
         with data.train_mask_batches(dataset, seed=0, **options) as stream:
-            trained = [next(stream)["masks"] for _ in range(3)]
-        return trained + [batch["masks"] for batch in data.eval_mask_batches(dataset, **options)]
+            trained = [next(stream)["semantic"] for _ in range(3)]
+        return trained + [batch["semantic"] for batch in data.eval_mask_batches(dataset, **options)]
 
     if __name__ == "__main__":
         for here, there in zip(batches(0), batches(1), strict=True):

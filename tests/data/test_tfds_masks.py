@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from keras_densepred import data
-from tests.data.test_tfds import prepare
+from tests.data.tfds_sets import prepare
 
 pytestmark = pytest.mark.backend_free
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.batches.box_masks import cut_by_boxes
+from keras_densepred.data.boxes import cut_by_boxes
 from tests.data.pictures import (
     NORMAL,
     Pictures,

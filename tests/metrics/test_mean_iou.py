@@ -113,7 +113,7 @@ def test_every_pixel_of_every_image_counts_once(size):
 
 @pytest.mark.backend_free
 def test_scores_are_resized_before_the_best_is_taken():
-    batch = {"image_sizes": np.array([[1, 2]]), "mask_sizes": np.array([[1, 8]])}
+    batch = {"image_sizes": np.array([[1, 2]]), "semantic_sizes": np.array([[1, 8]])}
     scores = np.zeros((1, 4, 4, 2), np.float32)
     scores[0, 0, :2, 1] = (-1.0, 3.0)  # bilinear: above 0 from a quarter of the way on
     labels = metrics.labels_at_own_size(scores, batch, 0)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import ResNetBackbone, models
+from tests.hosts import needs_keras_cv
 
 
 def classifier():
@@ -22,7 +23,10 @@ MODELS = {
 ON_PYRAMID = ("faster", "retinanet", "retinanet_keras_cv")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=needs_keras_cv if n.endswith("keras_cv") else ()) for n in MODELS],
+)
 def test_the_backend_decides_again(name, toy_backbone, toy_pyramid, tmp_path):
     model = MODELS[name](toy_pyramid if name in ON_PYRAMID else toy_backbone)
     model.compile()

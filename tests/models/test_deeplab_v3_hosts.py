@@ -7,6 +7,7 @@ import pytest
 
 from keras_densepred import models
 from keras_densepred.backbones import CEDNetBackbone
+from tests.hosts import keras_cv, needs_keras_cv
 
 BACKEND = keras.backend.backend()
 COMPILE = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -62,19 +63,20 @@ def test_keras_hub_v3_has_no_low_level_features(backbone, toy_backbone):
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
+@needs_keras_cv
 def test_keras_cv_v3_plus(backbone, tmp_path):
-    import keras_cv
-
     model = models.DeepLabV3PlusKerasCV(backbone, 3)
     assert isinstance(model, keras_cv.models.DeepLabV3Plus)
     assert_trains_predicts_and_reloads(model, tmp_path / "model.keras")
 
 
+@needs_keras_cv
 def test_keras_cv_v3_plus_without_p2_and_at_any_size(toy_backbone):
     model = models.DeepLabV3PlusKerasCV(toy_backbone, 3)
     assert model(np.zeros((1, 33, 47, 3), "float32")).shape == (1, 33, 47, 3)
 
 
+@needs_keras_cv
 def test_missing_levels_are_named(toy_backbone):
     with pytest.raises(ValueError, match="no level P5"):
         models.DeepLabV3KerasHub(keras.Sequential(name="plain"), 3)

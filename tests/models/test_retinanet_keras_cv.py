@@ -4,11 +4,13 @@ import json
 import sys
 
 import keras
-import keras_cv
 import numpy as np
 import pytest
 
 import keras_densepred.models as models
+from tests.hosts import keras_cv, needs_keras_cv
+
+pytestmark = needs_keras_cv
 
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.
 COMPILE = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}

@@ -8,12 +8,14 @@ import json
 import sys
 
 import keras
-import keras_cv
 import numpy as np
 import pytest
 
 import keras_densepred.models as models
+from tests.hosts import keras_cv, needs_keras_cv
 from tests.models.conftest import ToyPyramid
+
+pytestmark = needs_keras_cv
 
 BACKEND = keras.config.backend()
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.

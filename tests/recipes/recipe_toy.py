@@ -16,7 +16,6 @@ import numpy as np
 
 from keras_densepred import CEDNetBackbone, training
 from keras_densepred.data import ShapesDataset
-from keras_densepred.data.shapes import export as shapes_export
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -37,7 +36,7 @@ def make(directory):
     """Writes 12 + 5 pictures as a COCO tree and a small backbone; returns the recipe's flags."""
     root = pathlib.Path(directory)
     for count, split in ((12, "train"), (5, "val")):
-        shapes_export.write_coco(ShapesDataset(count, 64, 0, split), root / "data")
+        ShapesDataset(count, 64, 0, split).write_coco(root / "data")
     backbone = CEDNetBackbone(
         p2_width=8, p2_depth=1, widths=(8, 8, 8), depths=(1, 1, 1), num_stages=1, stem_width=8
     )

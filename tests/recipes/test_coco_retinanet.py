@@ -9,6 +9,7 @@ import pytest
 
 from keras_densepred import CEDNetBackbone, data, training
 from recipes import coco_retinanet as recipe
+from tests.hosts import needs_keras_cv
 from tests.recipes import recipe_toy as toy
 from tests.recipes.recipe_toy import Split
 
@@ -19,7 +20,9 @@ def flags(tmp_path_factory):
 
 
 @pytest.mark.slow_on("tensorflow")
-@pytest.mark.parametrize("head", ["keras_hub", pytest.param("keras_cv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "head", ["keras_hub", pytest.param("keras_cv", marks=[pytest.mark.slow, needs_keras_cv])]
+)
 def test_from_flags_to_files(flags, tmp_path, capsys, head):
     output = tmp_path / "out"
     results = recipe.main([*flags, "--head", head, "--output", str(output)])

@@ -8,6 +8,7 @@ import pytest
 
 from keras_densepred import data, models
 from recipes import coco_yolo as recipe
+from tests.hosts import needs_keras_cv
 from tests.recipes import recipe_toy as toy
 from tests.recipes.recipe_toy import Split
 
@@ -23,7 +24,8 @@ def flags(tmp_path_factory):
     "head",
     [
         pytest.param("efm", marks=pytest.mark.slow_on("jax", "tensorflow")),
-        *(pytest.param(h, marks=pytest.mark.slow) for h in ("prn", "panet", "yolov8")),
+        *(pytest.param(h, marks=pytest.mark.slow) for h in ("prn", "panet")),
+        pytest.param("yolov8", marks=[pytest.mark.slow, needs_keras_cv]),
     ],
 )
 def test_from_flags_to_files(flags, tmp_path, capsys, head):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from keras_densepred import CEDNetBackbone, data, training
 from recipes import voc_deeplab_v3 as recipe
+from tests.hosts import needs_keras_cv
 from tests.recipes import segmentation_toy as toy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def flags(tmp_path_factory):
     [
         pytest.param("ours", marks=pytest.mark.slow_on("jax", "tensorflow")),
         pytest.param("keras_hub", marks=pytest.mark.slow),
-        pytest.param("keras_cv", marks=pytest.mark.slow),
+        pytest.param("keras_cv", marks=[pytest.mark.slow, needs_keras_cv]),
     ],
 )
 def test_from_flags_to_files(flags, tmp_path, capsys, head):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from keras_densepred.data import ShapesDataset
-from keras_densepred.data.shapes import export as shapes_export
 from keras_densepred.models import FasterRCNN, MaskRCNN, RetinaNetKerasHub, YOLOv3Detector
 from keras_densepred.training import Preprocessing
 from tests.models.conftest import ToyPyramid
@@ -27,7 +26,7 @@ FILES = ["gradient_maps.png", "important_area.csv", "important_area.png", "quali
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
     for split in ("train", "val"):
-        shapes_export.write_coco(ShapesDataset(3, 64, 0, split), root)
+        ShapesDataset(3, 64, 0, split).write_coco(root)
     return root
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from keras_densepred.analysis.model_table import counting, render
+from keras_densepred.analysis.model_table.families import FAMILIES
+from keras_densepred.analysis.model_table.figures import Row
+from keras_densepred.backbones import backbone_families
 from tools import model_table
-from tools.paper_figures import FAMILIES, Row
 
 pytestmark = pytest.mark.backend_free
 
@@ -19,21 +22,20 @@ CSV = ROOT / "keras_densepred" / "cli" / "model_table.csv"
 def test_the_readme_has_the_table_of_the_csv():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text.split("<!-- model_table:begin -->\n\n")[1].split("\n<!-- model_table:end -->")[0]
-    assert table == model_table.as_markdown(model_table.read_csv(CSV))
+    assert table == render.as_markdown(render.read_csv(CSV))
 
 
 def test_the_csv_has_every_row_and_no_unexplained_one():
-    counts = model_table.read_csv(CSV)
-    expected = [(family, row.preset, row.head) for family, row in model_table.table_rows(FAMILIES)]
+    counts = render.read_csv(CSV)
+    expected = [(family, row.preset, row.head) for family, row in counting.table_rows(FAMILIES)]
     assert [(c.family, c.preset.split(" / ")[0], c.head) for c in counts] == expected
     statuses = {"agrees", "known difference", "not built", "ours"}
     assert {c.status for c in counts} == statuses
     assert all(c.reason for c in counts if c.status in ("known difference", "not built"))
     presets = {
         name
-        for family in FAMILIES.values()
-        for backbone in family.backbones
-        for name in backbone.architecture_presets()
+        for backbone_class in backbone_families()
+        for name in backbone_class.architecture_presets()
     }
     assert {c.preset.split(" / ")[0] for c in counts if c.status != "not built"} == presets
 
@@ -45,21 +47,21 @@ def test_the_csv_has_every_row_and_no_unexplained_one():
 def test_rows_of_the_csv_counted_anew(preset, head):
     family, row = next(
         (family, row)
-        for family, row in model_table.table_rows(FAMILIES)
+        for family, row in counting.table_rows(FAMILIES)
         if (row.preset, row.head) == (preset, head)
     )
-    assert model_table.count(family, row) in model_table.read_csv(CSV)
+    assert counting.count(family, row) in render.read_csv(CSV)
 
 
 @pytest.mark.slow
 def test_all_rows_of_the_csv_counted_anew():
-    rows = model_table.table_rows(FAMILIES)
-    assert [model_table.count(*row) for row in rows] == model_table.read_csv(CSV)
+    rows = counting.table_rows(FAMILIES)
+    assert [counting.count(*row) for row in rows] == render.read_csv(CSV)
 
 
 def test_networks_made_for_dense_prediction_fuse_early_and_fpns_late():
     """CEDNet's argument, in our measure of it."""
-    counts = model_table.read_csv(CSV)
+    counts = render.read_csv(CSV)
     percent = {(c.preset.split(" / ")[0], c.head): c.fusion_percent for c in counts}
     assert percent["cednet_next_tiny", "RetinaNet"] == "32.6"
     assert percent["cednet_next_small", "RetinaNet"] == "24.8"
@@ -71,16 +73,12 @@ def test_networks_made_for_dense_prediction_fuse_early_and_fpns_late():
 
 
 def test_cspnets_networks_say_where_they_are_from():
-    counts = [
-        c for c in model_table.read_csv(CSV) if c.family == "cspnet" and c.paper_multiply_adds
-    ]
+    counts = [c for c in render.read_csv(CSV) if c.family == "cspnet" and c.paper_multiply_adds]
     assert {c.basis for c in counts if c.status == "not built"} == {""}
     counts = [c for c in counts if c.status != "not built"]
     assert {c.basis for c in counts} == {"FIRM", "DECODED", "CALIBRATED"}
     assert all(c.status == "agrees" for c in counts if c.basis == "FIRM")
-    firm = {
-        (c.preset, c.head): model_table._multiply_adds_cell(c) for c in counts if c.basis == "FIRM"
-    }
+    firm = {(c.preset, c.head): render._multiply_adds_cell(c) for c in counts if c.basis == "FIRM"}
     assert firm["csp_peleenet", "ImageNet"] == "0.888 BF"
     assert firm["csp_darknet_53", "ImageNet"] == "13.07 BF"
     assert firm["csp_peleenet", "PRN-3l"] == "4.586 BF"
@@ -106,7 +104,7 @@ def test_layers_of_models_as_text_csv_and_picture(capsys, tmp_path):
     assert model_table.main([*arguments, "--output", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [picture]
     for wrong, message in (
-        (["--layers", "cspnet"], "There is no preset 'cspnet': choose one of cednet"),
+        (["--layers", "cspnet"], "no built-in preset 'cspnet'"),
         ([*arguments, "--head", "PRN4"], "csp_densenet_b_ref has no head 'PRN4': choose one of"),
     ):
         assert model_table.main(wrong) == 1
@@ -115,7 +113,7 @@ def test_layers_of_models_as_text_csv_and_picture(capsys, tmp_path):
 
 def test_bicsnet_is_as_near_to_the_paper_as_promised():
     """ImageNet parameters within 0.3 %; ImageNet's and RetinaNet-48's FLOPs within 1 %."""
-    counts = [c for c in model_table.read_csv(CSV) if c.family == "bicsnet"]
+    counts = [c for c in render.read_csv(CSV) if c.family == "bicsnet"]
     imagenet = [c for c in counts if c.head == "ImageNet"]
     retinanet = [c for c in counts if c.head == "RetinaNet" and "_48" in c.preset]
     assert len(imagenet) == len(retinanet) == 3
@@ -134,13 +132,13 @@ def test_bicsnet_is_as_near_to_the_paper_as_promised():
     ],
 )
 def test_agreement_is_rounding_or_one_percent(paper, ours, agrees):
-    assert model_table._agrees(paper, ours) == agrees
+    assert counting._agrees(paper, ours) == agrees
 
 
 def test_a_difference_without_a_reason_is_called_one():
     row = Row("cednet_next_pico", "backbone", (64, 64), "1.0", "5.7")
-    assert model_table.count("cednet", row).status == "differs"
-    assert model_table.count("cednet", dataclasses.replace(row, reason="x")).status == (
+    assert counting.count("cednet", row).status == "differs"
+    assert counting.count("cednet", dataclasses.replace(row, reason="x")).status == (
         "known difference"
     )
 

@@ -31,8 +31,8 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred._optional import require
-from keras_densepred.data.batches.rows import DetectionDataset, most_boxes
-from keras_densepred.data.shapes.export import write_coco
+from keras_densepred.data.batches.detection import most_boxes
+from keras_densepred.data.records import DetectionDataset
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _SCALES = (0.1, 2.0)  # of large-scale jitter
@@ -134,8 +134,8 @@ def write_photos(folder: str | os.PathLike[str], count: int, seed: int = 0) -> N
         seed: of the shapes and the noise.
     """
     shapes = data.ShapesDataset(count, (480, 640), seed)
-    write_coco(shapes, folder)
-    write_coco(data.ShapesDataset(1, (480, 640), seed, "val"), folder)
+    shapes.write_coco(folder)
+    data.ShapesDataset(1, (480, 640), seed, "val").write_coco(folder)
     image_module = require("PIL.Image", "data")
     rng = np.random.default_rng(seed)
     for record in (shapes[index] for index in range(count)):

@@ -2,33 +2,30 @@
 
 Darknet jitters the four borders of the image's window one by one, stretches the window to the
 network's size, flips it, and changes hue, saturation and brightness; later versions ("YOLOv4")
-put four such images together, "mosaic". `yolo_augmentation` gives the transforms in this order.
+combine four such images in a "mosaic". `yolo_augmentation` gives the transforms in this order.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.augment.objects import (
-    Combine,
     DropTinyBoxes,
     FixedSizeCrop,
     RandomFlip,
-    Size,
-    height_and_width,
     resize,
 )
+from keras_densepred.data.augment.transform import Combine, Size, Transform, height_and_width
 from keras_densepred.data.records import Record
 
 GREY = 127
-"""Of the pixels of a window outside of its image, as in Darknet."""
+"""Value of a window's pixels outside of its image, as in Darknet."""
 
 
 @dataclasses.dataclass(frozen=True)
-class JitterWindow:
+class JitterWindow(Transform):
     """Moves each border of the image by a random share of its side, then stretches to `size`.
 
     A border that moves outwards adds grey pixels. Boxes are cut at the window, those without area
@@ -69,7 +66,7 @@ class JitterWindow:
 
 
 @dataclasses.dataclass(frozen=True)
-class JitterColors:
+class JitterColors(Transform):
     """Random hue, saturation and exposure of the whole image.
 
     Args:
@@ -84,6 +81,8 @@ class JitterColors:
     hue: float = 0.1
     saturation: float = 1.5
     exposure: float = 1.5
+
+    geometric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.hue <= 0.5 or min(self.saturation, self.exposure) < 1:
@@ -178,9 +177,9 @@ class Mosaic(Combine):
         )
 
 
-def yolo_augmentation(size: Size, *, jitter: float = 0.3, mosaic: bool = False) -> list[Callable]:
+def yolo_augmentation(size: Size, *, jitter: float = 0.3, mosaic: bool = False) -> list[Transform]:
     """The augmentation of CSPNet's detectors (jitter .3, hue .1, saturation and exposure 1.5)."""
-    steps: list[Callable] = [
+    steps: list[Transform] = [
         JitterWindow(size, jitter),
         DropTinyBoxes(1.0),
         RandomFlip(),

@@ -1,9 +1,9 @@
-"""Images whose resize, crop, flip, pad and paste are done in one go, and only where they show.
+"""Images that are resized, cropped, flipped, padded and pasted in one go, and only where it shows.
 
-Step by step, the recipe for COCO writes a training image seven times, the first time up to four
-times too large. A `DeferredImage` notes the steps, as long as they come in the recipe's order
-(resize, crop, flip, pad, paste, each at most once), and then resizes only the window that is left,
-of a pasted image only as far as its last pasted pixel, and writes it where it belongs.
+Step by step, the recipe for COCO would write a training image seven times, the first time up to
+four times too large. A `LazyImage` notes the steps, as long as they come in the recipe's order
+(resize, crop, flip, pad, paste, each at most once), then resizes only the window that is left, of
+a pasted image only as far as its last pasted pixel, and writes it where it belongs.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.records import Record
 
 
 class _Stage(enum.IntEnum):
-    """The last step that was noted; a step that is not behind it has the image drawn first."""
+    """The last step noted; a step that does not come after it has the image drawn first."""
 
     DECODED, RESIZED, CUT, MIRRORED, PADDED, PASTED = range(6)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DeferredImage:
-    """An image that is not drawn yet, with the shape and dtype of what will be drawn.
+class LazyImage:
+    """An image that is not drawn yet, with the shape and dtype it will have.
 
     The size of the *window* is that of the resized image, or of what a crop has left of it.
 
@@ -50,15 +51,15 @@ class DeferredImage:
     mirrored: bool
     canvas: tuple[int, int]
     color: tuple[int, int, int]
-    pasted: tuple[DeferredImage, np.ndarray] | None
+    pasted: tuple[LazyImage, np.ndarray] | None
     stage: _Stage
 
     dtype = np.dtype(np.uint8)
 
     @classmethod
-    def of(cls, image: np.ndarray | DeferredImage) -> DeferredImage:
-        """Wraps an image `(H, W, 3)` uint8; what is deferred already is given back."""
-        if isinstance(image, DeferredImage):
+    def of(cls, image: np.ndarray | LazyImage) -> LazyImage:
+        """Wraps an image `(H, W, 3)` uint8; a lazy one is returned as it is."""
+        if isinstance(image, LazyImage):
             return image
         height, width = image.shape[:2]
         size = height, width
@@ -69,12 +70,12 @@ class DeferredImage:
         """`(H, W, 3)` of the image when it is drawn."""
         return (*self.canvas, 3)
 
-    def resize(self, height: int, width: int) -> DeferredImage:
+    def resize(self, height: int, width: int) -> LazyImage:
         """Resizes bilinearly without a low-pass filter."""
         size = height, width
         return self._at(_Stage.RESIZED, scaled=size, window=size, canvas=size)
 
-    def cut(self, top: int, left: int, height: int, width: int) -> tuple[DeferredImage, np.ndarray]:
+    def cut(self, top: int, left: int, height: int, width: int) -> tuple[LazyImage, np.ndarray]:
         """Keeps a window.
 
         In a resized image the window begins at a pixel of the source, so up to one pixel of the
@@ -86,27 +87,27 @@ class DeferredImage:
             The image, and `(2,)` float64, the row and column of the resized image, not always
             whole numbers, where the window begins.
         """
-        image = self if self.stage < _Stage.CUT else DeferredImage.of(self.draw())
+        image = self if self.stage < _Stage.CUT else LazyImage.of(self.draw())
         steps = np.divide(image.source.shape[:2], image.scaled)  # source pixels per pixel
         rows, columns = np.floor(np.array([top, left]) * steps + 1e-9).astype(int).tolist()
         size = height, width
         image = image._at(_Stage.CUT, corner=(rows, columns), window=size, canvas=size)
         return image, np.array([rows, columns]) / steps
 
-    def mirror(self) -> DeferredImage:
+    def mirror(self) -> LazyImage:
         """Exchanges left and right."""
         return self._at(_Stage.MIRRORED, mirrored=True)
 
-    def pad(self, height: int, width: int, color: tuple[int, int, int]) -> DeferredImage:
+    def pad(self, height: int, width: int, color: tuple[int, int, int]) -> LazyImage:
         """Adds pixels of one colour on the right and below."""
         return self._at(_Stage.PADDED, canvas=(height, width), color=color)
 
-    def paste(self, other: DeferredImage, rectangles: np.ndarray) -> DeferredImage:
+    def paste(self, other: LazyImage, rectangles: np.ndarray) -> LazyImage:
         """Replaces rectangles `(N, 4)` int64, xyxy inside of the image, by those of `other`."""
         return self._at(_Stage.PASTED, pasted=(other, rectangles))
 
-    def _at(self, stage: _Stage, **changes: Any) -> DeferredImage:
-        image = self if self.stage < stage else DeferredImage.of(self.draw())
+    def _at(self, stage: _Stage, **changes: Any) -> LazyImage:
+        image = self if self.stage < stage else LazyImage.of(self.draw())
         return dataclasses.replace(image, stage=stage, **changes)
 
     def draw(self) -> np.ndarray:
@@ -190,6 +191,28 @@ class DeferredImage:
             pixels = resized[:height, :width]
         # OpenCV mirrors 1024x1024 pixels in 0.4 ms, NumPy in 10 ms.
         return cv2.flip(pixels, 1, out) if self.mirrored else pixels
+
+
+def lazy(record: Record) -> Record:
+    """The record with a lazy image, unless it has masks or semantic labels.
+
+    Those must lie on their image to the pixel, and a lazy crop may begin a pixel earlier.
+    """
+    if record.masks is not None or record.semantic is not None:
+        return record
+    return record.replace(image=LazyImage.of(record.image))
+
+
+def drawn(record: Record) -> Record:
+    """The record with its image as an array."""
+    if not isinstance(record.image, LazyImage):
+        return record
+    return record.replace(image=record.image.draw())
+
+
+def drawn_like(record: Record, image: LazyImage) -> np.ndarray | LazyImage:
+    """`image` as it is if that of `record` is lazy too, otherwise drawn."""
+    return image if isinstance(record.image, LazyImage) else image.draw()
 
 
 def _put(out: np.ndarray, pixels: np.ndarray, table: np.ndarray | None) -> None:

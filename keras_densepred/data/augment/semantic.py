@@ -1,32 +1,26 @@
 """Augmentation for semantic segmentation: scale, crop, flip, photometric distortion, padding.
 
-In the style of `augment`: each transform maps a `Record` to a `Record` and takes its random
-numbers from the generator that it is handed. Scaling and cropping are one step, so that only what
-the crop shows is resized; image and labels then lie on each other exactly, which the deferred
-images of `augment` do not promise.
+Scaling and cropping are one step, so that only what the crop shows is resized, and labels lie on
+their image to the pixel, which a `LazyImage` does not promise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import (
-    PadToSize,
-    RandomFlip,
-    Size,
-    height_and_width,
-)
+from keras_densepred.data.augment.objects import PadToSize, RandomFlip
+from keras_densepred.data.augment.transform import Size, Transform, height_and_width
 from keras_densepred.data.records import Record
 
 _HUES = 180  # of OpenCV's 8-bit HSV images
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomScaleCrop:
+class RandomScaleCrop(Transform):
     """Resizes to fit inside of `size` times a random factor, and cuts a window of at most `size`.
 
     DeepLab's random scale and crop, in SpineNet's and so BiCSNet's form: the factor is relative to
@@ -78,7 +72,7 @@ class RandomScaleCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class PhotometricDistortion:
+class PhotometricDistortion(Transform):
     """Changes brightness, contrast, saturation and hue, each with a probability of one half.
 
     As in SSD (Liu et al., 2016) and in the segmentation recipes that took it from there, without
@@ -95,6 +89,8 @@ class PhotometricDistortion:
     contrast: float = 0.5
     saturation: float = 0.5
     hue: float = 18.0
+
+    geometric: ClassVar[bool] = False
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         # All are drawn, used or not: what follows then does not depend on which were used.
@@ -124,7 +120,7 @@ class PhotometricDistortion:
 
 def segmentation_augmentation(
     size: Size, *, scale_range: tuple[float, float] = (0.5, 2.0), photometric: bool = True
-) -> list[Callable]:
+) -> list[Transform]:
     """Random scale, crop, flip and photometric distortion, then padding with ignored pixels.
 
     Args:
@@ -135,7 +131,7 @@ def segmentation_augmentation(
     Returns:
         The transforms in order, for `train_mask_batches(augment=...)`.
     """
-    colours = [PhotometricDistortion()] if photometric else []
+    colours: list[Transform] = [PhotometricDistortion()] if photometric else []
     return [RandomScaleCrop(size, scale_range), RandomFlip(), *colours, PadToSize(size)]
 
 

@@ -1,8 +1,4 @@
-"""Labelled images to batches on Grain, for training and for evaluating classifiers.
-
-As of the detection data, training batch `k` depends on the seed, on `k` and on the data set only:
-not on the number of workers, nor on that of the processes that share it.
-"""
+"""Labelled images to batches, for training and for evaluating classifiers."""
 
 from __future__ import annotations
 
@@ -12,30 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from keras_densepred._optional import require
-from keras_densepred.data.augment.classification import (
-    RandomResizedCrop,
-    evaluation_crop,
-    imagenet_augmentation,
-)
+from keras_densepred.data.augment.classification import evaluation_crop, imagenet_augmentation
 from keras_densepred.data.augment.mixing import Mixing, soft_targets
-from keras_densepred.data.augment.objects import Size, height_and_width
-from keras_densepred.data.batches.evaluation import EvalBatches
-from keras_densepred.data.batches.rows import (
+from keras_densepred.data.augment.transform import (
+    Size,
+    Transform,
+    as_transforms,
+    height_and_width,
+)
+from keras_densepred.data.batches.rows import ImageRows
+from keras_densepred.data.batches.stream import (
     BAD_IMAGE,
     REPORT,
-    OnBadImage,
-    as_tuple,
-    byte_table,
+    BatchStream,
+    EvalBatches,
+    Sample,
     check_arguments,
     check_seed,
     first_readable,
-    passes_without_end,
     rows_of_process,
+    training_stream,
 )
-from keras_densepred.data.batches.stream import BatchStream
-from keras_densepred.data.readers.classes import ClassificationDataset
-from keras_densepred.data.records import LabelledImage
+from keras_densepred.data.image_files import OnBadImage
+from keras_densepred.data.records import ClassificationDataset, LabelledImage
 
 
 def train_class_batches(
@@ -85,7 +80,6 @@ def train_class_batches(
             divide among the processes, or, with `mixing`, not into pairs.
         ImportError: if Grain, OpenCV or Pillow is not installed.
     """
-    grain = require("grain", "data")
     check_arguments(dataset, batch_size, workers, on_bad_image)
     check_seed(seed)
     if not 0 <= label_smoothing <= 1:
@@ -97,27 +91,28 @@ def train_class_batches(
             f"Mixing takes images in pairs, and `batch_size` {batch_size} over {shard[1]} "
             f"processes leaves each an odd {rows_here}: use a multiple of {2 * shard[1]}."
         )
-    steps = imagenet_augmentation(image_size) if augment is None else augment
+    steps = as_transforms(imagenet_augmentation(image_size) if augment is None else augment)
+    for step in steps:
+        if step.num_others:
+            raise ValueError(f"{step} takes further images, which is for boxes: use `mixing` here.")
     make_batch = _TrainBatchMaker(
+        rows=ImageRows(mean, std),
         size=height_and_width(image_size),
-        table=byte_table(as_tuple(mean), as_tuple(std)),
         num_classes=len(dataset.class_names),
         label_smoothing=label_smoothing,
         mixing=mixing,
         seed=seed,
         batch_size=batch_size,
     )
-    batches = (
-        grain.MapDataset.range(len(dataset))
-        .seed(seed)
-        .shuffle()
-        .repeat(passes_without_end(len(dataset)))
-        .random_map(_Augment(dataset, tuple(steps), on_bad_image))
-        .map_with_index(_at_position)
-        .batch(rows_here, batch_fn=make_batch)[shard[0] :: shard[1]]
+    return training_stream(
+        dataset,
+        _Augment(dataset, steps, on_bad_image),
+        make_batch,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        shard=shard,
     )
-    identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
-    return BatchStream(batches, identity, workers)
 
 
 def eval_class_batches(
@@ -162,82 +157,85 @@ def eval_class_batches(
         raise ValueError(f"`crop_ratio` must be in 0..1 and not 0, and is {crop_ratio}.")
     maker = _EvalBatchMaker(
         dataset=dataset,
+        rows=ImageRows(mean, std),
         size=height_and_width(image_size),
-        table=byte_table(as_tuple(mean), as_tuple(std)),
         crop_ratio=crop_ratio,
         batch_size=batch_size,
-        rows=rows_of_process(batch_size, shard),
+        rows_here=rows_of_process(batch_size, shard),
         on_bad_image=on_bad_image,
     )
     return EvalBatches(maker, -(-len(dataset) // batch_size), workers)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sample:
-    """An augmented image, and the unreadable files met on the way to it."""
-
-    image: np.ndarray
-    label: int
-    file_name: str
-    skipped: tuple[str, ...]
-    position: int = 0  # in the stream
-
-
-def _at_position(position: int, sample: _Sample) -> _Sample:
-    return dataclasses.replace(sample, position=position)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Augment:
-    """Index -> augmented image, with the random numbers that Grain gives for this position."""
+    """Index -> augmented image, with the random numbers of a position in the stream."""
 
     dataset: ClassificationDataset
-    transforms: tuple[Callable, ...]
+    transforms: tuple[Transform, ...]
     on_bad_image: OnBadImage
 
-    def __call__(self, index: int, rng: np.random.Generator) -> _Sample:
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample[LabelledImage]:
         skipped: list[str] = []
 
-        def make(number: int) -> _Sample:
+        def make(number: int) -> LabelledImage:
             found = self._read(number)
             image = found.image
             for transform in self.transforms:
-                image = transform(image, rng)
-            return _Sample(image, found.label, found.file_name, ())
+                image = _checked(transform(image, rng), image.shape, found.file_name, transform)
+            return dataclasses.replace(found, image=image)
 
-        sample = first_readable(make, index, len(self.dataset), self.on_bad_image, skipped)
-        return dataclasses.replace(sample, skipped=tuple(skipped))
+        made = first_readable(make, index, len(self.dataset), self.on_bad_image, skipped)
+        return Sample(made, tuple(skipped))
 
     def _read(self, index: int) -> LabelledImage:
-        # Others than the crop look at pixels.
-        starts_with_crop = self.transforms and type(self.transforms[0]) is RandomResizedCrop
+        # A JPEG's decoder can leave out what a crop does not need.
         encoded = getattr(self.dataset, "encoded", None)
-        return encoded(index) if encoded and starts_with_crop else self.dataset[index]
+        can_wait = self.transforms and self.transforms[0].takes_lazy_image
+        return encoded(index) if encoded and can_wait else self.dataset[index]
+
+
+def _checked(
+    changed: Any, before: tuple[int, ...], file_name: str, transform: Transform
+) -> np.ndarray:
+    """What a transform returned, if that is what it promised."""
+    if not isinstance(changed, np.ndarray) or changed.dtype != np.uint8 or changed.ndim != 3:
+        raise ValueError(
+            f"{file_name}: the transform {transform} returned a {type(changed).__name__}, and must "
+            "return an image, an array (H, W, 3) of uint8."
+        )
+    if not transform.geometric and changed.shape != before:
+        raise ValueError(
+            f"{file_name}: the transform {transform} has `geometric = False` and made an image of "
+            f"shape {before} one of {changed.shape}."
+        )
+    return changed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _TrainBatchMaker:
     """Samples -> a batch."""
 
+    rows: ImageRows
     size: tuple[int, int]
-    table: np.ndarray | None
     num_classes: int
     label_smoothing: float
     mixing: Mixing | None
     seed: int
     batch_size: int
 
-    def __call__(self, samples: Sequence[_Sample]) -> dict[str, Any]:
-        images = _empty(len(samples), self.size, self.table)
+    def __call__(self, samples: Sequence[Sample[LabelledImage]]) -> dict[str, Any]:
+        images = self.rows.empty_images(len(samples), self.size)
         for row, sample in enumerate(samples):
-            if sample.image.shape[:2] != self.size:
+            height, width = sample.item.image.shape[:2]
+            if (height, width) != self.size:
                 raise ValueError(
-                    f"{sample.file_name}: the augmentation gives an image of "
-                    f"{sample.image.shape[0]}x{sample.image.shape[1]} pixels, and `image_size` is "
-                    f"{self.size[0]}x{self.size[1]}; begin it with RandomResizedCrop."
+                    f"{sample.item.file_name}: the augmentation gives an image of "
+                    f"{height}x{width} pixels, and `image_size` is {self.size[0]}x{self.size[1]}; "
+                    "begin it with RandomResizedCrop."
                 )
-            _write(images[row], sample.image, self.table)
-        labels = np.array([sample.label for sample in samples])
+            self.rows.write_image(images[row], sample.item.image)
+        labels = np.array([sample.item.label for sample in samples])
         targets = soft_targets(labels, self.num_classes, self.label_smoothing)
         if self.mixing is not None:
             number, first_row = divmod(samples[0].position, self.batch_size)
@@ -251,17 +249,17 @@ class _EvalBatchMaker:
     """Number of a batch -> the batch."""
 
     dataset: ClassificationDataset
+    rows: ImageRows
     size: tuple[int, int]
-    table: np.ndarray | None
     crop_ratio: float | None
     batch_size: int
-    rows: slice
+    rows_here: slice
     on_bad_image: OnBadImage
 
     def __call__(self, number: int) -> dict[str, Any]:
         first = number * self.batch_size
-        indices = np.arange(first + self.rows.start, first + self.rows.stop)
-        images = _empty(len(indices), self.size, self.table)
+        indices = np.arange(first + self.rows_here.start, first + self.rows_here.stop)
+        images = self.rows.empty_images(len(indices), self.size)
         labels = np.zeros(len(indices), np.int32)
         valid = np.zeros(len(indices), bool)
         skipped: list[str] = []
@@ -274,7 +272,7 @@ class _EvalBatchMaker:
                 skipped.append(str(error))
                 continue
             cropped = evaluation_crop(found.image, self.size, self.crop_ratio)
-            _write(images[row], cropped, self.table)
+            self.rows.write_image(images[row], cropped)
             labels[row], valid[row] = found.label, True
         return {
             "images": images,
@@ -283,14 +281,3 @@ class _EvalBatchMaker:
             "indices": indices,
             REPORT: (skipped, 0),
         }
-
-
-def _empty(rows: int, size: tuple[int, int], table: np.ndarray | None) -> np.ndarray:
-    return np.zeros((rows, *size, 3), np.uint8 if table is None else table.dtype)
-
-
-def _write(out: np.ndarray, image: np.ndarray, table: np.ndarray | None) -> None:
-    if table is None:
-        out[...] = image
-    else:
-        require("cv2", "data").LUT(image, table, dst=out)

@@ -1,67 +1,147 @@
-"""What batches for training and for evaluation share: rows from records, and Grain underneath."""
+"""Records on their way into a batch: read, augmented, and written into its rows."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence, Sized
-from typing import Any, Literal, Protocol, TypeVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from keras_densepred._optional import require
-from keras_densepred.data.augment.lazy_image import DeferredImage
-from keras_densepred.data.augment.objects import PAD_COLOR
-from keras_densepred.data.batches.box_masks import cut_by_boxes
-from keras_densepred.data.image_files import ImageError
-from keras_densepred.data.readers.objects import DatasetError
+from keras_densepred.data.augment.lazy_image import LazyImage, drawn, lazy
+from keras_densepred.data.augment.transform import PAD_COLOR, Transform
+from keras_densepred.data.batches.stream import Batch, Sample, first_readable
+from keras_densepred.data.boxes import cut_by_boxes
+from keras_densepred.data.image_files import OnBadImage
 from keras_densepred.data.records import Record
-
-Batch = dict[str, np.ndarray]
-OnBadImage = Literal["raise", "skip"]
-
-# Undecodable, or of another size than its data set says.
-BAD_IMAGE = (ImageError, DatasetError)
-REPORT = "report"  # key under which workers send their counts along with a batch
-# With so many unreadable images in a row something is wrong with the data set, not with an image.
-_MOST_BAD_IN_A_ROW = 100
-
-Item = TypeVar("Item")
-
-
-class DetectionDataset(Protocol):
-    """What batches are made from; every data set of `keras_densepred.data` is one."""
-
-    @property
-    def image_ids(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Record: ...
-
-    def ground_truth(self) -> dict: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class RowMaker:
-    """Writes a record into a row of a batch; images as bytes where `mean` and `std` are None.
+class AugmentRecords:
+    """Index -> augmented record, with the random numbers of a position in the stream.
 
-    With `mask_size` batches have the objects' masks, cut out by their boxes.
+    Args:
+        read: index -> record.
+        count: images of the data set.
+        transforms: applied in order.
+        on_bad_image: what to do about an unreadable image.
     """
 
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    read: Callable[[int], Record]
+    count: int
+    transforms: tuple[Transform, ...]
+    on_bad_image: OnBadImage
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample[Record]:
+        skipped: list[str] = []
+        record = self._apply(self._read(index, skipped), index, self.transforms, rng, skipped)
+        return Sample(record, tuple(skipped))
+
+    def _apply(
+        self,
+        record: Record,
+        index: int,
+        transforms: tuple[Transform, ...],
+        rng: np.random.Generator,
+        skipped: list[str],
+    ) -> Record:
+        for number, transform in enumerate(transforms):
+            prepare = lazy if transform.takes_lazy_image else drawn
+            record = prepare(record)
+            if not transform.applies(rng) or (transform.num_others and self.count == 1):
+                continue
+            others = []
+            for _ in range(transform.num_others):
+                step = 1 + int(rng.integers(self.count - 1))
+                partner = (index + step) % self.count
+                other = self._read(partner, skipped)
+                other = self._apply(other, partner, transforms[:number], rng, skipped)
+                others.append(prepare(other))
+            changed = transform(record, *others, rng)
+            record = _checked(changed, record, transform)
+        return record
+
+    def _read(self, index: int, skipped: list[str]) -> Record:
+        return first_readable(self.read, index, self.count, self.on_bad_image, skipped)
+
+
+def _checked(changed: Any, before: Record, transform: Transform) -> Record:
+    """What a transform returned, if that is what it promised."""
+    if not isinstance(changed, Record):
+        raise ValueError(
+            f"{before.file_name}: the transform {transform} returned a {type(changed).__name__}, "
+            "and must return a `data.Record`: `record.replace(image=...)` makes a changed one."
+        )
+    if not transform.geometric and changed.size != before.size:
+        raise ValueError(
+            f"{before.file_name}: the transform {transform} has `geometric = False` and made an "
+            f"image of {before.size} pixels one of {changed.size}."
+        )
+    return changed
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRows:
+    """Writes images into a batch: normalised, or as bytes where `mean` and `std` are None.
+
+    Args:
+        mean: of the three channels, RGB in 0..255.
+        std: of the three channels.
+
+    Raises:
+        ValueError: if only one of the two is given.
+    """
+
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("Give both `mean` and `std`, or neither for images as bytes.")
+
+    def empty_images(self, batch_size: int, canvas: tuple[int, int]) -> np.ndarray:
+        """Images `(batch_size, height, width, 3)` not yet written: all zero."""
+        return np.zeros((batch_size, *canvas, 3), np.uint8 if self.mean is None else np.float32)
+
+    def write_image(self, out: np.ndarray, image: np.ndarray) -> None:
+        """Writes an image, padded on the right and below: bytes with `PAD_COLOR`, else with 0."""
+        lazy_image = LazyImage.of(image)
+        if self._table is None and image.shape != out.shape:
+            lazy_image = lazy_image.pad(out.shape[0], out.shape[1], PAD_COLOR)
+        height, width = lazy_image.canvas
+        lazy_image.draw_into(out[:height, :width], self._table)
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray | None:
+        """`(1, 256, 3)` float32, the normalised value of each byte in each channel.
+
+        A look-up is several times faster than arithmetic.
+        """
+        if self.mean is None or self.std is None:
+            return None
+        levels = np.arange(256, dtype=np.float32)[:, None]
+        return ((levels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32))[
+            None
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectRows(ImageRows):
+    """Writes records with boxes, and with `mask_size` masks cut out by them.
+
+    Args:
+        max_boxes: boxes per image; the largest are kept where there are more.
+        mask_size: cells on a side of each mask, or None for no masks.
+    """
+
     max_boxes: int
     mask_size: int | None = None
 
-    def __post_init__(self) -> None:
-        byte_table(self.mean, self.std)
-
     def empty(self, batch_size: int, canvas: tuple[int, int]) -> Batch:
-        """A batch of images `(height, width)` not yet written, all zero, without boxes."""
-        dtype = np.uint8 if self.mean is None else np.float32
+        """A batch of images `(height, width)` not yet written, without boxes."""
         batch = {
-            "images": np.zeros((batch_size, *canvas, 3), dtype),
+            "images": self.empty_images(batch_size, canvas),
             "boxes": np.full((batch_size, self.max_boxes, 4), -1, np.float32),
             "labels": np.full((batch_size, self.max_boxes), -1, np.int32),
         }
@@ -72,15 +152,7 @@ class RowMaker:
 
     def write(self, batch: Batch, row: int, record: Record) -> int:
         """Returns how many boxes were dropped because the row is full."""
-        height, width = record.size
-        image, out = DeferredImage.of(record.image), batch["images"][row]
-        table = byte_table(self.mean, self.std)
-        if table is None:
-            if image.shape != out.shape:
-                image = image.pad(out.shape[0], out.shape[1], PAD_COLOR)
-            image.draw_into(out)
-        else:
-            image.draw_into(out[:height, :width], table)
+        self.write_image(batch["images"][row], record.image)
         excess = len(record.labels) - self.max_boxes
         if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)
@@ -96,160 +168,3 @@ class RowMaker:
             cut = cut_by_boxes(record.masks, record.boxes, self.mask_size)
             batch["masks"][row, : len(cut)] = cut
         return max(excess, 0)
-
-
-def byte_table(mean: Sequence[float] | None, std: Sequence[float] | None) -> np.ndarray | None:
-    """The normalised value of each byte: a look-up is several times faster than arithmetic.
-
-    Returns:
-        `(1, 256, 3)` float32, by byte and channel, or None where images stay bytes.
-
-    Raises:
-        ValueError: if only one of the two is given.
-    """
-    if (mean is None) != (std is None):
-        raise ValueError("Give both `mean` and `std`, or neither for images as bytes.")
-    if mean is None or std is None:
-        return None
-    levels = np.arange(256, dtype=np.float32)[:, None]
-    return ((levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32))[None]
-
-
-def as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    """`mean` or `std` as they are kept."""
-    return None if values is None else tuple(values)
-
-
-def passes_without_end(num_images: int) -> int:
-    """How often a stream goes through its data: more batches than any run takes.
-
-    Grain 0.2 counts `repeat()` without a number as the largest integer there is, which batches of
-    one row exceed by its rounding.
-    """
-    return max(1, 2**40 // num_images)
-
-
-def rows_of_process(batch_size: int, shard: tuple[int, int]) -> slice:
-    """Which rows of each global batch a process makes.
-
-    Args:
-        batch_size: rows of a global batch.
-        shard: index of the process and number of processes.
-
-    Returns:
-        The rows, as many for each process.
-
-    Raises:
-        ValueError: if the rows do not divide among the processes, or there is no such process.
-    """
-    index, count = shard
-    if not 0 <= index < count:
-        raise ValueError(
-            "`shard` must be the index of a process, from 0, and the number of processes, and is "
-            f"{shard}."
-        )
-    if batch_size % count:
-        raise ValueError(
-            f"`batch_size` {batch_size} does not divide among {count} processes: use a multiple of "
-            f"{count}."
-        )
-    rows = batch_size // count
-    return slice(index * rows, (index + 1) * rows)
-
-
-def first_readable(
-    make: Callable[[int], Item],
-    index: int,
-    count: int,
-    on_bad_image: OnBadImage,
-    skipped: list[str],
-) -> Item:
-    """What `make` gives for an image, or for the next one that can be read.
-
-    Args:
-        make: index of an image -> what is made of it.
-        index: of the image.
-        count: images of the data set.
-        on_bad_image: `"raise"` does not look further.
-        skipped: takes what was wrong with those passed over.
-
-    Raises:
-        ImageError: if too many in a row cannot be read.
-    """
-    if on_bad_image == "raise":
-        return make(index)
-    first_error: Exception | None = None
-    for step in range(min(count, _MOST_BAD_IN_A_ROW)):
-        try:
-            return make((index + step) % count)
-        except BAD_IMAGE as error:
-            skipped.append(str(error))
-            first_error = first_error or error
-    raise ImageError(
-        f"{len(skipped)} images in a row could not be read, the first because: {first_error}"
-    )
-
-
-def iterate(batches: Any, workers: int) -> Any:
-    """A Grain iterator over a map data set of batches, two batches ahead for each worker."""
-    grain = require("grain", "data")
-    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else 2)
-    iterable = batches.to_iter_dataset(threads)
-    if workers:
-        # grain 0.2.18: starting workers reads absl flags, which fails before a program parses its
-        # command line with absl; plain scripts and notebooks never do.
-        flags = require("absl.flags", "data").FLAGS
-        if not flags.is_parsed():
-            flags.mark_as_parsed()
-        iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
-            worker_init_fn=_prepare_worker,
-        )
-    return iter(iterable)
-
-
-def _prepare_worker(number: int, count: int) -> None:
-    """One core for each worker: OpenCV's own threads would compete with the other workers."""
-    del number, count
-    require("cv2", "data").setNumThreads(1)
-
-
-def check_arguments(
-    dataset: Sized, batch_size: int, workers: int, on_bad_image: OnBadImage
-) -> None:
-    """Refuses what no batches can be made from or with."""
-    require("cv2", "data")
-    if not len(dataset):
-        raise ValueError("The data set has no images.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, and is {batch_size}.")
-    if workers < 0:
-        raise ValueError(f"`workers` must not be negative, and is {workers}.")
-    check_on_bad_image(on_bad_image)
-
-
-def check_seed(seed: int) -> None:
-    """Refuses what Grain does not take."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
-
-
-def check_on_bad_image(on_bad_image: OnBadImage) -> None:
-    """Refuses another word than the two."""
-    if on_bad_image not in ("raise", "skip"):
-        raise ValueError(f'`on_bad_image` must be "raise" or "skip", and is {on_bad_image!r}.')
-
-
-def without_crowd(record: Record) -> Record:
-    """The record without its crowd regions, which neither training nor evaluation asks for."""
-    return record.select(~record.crowd) if record.crowd.any() else record
-
-
-def most_boxes(dataset: DetectionDataset) -> int:
-    """The most objects in one image, crowd regions not counted; at least 1."""
-    known = getattr(dataset, "max_objects", None)  # generated data knows without being drawn
-    if known is not None:
-        return int(known)
-    annotations = dataset.ground_truth()["annotations"]
-    counts = Counter(item["image_id"] for item in annotations if not item.get("iscrowd", 0))
-    return max(counts.values(), default=1)

@@ -1,42 +1,30 @@
-"""Records with semantic labels to batches, for training and for evaluation, on Grain."""
+"""Records with semantic labels to batches, for training and for evaluating segmenters."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import Size, height_and_width, resize
+from keras_densepred.data.augment.objects import resize
 from keras_densepred.data.augment.semantic import segmentation_augmentation
-from keras_densepred.data.batches.evaluation import EvalBatches
-from keras_densepred.data.batches.rows import (
+from keras_densepred.data.augment.transform import Size, as_transforms, height_and_width
+from keras_densepred.data.batches.rows import AugmentRecords, ImageRows
+from keras_densepred.data.batches.stream import (
     BAD_IMAGE,
     REPORT,
-    Batch,
-    OnBadImage,
-    RowMaker,
-    as_tuple,
+    BatchStream,
+    EvalBatches,
+    Sample,
     check_arguments,
-    first_readable,
-    passes_without_end,
+    check_seed,
     rows_of_process,
+    training_stream,
 )
-from keras_densepred.data.batches.stream import BatchStream
-from keras_densepred.data.records import IGNORE_LABEL, Record
-
-
-class SegmentationDataset(Protocol):
-    """What batches are made from; every segmentation data set of `keras_densepred.data` is one."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Record: ...
+from keras_densepred.data.image_files import OnBadImage
+from keras_densepred.data.records import IGNORE_LABEL, Record, SegmentationDataset
 
 
 def train_mask_batches(
@@ -64,7 +52,7 @@ def train_mask_batches(
         mean: of the three channels, RGB in 0..255. None for both of `mean` and `std` leaves images
             as bytes.
         std: of the three channels, or None.
-        augment: transforms of `augment_masks` and `augment` in order; what they return may be
+        augment: transforms (see `data.augment`) in order; what they return may be
             smaller than `image_size` (padding follows on the right and below) but not larger.
             None means `segmentation_augmentation(image_size)`.
         workers: processes that prepare batches; 0 prepares them in a background thread.
@@ -75,33 +63,27 @@ def train_mask_batches(
 
     Returns:
         A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
-        "masks": (B, H, W) int32}`, with `IGNORE_LABEL` (255) where there is no class.
+        "semantic": (B, H, W) int32}`, with `IGNORE_LABEL` (255) where there is no class.
 
     Raises:
         ValueError: if the data set is empty, has no semantic labels (when a batch is made), or an
             argument is out of range.
         ImportError: if Grain or OpenCV is not installed.
     """
-    grain = require("grain", "data")
     check_arguments(dataset, batch_size, workers, on_bad_image)
-    rows_here = rows_of_process(batch_size, shard)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")
-    transforms = segmentation_augmentation(image_size) if augment is None else augment
-    rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes=0)
-    batches = (
-        grain.MapDataset.range(len(dataset))
-        .seed(seed)
-        .shuffle()
-        .repeat(passes_without_end(len(dataset)))
-        .random_map(_Augment(dataset, tuple(transforms), on_bad_image))
-        .batch(
-            rows_here.stop - rows_here.start,
-            batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)),
-        )[shard[0] :: shard[1]]
+    check_seed(seed)
+    steps = segmentation_augmentation(image_size) if augment is None else augment
+    rows = ImageRows(mean, std)
+    read = _SemanticOnly(dataset)
+    return training_stream(
+        dataset,
+        AugmentRecords(read, len(dataset), as_transforms(steps), on_bad_image),
+        _TrainBatchMaker(rows, height_and_width(image_size)),
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        shard=shard,
     )
-    identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
-    return BatchStream(batches, identity, workers)
 
 
 def eval_mask_batches(
@@ -116,7 +98,7 @@ def eval_mask_batches(
     on_bad_image: OnBadImage = "raise",
     shard: tuple[int, int] = (0, 1),
 ) -> EvalBatches:
-    """Every image of a split once, with its mask at the image's own size.
+    """Every image of a split once, with its labels at the image's own size.
 
     With `image_size` images are resized to fit inside of that frame, their aspect ratio kept, and
     padded. Without it they stay as they are and are padded to one of two frames, one for wide and
@@ -138,12 +120,15 @@ def eval_mask_batches(
         shard: index of this process and number of processes, which share each batch's rows.
 
     Returns:
-        An iterable with a length, of `{"images": (B, H, W, 3)` as for training, `"masks":
-        (B, Y, X) int32`, each at its image's own size in the upper left corner and
-        `IGNORE_LABEL` around it (Y and X are those of the batch's largest), `"mask_sizes": (B, 2)
-        int32`, height and width of each mask, `"image_sizes": (B, 2) int32`, how much of the
-        network input the image takes, `"indices": (B,) int64`, position in the data set, `"valid":
-        (B,) bool}`. The last batch of a shape is filled up with rows of `valid` False.
+        An iterable with a length, of batches with
+        - `"images"` (B, H, W, 3) as for training,
+        - `"image_sizes"` (B, 2) int32, the height and width that the image takes of that,
+        - `"semantic"` (B, Y, X) int32, labels at their image's own size in the upper left corner,
+          `IGNORE_LABEL` around them; Y and X are those of the batch's largest,
+        - `"semantic_sizes"` (B, 2) int32, that height and width,
+        - `"indices"` (B,) int64, positions in the data set, and `"valid"` (B,) bool.
+
+        The last batch of a shape is filled up with rows of `valid` False.
 
     Raises:
         ValueError: if the data set is empty or an argument is out of range.
@@ -170,8 +155,8 @@ def eval_mask_batches(
         for start in range(0, len(members), batch_size)
     ]
     maker = _EvalBatchMaker(
-        dataset=dataset,
-        rows=RowMaker(as_tuple(mean), as_tuple(std), max_boxes=0),
+        read=_SemanticOnly(dataset),
+        rows=ImageRows(mean, std),
         batch_size=rows_here.stop - rows_here.start,
         plan=plan,
         fit=image_size is not None,
@@ -180,60 +165,35 @@ def eval_mask_batches(
     return EvalBatches(maker, len(plan), workers)
 
 
-def _semantic_only(record: Record) -> Record:
-    """The record without objects, which would be carried through the augmentation for nothing."""
-    if record.semantic is None:
-        raise ValueError(
-            f"{record.file_name} has no semantic labels: give a data set for segmentation, such as "
-            "VocSegmentation, MaskFolder or ShapesSegmentation."
-        )
-    record = record.replace(masks=None) if record.masks is not None else record
-    return record.select(np.zeros(len(record.labels), bool)) if len(record.labels) else record
-
-
 @dataclasses.dataclass(frozen=True)
-class _Augment:
-    """Index -> augmented record and what was unreadable on the way to it."""
+class _SemanticOnly:
+    """Index -> record without objects, which augmentation would carry along for nothing."""
 
     dataset: SegmentationDataset
-    transforms: tuple[Callable, ...]
-    on_bad_image: OnBadImage
 
-    def __call__(self, index: int, rng: np.random.Generator) -> tuple[Record, list[str]]:
-        skipped: list[str] = []
-        record = first_readable(
-            lambda number: _semantic_only(self.dataset[number]),
-            index,
-            len(self.dataset),
-            self.on_bad_image,
-            skipped,
-        )
-        for transform in self.transforms:
-            record = transform(record, rng)
-        return record, skipped
-
-
-def _empty(rows: RowMaker, batch_size: int, frame: tuple[int, int]) -> Batch:
-    return {"images": rows.empty(batch_size, frame)["images"]}
-
-
-def _write_image(rows: RowMaker, batch: Batch, row: int, record: Record) -> None:
-    """Writes the image of a record, by the rules of detection batches, which have boxes too."""
-    no_objects = np.zeros((len(batch["images"]), 0, 4), np.float32)
-    rows.write({**batch, "boxes": no_objects, "labels": no_objects[..., 0]}, row, record)
+    def __call__(self, index: int) -> Record:
+        record = self.dataset[index]
+        if record.semantic is None:
+            raise ValueError(
+                f"{record.file_name} has no semantic labels: give a data set for segmentation, "
+                "such as VocSegmentation, MaskFolder or ShapesSegmentation."
+            )
+        record = record.replace(masks=None) if record.masks is not None else record
+        return record.select(np.zeros(len(record.labels), bool)) if len(record.labels) else record
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainBatchMaker:
     """Augmented records -> a batch."""
 
-    rows: RowMaker
+    rows: ImageRows
     frame: tuple[int, int]
 
-    def __call__(self, samples: Sequence[tuple[Record, list[str]]]) -> dict[str, Any]:
-        batch: dict[str, Any] = _empty(self.rows, len(samples), self.frame)
-        batch["masks"] = np.full((len(samples), *self.frame), IGNORE_LABEL, np.int32)
-        for row, (record, _) in enumerate(samples):
+    def __call__(self, samples: Sequence[Sample[Record]]) -> dict[str, Any]:
+        images = self.rows.empty_images(len(samples), self.frame)
+        semantic = np.full((len(samples), *self.frame), IGNORE_LABEL, np.int32)
+        for row, sample in enumerate(samples):
+            record = sample.item
             height, width = record.size
             if height > self.frame[0] or width > self.frame[1]:
                 raise ValueError(
@@ -241,18 +201,19 @@ class _TrainBatchMaker:
                     f"pixels, larger than `image_size` {self.frame[0]}x{self.frame[1]}; let it "
                     "begin with RandomScaleCrop or ResizeToFit."
                 )
-            _write_image(self.rows, batch, row, record)
-            batch["masks"][row, :height, :width] = record.semantic
-        skipped = [name for _, names in samples for name in names]
-        return {**batch, REPORT: (skipped, 0)}
+            self.rows.write_image(images[row], record.image)
+            assert record.semantic is not None
+            semantic[row, :height, :width] = record.semantic
+        skipped = [name for sample in samples for name in sample.skipped]
+        return {"images": images, "semantic": semantic, REPORT: (skipped, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _EvalBatchMaker:
     """Number of a batch -> the batch."""
 
-    dataset: SegmentationDataset
-    rows: RowMaker
+    read: Callable[[int], Record]
+    rows: ImageRows
     batch_size: int
     plan: list[tuple[tuple[int, int], np.ndarray]]
     fit: bool
@@ -260,37 +221,39 @@ class _EvalBatchMaker:
 
     def __call__(self, number: int) -> dict[str, Any]:
         frame, indices = self.plan[number]
-        batch: dict[str, Any] = _empty(self.rows, self.batch_size, frame)
-        batch["mask_sizes"] = np.zeros((self.batch_size, 2), np.int32)
-        batch["image_sizes"] = np.zeros((self.batch_size, 2), np.int32)
-        batch["indices"] = np.zeros(self.batch_size, np.int64)
-        batch["valid"] = np.zeros(self.batch_size, bool)
+        batch: dict[str, Any] = {
+            "images": self.rows.empty_images(self.batch_size, frame),
+            "semantic_sizes": np.zeros((self.batch_size, 2), np.int32),
+            "image_sizes": np.zeros((self.batch_size, 2), np.int32),
+            "indices": np.zeros(self.batch_size, np.int64),
+            "valid": np.zeros(self.batch_size, bool),
+        }
         skipped: list[str] = []
-        masks: dict[int, np.ndarray] = {}
+        labels: dict[int, np.ndarray] = {}
         for row, index in enumerate(indices.tolist()):
             try:
-                record = _semantic_only(self.dataset[index])
+                record = self.read(index)
             except BAD_IMAGE as error:
                 if self.on_bad_image == "raise":
                     raise
                 skipped.append(str(error))
                 continue
             assert record.semantic is not None
-            masks[row] = record.semantic
+            labels[row] = record.semantic
             image = resize(record.replace(semantic=None), *self._resized(record.size, frame))
-            _write_image(self.rows, batch, row, image)
-            batch["mask_sizes"][row] = record.size
+            self.rows.write_image(batch["images"][row], image.image)
+            batch["semantic_sizes"][row] = record.size
             batch["image_sizes"][row] = image.size
             batch["indices"][row] = index
             batch["valid"][row] = True
-        extent = batch["mask_sizes"].max(axis=0)
-        batch["masks"] = np.full((self.batch_size, *extent), IGNORE_LABEL, np.int32)
-        for row, mask in masks.items():
-            batch["masks"][row, : mask.shape[0], : mask.shape[1]] = mask
+        extent = batch["semantic_sizes"].max(axis=0)
+        batch["semantic"] = np.full((self.batch_size, *extent), IGNORE_LABEL, np.int32)
+        for row, semantic in labels.items():
+            batch["semantic"][row, : semantic.shape[0], : semantic.shape[1]] = semantic
         return {**batch, REPORT: (skipped, 0)}
 
     def _resized(self, size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-        # The frame also bounds a picture that is larger than its data set announced.
+        # The frame also bounds an image that is larger than its data set says.
         factor = min(frame[0] / size[0], frame[1] / size[1])
         factor = factor if self.fit else min(factor, 1.0)
         return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))

@@ -1,8 +1,8 @@
-"""Records to training batches on Grain: worker processes, exact resume, no TensorFlow.
+"""What all batches share: streams on Grain, exact resume, and which process makes which rows.
 
 Training batch `k` depends on the seed, on `k` and on the data set, and on nothing else: not on the
-number of workers, nor on whether the batches before it were made. So the position of a stream
-is one number, and a stream set to it goes on as if it had never stopped.
+number of workers or processes, nor on whether the batches before it were made. So the position of
+a stream is one number, and a stream set to it goes on as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -10,45 +10,31 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import (
-    Combine,
-    ResizeToFit,
-    Size,
-    deferred,
-    drawn,
-    height_and_width,
-    takes_deferred,
-)
-from keras_densepred.data.batches.rows import (
-    REPORT,
-    Batch,
-    DetectionDataset,
-    OnBadImage,
-    RowMaker,
-    as_tuple,
-    check_arguments,
-    check_seed,
-    first_readable,
-    iterate,
-    most_boxes,
-    passes_without_end,
-    rows_of_process,
-    without_crowd,
-)
-from keras_densepred.data.records import Record
+from keras_densepred.data.image_files import ImageError, OnBadImage, check_on_bad_image
+from keras_densepred.data.records import DatasetError
+
+Batch = dict[str, np.ndarray]
+
+# Undecodable, or of another size than its data set says.
+BAD_IMAGE = (ImageError, DatasetError)
+REPORT = "report"  # key under which workers send their counts along with a batch
+# With so many unreadable images in a row something is wrong with the data set, not with an image.
+_MOST_BAD_IN_A_ROW = 100
+
+Item = TypeVar("Item")
 
 
 class BatchStream(Iterator[Batch]):
     """An endless stream of training batches whose position can be saved and set.
 
-    Made by `train_batches` and `train_class_batches`. Batches are prepared in the background;
-    `close` (or leaving a `with` block) stops that and ends worker processes.
+    Made by `train_batches`, `train_mask_batches` and `train_class_batches`. Batches are prepared in
+    the background; `close` (or leaving a `with` block) stops that and ends worker processes.
 
     Attributes:
         skipped_images: what was wrong with which file -> how often another image took its place.
@@ -84,14 +70,14 @@ class BatchStream(Iterator[Batch]):
     def batch(self, number: int) -> Batch:
         """Makes batch `number` of the stream, from 0, here and now; the stream stays where it is.
 
-        For looking at a batch that a log names, and for measuring: nothing runs in the background.
+        To look at a batch that a log names, and to measure: nothing runs in the background.
         """
         batch = dict(self._batches[operator.index(number)])
         del batch[REPORT]
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position behind the batch that was handed out last, ready for JSON."""
+        """The position after the last batch handed out, ready for JSON."""
         return {
             "next_batch": self._next_batch,
             "identity": dict(self._identity),
@@ -100,7 +86,7 @@ class BatchStream(Iterator[Batch]):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to a position that `get_state` gave, of this stream or of one made alike.
+        """Goes to a position from `get_state`, of this stream or of one with the same settings.
 
         Raises:
             ValueError: if the state is from other data, another seed or batch size, because the
@@ -131,163 +117,228 @@ class BatchStream(Iterator[Batch]):
         self.close()
 
 
-def train_batches(
-    dataset: DetectionDataset,
+class EvalBatches:
+    """The batches of one pass over a split, which can be iterated many times.
+
+    Made by `eval_batches`, `eval_mask_batches` and `eval_class_batches`. Worker processes, if any,
+    stay for the next pass; `close` ends them.
+
+    Attributes:
+        skipped_images: what was wrong with which file -> in how many passes.
+        max_boxes: boxes per image in a batch; 0 where images have none.
+    """
+
+    def __init__(
+        self,
+        make_batch: Callable[[int], dict[str, Any]],
+        count: int,
+        workers: int,
+        max_boxes: int = 0,
+    ) -> None:
+        self._make_batch = make_batch
+        self._count = count
+        self._workers = workers
+        self._iterator: Any = None
+        self.max_boxes = max_boxes
+        self.skipped_images: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._iterator is None:
+            # Endless for workers, which take many seconds to start: the next pass finds them ready.
+            numbers = require("grain", "data").MapDataset.range(len(self))
+            numbers = numbers.repeat() if self._workers else numbers
+            self._iterator = iterate(numbers.map(self._make_batch), self._workers)
+        iterator, self._iterator = self._iterator, None  # another pass may begin before this ends
+        is_complete = False
+        try:
+            for _ in range(len(self)):
+                batch = next(iterator)
+                skipped, _ = batch.pop(REPORT)
+                self.skipped_images.update(skipped)
+                yield batch
+            is_complete = True
+        finally:
+            if is_complete and self._workers and self._iterator is None:
+                self._iterator = iterator
+            else:
+                iterator.close()
+
+    def close(self) -> None:
+        """Ends worker processes; a further pass starts new ones."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(Generic[Item]):
+    """One augmented image of a training stream.
+
+    Args:
+        item: the record or labelled image.
+        skipped: what was wrong with the files that could not be read on the way to it.
+        position: in the stream, over all processes.
+    """
+
+    item: Item
+    skipped: tuple[str, ...]
+    position: int = 0
+
+
+def training_stream(
+    dataset: Sized,
+    augment: Callable[[int, np.random.Generator], Sample],
+    make_batch: Callable[[Sequence[Sample]], dict[str, Any]],
     *,
     batch_size: int,
-    image_size: Size,
     seed: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    augment: Sequence[Callable] | None = None,
-    max_boxes: int | None = None,
-    workers: int = 0,
-    on_bad_image: OnBadImage = "raise",
-    shard: tuple[int, int] = (0, 1),
-    mask_size: int | None = None,
+    workers: int,
+    shard: tuple[int, int],
+    max_boxes: int = 0,
 ) -> BatchStream:
-    """Shuffled, augmented training batches without end.
-
-    Every epoch is shuffled anew; batches go on across the end of an epoch. Crowd regions are left
-    out. With `workers > 0` the calling script needs the usual `if __name__ == "__main__":`,
-    because worker processes import it.
+    """Shuffles anew for every epoch, augments and batches, without end.
 
     Args:
         dataset: the training split.
+        augment: index of an image and the random numbers of its position in the stream -> sample.
+        make_batch: samples -> the batch, with its `REPORT`.
         batch_size: images per batch, over all processes.
-        image_size: of the network input, `(height, width)` or one number for both.
-        seed: of the order and of the augmentation, `0 .. 2**32 - 1`.
-        mean: of the three channels, RGB in 0..255. None for both of `mean` and `std` leaves the
-            normalisation to the caller: images stay bytes, a quarter of the memory to write, to
-            hand from process to process and to send to the device.
-        std: of the three channels, or None.
-        augment: transforms (see `augment`) in order; what they return may be smaller than
-            `image_size` (padding follows on the right and below: zero, or where images stay bytes
-            `PAD_COLOR`) but not larger. None means resizing to fit.
-        max_boxes: boxes per image; the largest are kept where there are more. None takes the most
-            that an image of the data set has, copy-paste included.
+        seed: of the order and of the augmentation.
         workers: processes that prepare batches; 0 prepares them in a background thread.
-        on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` takes the next
-            readable one in the data set's order and counts.
-        shard: index of this process and number of processes. Process p of P gets rows
-            `p * B / P` to `(p + 1) * B / P` of each batch, which has the same rows for any P.
-        mask_size: for mask heads, cells on a side of each object's mask, cut out by its box (112
-            is four times what they predict); None for no masks. The data set must have them
-            (`with_masks=True`).
-
-    Returns:
-        A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
-        "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the network input, "labels": (B,
-        max_boxes) int32}`; unused boxes and labels are -1. With `mask_size` also `"masks"`
-        (B, max_boxes, mask_size, mask_size) uint8, 1 on the object, else 0.
-
-    Raises:
-        ValueError: if the data set is empty or an argument is out of range.
-        ImportError: if Grain or OpenCV is not installed.
+        shard: index of this process and number of processes.
+        max_boxes: boxes per image in a batch.
     """
-    grain = require("grain", "data")
-    check_arguments(dataset, batch_size, workers, on_bad_image)
-    rows_here = rows_of_process(batch_size, shard)
-    check_seed(seed)
-    transforms: tuple[Callable, ...] = (ResizeToFit(image_size),)
-    if augment is not None:
-        transforms = tuple(augment)
-    if max_boxes is None:
-        most = most_boxes(dataset)
-        max_boxes = most
-        for step in transforms:
-            if isinstance(step, Combine):
-                max_boxes += step.most_added(most)
-    if mask_size is not None and mask_size < 1:
-        raise ValueError(f"`mask_size` must be positive or None, and is {mask_size}.")
-    rows = RowMaker(as_tuple(mean), as_tuple(std), max_boxes, mask_size)
+    rows = rows_of_process(batch_size, shard)
     batches = (
-        grain.MapDataset.range(len(dataset))
+        require("grain", "data")
+        .MapDataset.range(len(dataset))
         .seed(seed)
         .shuffle()
-        .repeat(passes_without_end(len(dataset)))
-        .random_map(_Augment(dataset, transforms, on_bad_image))
-        .batch(
-            rows_here.stop - rows_here.start,
-            batch_fn=_TrainBatchMaker(rows, height_and_width(image_size)),
-        )[shard[0] :: shard[1]]
+        .repeat(_passes_without_end(len(dataset)))
+        .random_map(augment)
+        .map_with_index(_at_position)
+        .batch(rows.stop - rows.start, batch_fn=make_batch)[shard[0] :: shard[1]]
     )
     identity = {"seed": seed, "batch_size": batch_size, "num_images": len(dataset)}
     return BatchStream(batches, identity, workers, max_boxes)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sample:
-    """An augmented record, and the unreadable files met on the way to it."""
-
-    record: Record
-    skipped: tuple[str, ...]
+def _at_position(position: int, sample: Sample) -> Sample:
+    return dataclasses.replace(sample, position=position)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Augment:
-    """Index -> augmented record, with the random numbers that Grain gives for this position."""
+def _passes_without_end(num_images: int) -> int:
+    """How often a stream goes through its data: for more batches than any run takes.
 
-    dataset: DetectionDataset
-    transforms: tuple[Callable, ...]
-    on_bad_image: OnBadImage
+    Grain 0.2 counts `repeat()` without a number as the largest integer there is, which batches of
+    one row exceed by its rounding.
+    """
+    return max(1, 2**40 // num_images)
 
-    def __call__(self, index: int, rng: np.random.Generator) -> _Sample:
-        skipped: list[str] = []
-        record = self._apply(self._read(index, skipped), index, self.transforms, rng, skipped)
-        return _Sample(record, tuple(skipped))
 
-    def _apply(
-        self,
-        record: Record,
-        index: int,
-        transforms: tuple[Callable, ...],
-        rng: np.random.Generator,
-        skipped: list[str],
-    ) -> Record:
-        for number, transform in enumerate(transforms):
-            record = deferred(record) if takes_deferred(transform) else drawn(record)
-            if not isinstance(transform, Combine):
-                record = transform(record, rng)
-            elif rng.random() < transform.probability and len(self.dataset) > 1:
-                others = []
-                for _ in range(transform.num_others):
-                    step = 1 + int(rng.integers(len(self.dataset) - 1))
-                    partner = (index + step) % len(self.dataset)
-                    other = self._read(partner, skipped)
-                    other = self._apply(other, partner, transforms[:number], rng, skipped)
-                    others.append(deferred(other) if takes_deferred(transform) else drawn(other))
-                record = transform(record, *others, rng)
-        return record
+def rows_of_process(batch_size: int, shard: tuple[int, int]) -> slice:
+    """Which rows of each global batch a process makes.
 
-    def _read(self, index: int, skipped: list[str]) -> Record:
-        return first_readable(
-            lambda number: without_crowd(self.dataset[number]),
-            index,
-            len(self.dataset),
-            self.on_bad_image,
-            skipped,
+    Args:
+        batch_size: rows of a global batch.
+        shard: index of the process and number of processes.
+
+    Returns:
+        The rows, as many for each process.
+
+    Raises:
+        ValueError: if the rows do not divide among the processes, or there is no such process.
+    """
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(
+            "`shard` must be the index of a process, from 0, and the number of processes, and is "
+            f"{shard}."
         )
+    if batch_size % count:
+        raise ValueError(
+            f"`batch_size` {batch_size} does not divide among {count} processes: use a multiple of "
+            f"{count}."
+        )
+    rows = batch_size // count
+    return slice(index * rows, (index + 1) * rows)
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainBatchMaker:
-    """Samples -> a batch."""
+def first_readable(
+    make: Callable[[int], Item],
+    index: int,
+    count: int,
+    on_bad_image: OnBadImage,
+    skipped: list[str],
+) -> Item:
+    """What `make` gives for an image, or for the next one that can be read.
 
-    rows: RowMaker
-    canvas: tuple[int, int]
+    Args:
+        make: index of an image -> what is made of it.
+        index: of the image.
+        count: images of the data set.
+        on_bad_image: `"raise"` does not look further.
+        skipped: takes what was wrong with those passed over.
 
-    def __call__(self, samples: Sequence[_Sample]) -> dict[str, Any]:
-        batch: dict[str, Any] = self.rows.empty(len(samples), self.canvas)
-        dropped = 0
-        for row, sample in enumerate(samples):
-            height, width = sample.record.size
-            if height > self.canvas[0] or width > self.canvas[1]:
-                raise ValueError(
-                    f"{sample.record.file_name}: the augmentation gives an image of "
-                    f"{height}x{width} pixels, larger than `image_size` "
-                    f"{self.canvas[0]}x{self.canvas[1]}; end it with FixedSizeCrop or ResizeToFit."
-                )
-            dropped += self.rows.write(batch, row, sample.record)
-        skipped = [name for sample in samples for name in sample.skipped]
-        return {**batch, REPORT: (skipped, dropped)}
+    Raises:
+        ImageError: if too many in a row cannot be read.
+    """
+    if on_bad_image == "raise":
+        return make(index)
+    first_error: Exception | None = None
+    for step in range(min(count, _MOST_BAD_IN_A_ROW)):
+        try:
+            return make((index + step) % count)
+        except BAD_IMAGE as error:
+            skipped.append(str(error))
+            first_error = first_error or error
+    raise ImageError(
+        f"{len(skipped)} images in a row could not be read, the first because: {first_error}"
+    )
+
+
+def iterate(batches: Any, workers: int) -> Any:
+    """A Grain iterator over a map data set of batches, two batches ahead for each worker."""
+    grain = require("grain", "data")
+    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else 2)
+    iterable = batches.to_iter_dataset(threads)
+    if workers:
+        # grain 0.2.18: starting workers reads absl flags, which fails before a program parses its
+        # command line with absl; plain scripts and notebooks never do.
+        flags = require("absl.flags", "data").FLAGS
+        if not flags.is_parsed():
+            flags.mark_as_parsed()
+        iterable = iterable.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
+            worker_init_fn=_prepare_worker,
+        )
+    return iter(iterable)
+
+
+def _prepare_worker(number: int, count: int) -> None:
+    """One core for each worker: OpenCV's own threads would compete with the other workers."""
+    del number, count
+    require("cv2", "data").setNumThreads(1)
+
+
+def check_arguments(
+    dataset: Sized, batch_size: int, workers: int, on_bad_image: OnBadImage
+) -> None:
+    """Refuses arguments that no batches can be made with."""
+    require("cv2", "data")
+    if not len(dataset):
+        raise ValueError("The data set has no images.")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, and is {batch_size}.")
+    if workers < 0:
+        raise ValueError(f"`workers` must not be negative, and is {workers}.")
+    check_on_bad_image(on_bad_image)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that Grain does not take."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")

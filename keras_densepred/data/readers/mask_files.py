@@ -1,4 +1,4 @@
-"""Semantic masks in files: class numbers read as they were written, and pairs with images."""
+"""Semantic masks in files: class numbers as they were written, each mask with its image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import ImageError, explained, load_image
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.summary import Finding
-from keras_densepred.data.records import IGNORE_LABEL, Record
+from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
 
 _LOSSY = ("JPEG", "JPEG2000", "MPO")
 _INTEGER_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -69,7 +68,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
                 f"{name} is a JPEG, whose compression changes class numbers: give the mask as it "
                 "was before, as PNG."
             )
-        # Pillow, as every viewer, stretches these to 0..255; whoever wrote them may not have.
+        # Pillow, like every viewer, stretches these to 0..255; the program that wrote them may not.
         bits = content[24] if image.format == "PNG" else 8
         if image.mode == "L" and bits in (2, 4):
             raise ImageError(
@@ -98,7 +97,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
 
 
 def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
-    """Refuses labels that the data set has no class for.
+    """Refuses labels without a class.
 
     Args:
         mask: `(H, W)` uint8.
@@ -120,7 +119,7 @@ def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
 
 
 def check_size(mask: np.ndarray, image: np.ndarray, mask_name: str, image_name: str) -> None:
-    """Refuses a mask that does not lie on its image pixel by pixel.
+    """Refuses a mask of another size than its image.
 
     Args:
         mask: `(H, W)`.
@@ -259,29 +258,6 @@ class MaskFiles:
             DatasetError: if a mask has a label without a class.
         """
         return summarize_masks(self, self.name, self._notes)
-
-
-def semantic_record(image: np.ndarray, semantic: np.ndarray, index: int, name: str) -> Record:
-    """A record without objects.
-
-    Args:
-        image: `(H, W, 3)` uint8, RGB.
-        semantic: `(H, W)` uint8.
-        index: position in the data set, which becomes the `image_id`.
-        name: what messages call the image.
-
-    Returns:
-        The record.
-    """
-    return Record(
-        image=image,
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int32),
-        crowd=np.zeros(0, bool),
-        image_id=index,
-        file_name=name,
-        semantic=semantic,
-    )
 
 
 def _first(where: np.ndarray) -> tuple[int, int]:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_densepred.data.readers.listing import find_class_names, list_stems, require_no_missing
-from keras_densepred.data.readers.mask_files import MaskFiles, load_mask
-from keras_densepred.data.readers.mask_summary import count_labels
-from keras_densepred.data.readers.objects import DatasetError
-from keras_densepred.data.readers.summary import Finding
-from keras_densepred.data.readers.voc import (
+from keras_densepred.data.readers.listing import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
-    VocSegmentation,
-    find_voc_root,
+    find_class_names,
+    list_stems,
+    require_no_missing,
 )
-from keras_densepred.data.records import IGNORE_LABEL
+from keras_densepred.data.readers.mask_files import MaskFiles, load_mask
+from keras_densepred.data.readers.mask_summary import count_labels
+from keras_densepred.data.readers.summary import Finding
+from keras_densepred.data.readers.voc import VocSegmentation, find_voc_root
+from keras_densepred.data.records import IGNORE_LABEL, DatasetError
 
 _HELD_OUT = 10  # Of a folder without splits every tenth image is for validation.
 

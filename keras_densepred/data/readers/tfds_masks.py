@@ -10,18 +10,12 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image
-from keras_densepred.data.readers.mask_files import (
-    check_labels,
-    check_size,
-    decode_mask,
-    semantic_record,
-)
+from keras_densepred.data.readers.mask_files import check_labels, check_size, decode_mask
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.tfds import open_tfds
-from keras_densepred.data.records import IGNORE_LABEL, Record
+from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
 
-# What TFDS does not keep: the number of the first class in the masks, and the names.
+# What TFDS does not record: the value of the first class in the masks, and the class names.
 _KNOWN: dict[str, tuple[int, Sequence[str]]] = {
     "oxford_iiit_pet": (1, ("pet", "background", "border"))
 }
@@ -32,7 +26,7 @@ class TfdsSegmentation:
 
     A random-access sequence of `Record`s over `tfds.data_source`, for `oxford_iiit_pet` and
     `cityscapes` among others. TFDS' `voc/2012` has boxes and no masks: `VocSegmentation` reads
-    VOC's own files. Masks lie on the picture as it is in the file, so an EXIF orientation is not
+    VOC's own files. Masks belong to the image as stored in the file, so an EXIF orientation is not
     applied. Requires tensorflow-datasets and Pillow, extra `data`.
 
     Args:

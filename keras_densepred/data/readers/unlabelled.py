@@ -1,4 +1,4 @@
-"""Image files that a user names, as a data set without labels."""
+"""Image files given by name, as a data set without labels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_densepred.data.image_files import ImageError, load_image, read_content, stored_size
-from keras_densepred.data.readers.mask_files import semantic_record
-from keras_densepred.data.readers.voc import IMAGE_SUFFIXES
-from keras_densepred.data.records import LabelledImage, Record
+from keras_densepred.data.readers.listing import IMAGE_SUFFIXES
+from keras_densepred.data.records import LabelledImage, Record, semantic_record
 
 
-class _Files:
+class _Unlabelled:
     """Image files, numbered.
 
     Args:
@@ -36,14 +35,14 @@ class _Files:
         return len(self.paths)
 
 
-class Pictures(_Files):
+class UnlabelledImages(_Unlabelled):
     """A sequence of `Record`s without objects, for `data.eval_batches` and `eval_mask_batches`.
 
     Args:
         paths: of the files.
 
     Attributes:
-        max_objects: of an image in a batch, which has room for one.
+        max_objects: room for objects in a batch.
     """
 
     max_objects = 1
@@ -60,18 +59,18 @@ class Pictures(_Files):
         return record.replace(image_id=self.image_ids[index])
 
     def ground_truth(self) -> dict:
-        """The images' sizes as their headers have them, 1x1 where there is none."""
+        """The images' sizes from their headers, 1x1 where a file cannot be read."""
         images = []
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             try:
                 height, width = stored_size(read_content(str(path)), str(path))
             except ImageError:
-                height = width = 1  # it is told when the image is read
+                height = width = 1  # reported when the image is read
             images.append({"id": image_id, "height": height, "width": width})
         return {"images": images, "annotations": [], "categories": []}
 
 
-class LabelledPictures(_Files):
+class UnlabelledClassImages(_Unlabelled):
     """The same as `LabelledImage`s, for `data.eval_class_batches`."""
 
     def __getitem__(self, index: int) -> LabelledImage:
@@ -80,8 +79,8 @@ class LabelledPictures(_Files):
         return LabelledImage(load_image(path), 0, self.image_ids[index], str(path))
 
 
-def find_pictures(names: Sequence[str]) -> list[Path]:
-    """The image files that are meant.
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The image files that some names stand for.
 
     Args:
         names: files, folders (whose images are taken, not those of folders inside), or patterns
@@ -117,7 +116,7 @@ def output_names(paths: Sequence[Path]) -> list[Path]:
         paths: of the images.
 
     Returns:
-        Relative paths, each another: images of one name but for the suffix keep theirs before it.
+        Relative paths, all different: images whose names differ in the suffix alone keep it.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])

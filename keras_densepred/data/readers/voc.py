@@ -14,6 +14,8 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import ImageError
 from keras_densepred.data.readers.listing import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
     find_class_names,
     leads_outside,
     list_stems,
@@ -21,8 +23,8 @@ from keras_densepred.data.readers.listing import (
     require_no_missing,
 )
 from keras_densepred.data.readers.mask_files import MaskFiles
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.summary import Finding
+from keras_densepred.data.records import DatasetError
 
 VOC_CLASS_NAMES = (
     "background",
@@ -48,9 +50,6 @@ VOC_CLASS_NAMES = (
     "tvmonitor",
 )
 """The 21 classes of Pascal VOC, by label."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
 
 _LISTS = Path("ImageSets") / "Segmentation"
 _AUGMENTED = "SegmentationClassAug"
@@ -191,7 +190,7 @@ def _pairs_of_paths(
     """Images and masks of a list of two paths a line, from the root of the tree."""
     columns: tuple[list[str], list[str]] = ([], [])
     for words in lines:
-        # The lists that are in use begin their paths with a slash, meaning the root of the tree.
+        # In the lists in use, paths begin with a slash that means the root of the tree.
         paths = [word.removeprefix("/") for word in words]
         if len(paths) != 2 or any(leads_outside(part) or "\0" in part for part in paths):
             raise DatasetError(

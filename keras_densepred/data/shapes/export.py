@@ -1,46 +1,61 @@
 """The shapes data set as files: a COCO tree and a Pascal VOC tree, for whoever reads those.
 
-Every file is written under a temporary name and renamed, and the list of a split comes last, so
-that a reader never meets half a file or a list of pictures that are not there yet.
+The list of a split is written last, so that a reader never meets a list of images that are not
+there yet.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 from xml.etree import ElementTree
 
 import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL, Record
-
-if TYPE_CHECKING:
-    from keras_densepred.data.shapes.detection import ShapesDataset
+from keras_densepred.files import write_atomically
 
 _JPEG_QUALITY = 95
 
 
-def coco_ground_truth(dataset: ShapesDataset, with_masks: bool | None = None) -> dict:
+class MaskedShapes(Protocol):
+    """A split of the shapes whose records have masks."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def split(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+def coco_ground_truth(dataset: MaskedShapes, with_segmentation: bool) -> dict:
     """A split as a COCO dictionary.
 
     Args:
         dataset: the split.
-        with_masks: whether annotations have their `segmentation`; as the data set has it if None.
+        with_segmentation: whether annotations have their `segmentation`.
 
     Returns:
         `{"info", "images", "categories", "annotations"}`. Annotation ids start at 1, boxes are
         `[x, y, width, height]`, masks are compressed run lengths.
     """
-    with_masks = dataset.with_masks if with_masks is None else with_masks
-    drawn = _with_masks(dataset)
     images: list[dict] = []
     annotations: list[dict] = []
-    for record in (drawn[index] for index in range(len(drawn))):
+    for record in (dataset[index] for index in range(len(dataset))):
         height, width = record.size
         images.append(
             {
@@ -62,7 +77,7 @@ def coco_ground_truth(dataset: ShapesDataset, with_masks: bool | None = None) ->
                 "area": float(mask.sum()),
                 "iscrowd": 0,
             }
-            if with_masks:
+            if with_segmentation:
                 annotation["segmentation"] = _run_lengths(mask)
             annotations.append(annotation)
     categories = [
@@ -78,7 +93,7 @@ def coco_ground_truth(dataset: ShapesDataset, with_masks: bool | None = None) ->
     }
 
 
-def write_coco(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
+def write_coco(dataset: MaskedShapes, directory: str | PathLike[str]) -> None:
     """Writes `images/{split}/*.jpg` and `annotations/instances_{split}.json` with masks.
 
     Args:
@@ -87,12 +102,12 @@ def write_coco(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
     """
     root = Path(directory)
     for record in (dataset[index] for index in range(len(dataset))):
-        _write(root / "images" / dataset.split / record.file_name, _jpeg(record.image))
-    text = json.dumps(coco_ground_truth(dataset, with_masks=True))
-    _write(root / "annotations" / f"instances_{dataset.split}.json", text.encode())
+        write_atomically(root / "images" / dataset.split / record.file_name, _jpeg(record.image))
+    text = json.dumps(coco_ground_truth(dataset, with_segmentation=True))
+    write_atomically(root / "annotations" / f"instances_{dataset.split}.json", text.encode())
 
 
-def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
+def write_voc(dataset: MaskedShapes, directory: str | PathLike[str]) -> None:
     """Writes the folders of a Pascal VOC tree.
 
     `JPEGImages`, `Annotations` (pixel numbers from 1, both ends included, as VOC counts),
@@ -106,26 +121,21 @@ def write_voc(dataset: ShapesDataset, directory: str | PathLike[str]) -> None:
     """
     root = Path(directory)
     names = []
-    drawn = _with_masks(dataset)
-    for record in (drawn[index] for index in range(len(drawn))):
+    for record in (dataset[index] for index in range(len(dataset))):
         name = Path(record.file_name).stem
         classes, objects = _voc_maps(record)
-        _write(root / "JPEGImages" / record.file_name, _jpeg(record.image))
-        _write(root / "Annotations" / f"{name}.xml", _voc_xml(record, dataset.class_names))
-        _write(root / "SegmentationClass" / f"{name}.png", _palette_png(classes))
-        _write(root / "SegmentationObject" / f"{name}.png", _palette_png(objects))
+        write_atomically(root / "JPEGImages" / record.file_name, _jpeg(record.image))
+        write_atomically(
+            root / "Annotations" / f"{name}.xml", _voc_xml(record, dataset.class_names)
+        )
+        write_atomically(root / "SegmentationClass" / f"{name}.png", _palette_png(classes))
+        write_atomically(root / "SegmentationObject" / f"{name}.png", _palette_png(objects))
         names.append(name)
     listed = ("background", *dataset.class_names)
-    _write(root / "classes.txt", "".join(f"{name}\n" for name in listed).encode())
+    write_atomically(root / "classes.txt", "".join(f"{name}\n" for name in listed).encode())
     for task in ("Main", "Segmentation"):
         lines = "".join(f"{name}\n" for name in names)
-        _write(root / "ImageSets" / task / f"{dataset.split}.txt", lines.encode())
-
-
-def _with_masks(dataset: ShapesDataset) -> ShapesDataset:
-    """The same pictures with masks."""
-    settings = dataset.num_images, dataset.image_size, dataset.seed, dataset.split
-    return type(dataset)(*settings, with_masks=True)
+        write_atomically(root / "ImageSets" / task / f"{dataset.split}.txt", lines.encode())
 
 
 def _run_lengths(mask: np.ndarray) -> dict:
@@ -193,10 +203,3 @@ def _palette_png(labels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)

@@ -1,20 +1,21 @@
 """Image classification with CEDNet, as the authors pretrain: one head at every stage."""
 
-from collections.abc import Callable
+from typing import Any
 
 import keras
-import keras_hub
 from keras import layers, ops
 
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.backbones.saved_preset import BackboneClass
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.models.compiling import CompiledAsSaved
+from keras_densepred.models.classifier import Classifier
 
 HEAD_WIDTH = 2048
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class CEDNetImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
+class CEDNetImageClassifier(Classifier):
     """CEDNet classifier with deep supervision (in the authors' code, not in the paper).
 
     Each stage has a head that reads its C5: 1x1 convolution to 2048, norm, activation, global
@@ -39,42 +40,31 @@ class CEDNetImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
     True
     """
 
-    backbone_cls = CEDNetBackbone
+    backbone_cls = BackboneClass(CEDNetBackbone)
 
-    def __init__(
-        self,
-        backbone: CEDNetBackbone,
-        num_classes: int,
-        preprocessor=None,
-        activation: str | Callable | None = None,
-        head_dtype=None,
-        **kwargs,
-    ):
-        head_dtype = head_dtype or backbone.dtype_policy
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._last_head = keras.Function(self.backbone.input, self.outputs[-1])
 
-        # === Functional model ===
+    @classmethod
+    def outputs_of(
+        cls, backbone: PyramidBackbone, num_classes: int, activation: Any, dtype: Any
+    ) -> list[Any]:
+        if not isinstance(backbone, CEDNetBackbone):
+            raise ValueError(
+                f"`backbone` is a {type(backbone).__name__}; a CEDNetImageClassifier has a head at "
+                "each stage of a CEDNetBackbone."
+            )
         logits = [
-            _stage_head(maps["P5"], backbone, num_classes, f"head{stage + 1}", head_dtype)
-            for stage, maps in enumerate(backbone.stage_outputs)
+            _stage_head(maps["P5"], backbone, num_classes, f"head{stage}", dtype)
+            for stage, maps in enumerate(backbone.stage_outputs, start=1)
         ]
-        if activation is not None:
-            logits = [
-                layers.Activation(activation, name=f"head{stage + 1}_activation", dtype=head_dtype)(
-                    x
-                )
-                for stage, x in enumerate(logits)
-            ]
-        self.backbone = backbone
-        self.preprocessor = preprocessor
-        # Past the host's constructor, which would put its own pooled head on the backbone.
-        super(keras_hub.models.ImageClassifier, self).__init__(
-            inputs=backbone.input, outputs=logits, **kwargs
-        )
-        self._last_head = keras.Function(backbone.input, logits[-1])
-
-        # === Config ===
-        self.num_classes = num_classes
-        self.activation = activation
+        if activation is None:
+            return logits
+        return [
+            layers.Activation(activation, name=f"head{stage}_activation", dtype=dtype)(x)
+            for stage, x in enumerate(logits, start=1)
+        ]
 
     def call(self, inputs, training=None, mask=None):
         if training:
@@ -101,33 +91,12 @@ class CEDNetImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
             y_pred = y_pred[-1]
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def get_config(self):
-        config = super(keras_hub.models.ImageClassifier, self).get_config()
-        return {**config, "num_classes": self.num_classes, "activation": self.activation}
-
-    @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs):
-        """Builds a classifier from a preset of `CEDNetBackbone` or of a saved classifier.
-
-        Args:
-            preset: as for `CEDNetBackbone.from_preset`.
-            load_weights: as for `CEDNetBackbone.from_preset`.
-            **kwargs: `num_classes` (needed unless the preset is of a classifier) and other
-                arguments of the constructor.
-
-        Raises:
-            ValueError: if there is no such preset.
-        """
-        if CEDNetBackbone.architecture_preset_name(preset) is not None:
-            return cls(backbone=CEDNetBackbone.from_preset(preset), **kwargs)
-        return super().from_preset(preset, load_weights=load_weights, **kwargs)
-
 
 def _stage_head(c5, backbone: CEDNetBackbone, num_classes: int, name: str, dtype):
     """`(batch, height, width, channels)` of one stage -> logits `(batch, num_classes)`."""
-    mixer = backbone.mixer
-    x = mixer.conv(c5, HEAD_WIDTH, 1, f"{name}_conv")
-    x = mixer.act(mixer.norm(x, f"{name}_norm"), f"{name}_act")
+    kit = backbone.kit
+    x = kit.conv(c5, HEAD_WIDTH, 1, f"{name}_conv")
+    x = kit.act(kit.norm(x, f"{name}_norm"), f"{name}_act")
     x = layers.GlobalAveragePooling2D("channels_last", name=f"{name}_pool", dtype=dtype)(x)
     x = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_pooled_norm", dtype=dtype)(x)
     # The authors' start at ImageNet's 1000 classes; with a fan-out of a few classes, the first

@@ -1,108 +1,71 @@
 """Image classification by the mean of one map and a linear layer: BiCSNet's and CSPNet's heads."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
-import keras_hub
 from keras import layers
 
 from keras_densepred.backbones.backbone import PyramidBackbone, to_channels_last
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
-from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
-from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone
-from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
-from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
+from keras_densepred.backbones.saved_preset import BackboneClass
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.upsampling import PyramidMean
-from keras_densepred.models.compiling import CompiledAsSaved
+from keras_densepred.models.classifier import Classifier
 
 
-class PooledImageClassifier(CompiledAsSaved, keras_hub.models.ImageClassifier):
-    """What the classifiers share: one map's mean over all positions, then a linear layer.
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class PooledImageClassifier(Classifier):
+    """Classifier for any pyramid backbone: the mean of P5 over all positions, then a linear layer.
 
-    A subclass says by `pooled_map` which map that is.
+    Families without a classifier of their own get this one, those of users included.
 
     Input: images as the backbone wants them. Output: `(batch, num_classes)`, logits unless
     `activation` is given.
 
     Args:
-        backbone: a `PyramidBackbone`.
+        backbone: a `PyramidBackbone` with a P5.
         num_classes: number of classes.
         preprocessor: None, or a KerasHub preprocessor or layer applied by fit and predict.
         activation: what follows the linear layer, `"softmax"` or None.
         head_dtype: dtype policy of the head, by default the backbone's.
+
+    Raises:
+        ValueError: if `backbone` is no pyramid backbone or has no P5, or `num_classes` is not
+            positive.
+
+    Example:
+
+    >>> import keras_densepred, numpy
+    >>> backbone = keras_densepred.ResNetBackbone((1, 1, 1, 1), width=8)
+    >>> model = keras_densepred.models.PooledImageClassifier(backbone, num_classes=3)
+    >>> model(numpy.zeros((2, 64, 64, 3))).shape == (2, 3)
+    True
     """
 
-    backbone_classes: ClassVar[tuple[type[PyramidBackbone], ...]] = ()
-
-    def __init__(
-        self,
-        backbone: PyramidBackbone,
-        num_classes: int,
-        preprocessor: Any = None,
-        activation: str | Callable | None = None,
-        head_dtype: Any = None,
-        **kwargs: Any,
-    ):
-        head_dtype = keras.dtype_policies.get(head_dtype or backbone.dtype_policy)
-
-        # === Functional model ===
-        x = self.pooled_map(backbone, head_dtype)
-        x = layers.GlobalAveragePooling2D("channels_last", name="head_pool", dtype=head_dtype)(x)
+    @classmethod
+    def outputs_of(
+        cls, backbone: PyramidBackbone, num_classes: int, activation: Any, dtype: Any
+    ) -> Any:
+        x = cls.pooled_map(backbone, dtype)
+        x = layers.GlobalAveragePooling2D("channels_last", name="head_pool", dtype=dtype)(x)
         logits = layers.Dense(
-            num_classes, kernel_initializer=FanInNormal(), name="head_logits", dtype=head_dtype
+            num_classes, kernel_initializer=FanInNormal(), name="head_logits", dtype=dtype
         )(x)
-        if activation is not None:
-            logits = layers.Activation(activation, name="head_activation", dtype=head_dtype)(logits)
-        self.backbone = backbone
-        self.preprocessor = preprocessor
-        # Past the host's constructor, which would put its own pooled head on the backbone.
-        super(keras_hub.models.ImageClassifier, self).__init__(
-            inputs=backbone.input, outputs=logits, **kwargs
-        )
-
-        # === Config ===
-        self.num_classes = num_classes
-        self.activation = activation
-        self.head_dtype = head_dtype
+        if activation is None:
+            return logits
+        return layers.Activation(activation, name="head_activation", dtype=dtype)(logits)
 
     @classmethod
-    def pooled_map(cls, backbone: PyramidBackbone, dtype: Any):
+    def pooled_map(cls, backbone: PyramidBackbone, dtype: Any) -> Any:
         """The symbolic map `(batch, height, width, channels)` that the head averages."""
-        raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        config = super(keras_hub.models.ImageClassifier, self).get_config()
-        return {
-            **config,
-            "num_classes": self.num_classes,
-            "activation": self.activation,
-            "head_dtype": keras.saving.serialize_keras_object(self.head_dtype),
-        }
-
-    @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any):
-        """Builds a classifier from a preset of one of its backbones or of a saved classifier.
-
-        Args:
-            preset: as for the backbones' `from_preset`.
-            load_weights: as for the backbones' `from_preset`.
-            **kwargs: `num_classes` (needed unless the preset is of a classifier) and other
-                arguments of the constructor.
-
-        Returns:
-            The model.
-
-        Raises:
-            ValueError: if there is no such preset.
-        """
-        for backbone_cls in cls.backbone_classes:
-            if backbone_cls.architecture_preset_name(preset) is not None:
-                return cls(backbone=backbone_cls.from_preset(preset), **kwargs)
-        with any_backbone(preset):
-            return super().from_preset(preset, load_weights, **kwargs)
+        if "P5" not in backbone.pyramid_outputs:
+            raise ValueError(
+                f"`backbone` {backbone.name!r} has the levels "
+                f"{', '.join(backbone.pyramid_outputs)}; the classifier pools P5."
+            )
+        p5 = backbone.pyramid_outputs["P5"]
+        return to_channels_last(p5, backbone.data_format, "head_p5_input", dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -135,10 +98,9 @@ class BiCSNetImageClassifier(PooledImageClassifier):
     """
 
     backbone_cls = BackboneClass(BiCSNetBackbone)
-    backbone_classes = (BiCSNetBackbone, BiCSNetLiteBackbone)
 
     @classmethod
-    def pooled_map(cls, backbone: PyramidBackbone, dtype: Any):
+    def pooled_map(cls, backbone: PyramidBackbone, dtype: Any) -> Any:
         widths = {level: info.channels for level, info in backbone.feature_info.items()}
         if len(set(widths.values())) > 1:
             raise ValueError(
@@ -156,7 +118,8 @@ class BiCSNetImageClassifier(PooledImageClassifier):
 class CSPNetImageClassifier(PooledImageClassifier):
     """Classifier of CSPNet's and PeleeNet's backbones (Wang et al., 2019, table 2).
 
-    The mean of P5 over all positions, then a linear layer.
+    The mean of P5 over all positions, then a linear layer, whose weights can be exchanged with
+    Darknet's files.
 
     Input: images as the backbone wants them. Output: `(batch, num_classes)`, logits unless
     `activation` is given.
@@ -178,17 +141,6 @@ class CSPNetImageClassifier(PooledImageClassifier):
     """
 
     backbone_cls = BackboneClass(CSPNetBackbone)
-    backbone_classes = (
-        CSPNetBackbone,
-        CSPDenseNetBackbone,
-        PeleeNetBackbone,
-        ElasticDenseNetBackbone,
-    )
-
-    @classmethod
-    def pooled_map(cls, backbone: PyramidBackbone, dtype: Any):
-        p5 = backbone.pyramid_outputs["P5"]
-        return to_channels_last(p5, backbone.data_format, "head_p5_input", dtype)
 
     @property
     def darknet_order(self) -> tuple[str, ...]:

@@ -1,15 +1,18 @@
 """DeepLabv3+ on KerasCV: `keras_cv.models.DeepLabV3Plus` on our backbones, giving logits."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_densepred._optional import require
 from keras_densepred.layers.upsampling import UpsampleToImage
-from keras_densepred.models.segmenter import Segmenter, check_pyramid
+from keras_densepred.models.segmenter import Segmenter, check_backbone
 
-require("tensorflow", "tensorflow")  # keras-cv 0.9.0 imports it on every backend
-keras_cv = require("keras_cv", "cv")
+if TYPE_CHECKING:
+    import keras_cv
+else:
+    require("tensorflow", "tensorflow")  # keras-cv 0.9.0 imports it on every backend
+    keras_cv = require("keras_cv", "cv")
 
 _HIGH_LEVEL = "P5"
 _ATROUS_RATES = (6, 12, 18)
@@ -53,7 +56,7 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
         **kwargs: Any,
     ):
         low = "P2" if "P2" in getattr(backbone, "pyramid_outputs", {}) else "P3"
-        check_pyramid(backbone, num_classes, (low, _HIGH_LEVEL))
+        check_backbone(backbone, num_classes, (low, _HIGH_LEVEL))
         dtype = backbone.dtype_policy
         spatial_pyramid_pooling = spatial_pyramid_pooling or (
             keras_cv.layers.SpatialPyramidPooling(dilation_rates=_ATROUS_RATES, dtype=dtype)
@@ -89,13 +92,11 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
+            **super().get_config(),
             "projection_filters": self.projection_filters,
             "spatial_pyramid_pooling": keras.saving.serialize_keras_object(
                 self.spatial_pyramid_pooling
             ),
-            "name": self.name,
         }
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_densepred.models.segmenter import Segmenter, check_pyramid
+from keras_densepred.backbones.saved_preset import BackboneClass
+from keras_densepred.models.hub_task import HubTask
+from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 # KerasHub's DeepLabV3ImageSegmenter.
 _ATROUS_RATES = (6, 12, 18)
@@ -38,7 +40,7 @@ def as_deeplab_backbone(backbone: keras.Model, plus: bool = True) -> keras.Model
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class DeepLabV3KerasHub(Segmenter, keras_hub.models.DeepLabV3ImageSegmenter):
+class DeepLabV3KerasHub(Segmenter, HubTask, keras_hub.models.DeepLabV3ImageSegmenter):
     """KerasHub's DeepLabv3 or v3+ on a pyramid backbone: logits, trained on integer masks.
 
     Where `keras_hub.models.DeepLabV3ImageSegmenter` of keras-hub 0.32.0 differs: it compiles with
@@ -61,6 +63,8 @@ class DeepLabV3KerasHub(Segmenter, keras_hub.models.DeepLabV3ImageSegmenter):
         ValueError: if `backbone` lacks a level or is channels_first.
     """
 
+    backbone_cls = BackboneClass(keras_hub.models.DeepLabV3Backbone)
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -70,7 +74,7 @@ class DeepLabV3KerasHub(Segmenter, keras_hub.models.DeepLabV3ImageSegmenter):
         **kwargs: Any,
     ):
         if not isinstance(backbone, keras_hub.models.DeepLabV3Backbone):
-            check_pyramid(backbone, num_classes, ("P5",))
+            check_backbone(backbone, num_classes, ("P5",))
             backbone = as_deeplab_backbone(backbone, plus)
         super().__init__(backbone, num_classes, preprocessor=preprocessor, **kwargs)
         self.plus = plus
@@ -85,6 +89,4 @@ class DeepLabV3KerasHub(Segmenter, keras_hub.models.DeepLabV3ImageSegmenter):
         return super().call(inputs, training=bool(training), mask=mask)
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        del config["activation"]
-        return {**config, "plus": self.plus}
+        return {**super().get_config(), "plus": self.plus}

@@ -6,20 +6,18 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_densepred.backbones.backbone import PyramidBackbone
-from keras_densepred.backbones.registry import built_in_preset, load_backbone
-from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
 from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.upsampling import PyramidMean, UpsampleToImage
-from keras_densepred.models.segmenter import Segmenter, check_pyramid
+from keras_densepred.models.hub_task import HubTask
+from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 ATROUS_RATES = (6, 12, 18)  # "Rethinking Atrous Convolution", section 4, at an output stride of 16
 _STRIDE = 8  # of P3
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
+class DeepLabV3(Segmenter, HubTask, keras_hub.models.ImageSegmenter):
     """Semantic segmentation on a pyramid ("BiCSNet", section on semantic segmentation).
 
     Levels P3 and up are nearest up-sampled to stride 8 and averaged; then atrous spatial pyramid
@@ -40,7 +38,8 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         num_classes: C, the background included where it is a class.
         width: channels of the head.
         atrous_rates: of atrous spatial pyramid pooling; None for no such module.
-        activation: `"relu"` or `"swish"`; by default the backbone's where it has one of these.
+        activation: one that `layers.ConvNorm` has, such as `"swish"`; by default the backbone's,
+            and `"relu"` on backbones without batch norms.
         preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready.
         dtype: dtype policy of the head; by default the backbone's. Logits are float32.
         **kwargs: arguments of `keras_hub.models.Task`, such as `name`.
@@ -54,8 +53,6 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         model.fit(images, masks)
     """
 
-    backbone_cls = BackboneClass(PyramidBackbone)
-
     def __init__(
         self,
         backbone: keras.Model,
@@ -67,11 +64,11 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        check_pyramid(backbone, num_classes, ("P3",))
+        check_backbone(backbone, num_classes, ("P3",))
         if width < 1:
             raise ValueError(f"`width` is {width}; give a positive integer.")
         head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
-        own = getattr(backbone, "mixer", None)
+        own = getattr(backbone, "kit", None)  # networks of hosts have none
         if activation is None:
             activation = own.activation if isinstance(own, ConvNorm) else "relu"
         kit = ConvNorm(
@@ -120,30 +117,8 @@ class DeepLabV3(Segmenter, keras_hub.models.ImageSegmenter):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "width": self.width,
             "atrous_rates": self.atrous_rates,
             "activation": self.activation,
             "dtype": keras.saving.serialize_keras_object(self.head_dtype),
         }
-
-    @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> "DeepLabV3":
-        """Loads what `save_to_preset` wrote, or puts a new head on a backbone's preset.
-
-        Args:
-            preset: a built-in name of a backbone, or directory or handle of a preset of this
-                model's or of a backbone's (then give `num_classes`).
-            load_weights: whether to load the weights of the preset.
-            **kwargs: constructor arguments that replace the preset's.
-
-        Returns:
-            The model.
-
-        Raises:
-            ValueError: if there is no such preset.
-        """
-        if built_in_preset(preset) is not None:
-            return cls(load_backbone(preset), **kwargs)
-        with any_backbone(preset):
-            return super().from_preset(preset, load_weights, **kwargs)

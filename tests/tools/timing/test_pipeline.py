@@ -45,7 +45,7 @@ def test_rows_on_pictures_of_its_own():
 
 def test_rows_on_a_data_set_given(tmp_path):
     for split in ("train", "val"):
-        data.shapes_export.write_coco(data.ShapesDataset(2, 64, split=split), tmp_path)
+        data.ShapesDataset(2, 64, split=split).write_coco(tmp_path)
     rows = measure_pipeline(64, batch_size=4, repeats=1, images=4, data_dir=tmp_path)
     check(rows, batch=4)
 

@@ -1,60 +1,10 @@
-"""What the papers print of their models: the data of `tools/model_table.py`.
+"""What the papers print of their models: the rows of the model table.
 
-A family is added by an entry in `FAMILIES` and its rows in `ROWS`; a preset without a row is
-counted alone, as a backbone.
+A preset that no paper reports needs no row: it is counted alone, as a backbone.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
-
-import keras
-
-from keras_densepred import (
-    BiCSNetBackbone,
-    BiCSNetImageClassifier,
-    BiCSNetLiteBackbone,
-    CEDNetBackbone,
-    CEDNetImageClassifier,
-    CSPDenseNetBackbone,
-    CSPNetBackbone,
-    CSPNetImageClassifier,
-    DetectionPyramid,
-    ElasticDenseNetBackbone,
-    PeleeNetBackbone,
-    ResNetBackbone,
-)
-from keras_densepred.models import (
-    CascadeMaskRCNN,
-    CascadeRCNN,
-    DeepLabV3,
-    FasterRCNN,
-    MaskRCNN,
-    RetinaNetKerasHub,
-    YOLOv3Detector,
-)
-from tools.two_stage_counting import countable
-
-NOT_BUILT = None  # for a head that this package does not have yet
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A family of backbones.
-
-    Attributes:
-        name: as the paper writes it.
-        backbones: the classes that have its presets.
-        heads: name of a head in `ROWS` to what puts it on a backbone.
-        counts_norms: whether the paper's FLOPs count each normalised element as one, too.
-        counts_as_darknet: whether the paper's figures are Darknet's, see `metrics.darknet_costs`.
-    """
-
-    name: str
-    backbones: tuple[type, ...]
-    heads: dict[str, Callable[[Any], keras.Model] | None]
-    counts_norms: bool = False
-    counts_as_darknet: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +21,7 @@ class Row:
         reason: why ours is another number, if it is known.
         conv_only: do not count norms though the family does.
         basis: where the network comes from, if not from the paper's own description: see
-            `tools/model_table.py`.
+            `model_table`.
         trainable: compare all trainable parameters though the family's are Darknet's.
     """
 
@@ -86,105 +36,6 @@ class Row:
     basis: str = ""
     trainable: bool = False
 
-
-def _cednet_imagenet(backbone: CEDNetBackbone) -> keras.Model:
-    model = CEDNetImageClassifier(backbone, num_classes=1000)
-    return keras.Model(model.input, model.outputs[-1])  # the head that predicts
-
-
-def _cednet_retinanet(backbone: CEDNetBackbone) -> keras.Model:
-    return RetinaNetKerasHub(DetectionPyramid(backbone), num_classes=80)
-
-
-def _bicsnet_retinanet(backbone: BiCSNetBackbone | BiCSNetLiteBackbone) -> keras.Model:
-    separable = isinstance(backbone, BiCSNetLiteBackbone)
-    return RetinaNetKerasHub(backbone, num_classes=91, head_norm=True, head_separable=separable)
-
-
-def _cednet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.Model]:
-    def build(backbone: CEDNetBackbone) -> keras.Model:
-        pyramid = DetectionPyramid(backbone, min_level=2, max_level=6)
-        return countable(detector(pyramid, num_classes=80, **options))
-
-    return build
-
-
-def _resnet_two_stage(detector: type) -> Callable[[Any], keras.Model]:
-    return lambda backbone: countable(detector(backbone, num_classes=80))
-
-
-def _bicsnet_mask(backbone: BiCSNetBackbone) -> keras.Model:
-    units = 1024 if backbone.output_width == 256 else 512
-    options = dict(head_convs=4, head_fcs=1, head_norm=True, head_width=units)
-    return countable(MaskRCNN(backbone, num_classes=91, **options))
-
-
-_NECKS = {
-    "PRN": "prn",
-    "PRN-3l": "prn_3l",
-    "CEM": "cem",
-    "CEM (SAM)": "cem_sam",
-    "GFM": "gfm",
-    "EFM": "efm",
-    "EFM (SAM)": "efm_sam",
-    "EFM (SPP)": "efm_spp",
-    "PANet-SPP": "panet_spp",
-}
-
-
-def _yolo(neck: str) -> Callable[[Any], keras.Model]:
-    return lambda backbone: YOLOv3Detector(backbone, num_classes=80, neck=neck)
-
-
-FAMILIES = {
-    "cednet": Family(
-        "CEDNet",
-        (CEDNetBackbone,),
-        {
-            "ImageNet": _cednet_imagenet,
-            "RetinaNet": _cednet_retinanet,
-            "Mask R-CNN": _cednet_two_stage(MaskRCNN),
-            "Cascade Mask R-CNN": _cednet_two_stage(
-                CascadeMaskRCNN,
-                head_convs=4,
-                head_fcs=1,
-                head_norm=True,
-                class_agnostic=False,
-                box_loss="giou",
-            ),
-        },
-    ),
-    "bicsnet": Family(
-        "BiCSNet",
-        (BiCSNetBackbone, BiCSNetLiteBackbone),
-        {
-            "RetinaNet": _bicsnet_retinanet,
-            "ImageNet": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=1000),
-            "iNaturalist": lambda backbone: BiCSNetImageClassifier(backbone, num_classes=8142),
-            "Mask R-CNN": _bicsnet_mask,
-            "DeepLabv3": lambda backbone: DeepLabV3(backbone, num_classes=21),
-        },
-        counts_norms=True,
-    ),
-    "cspnet": Family(
-        "CSPNet",
-        (CSPNetBackbone, PeleeNetBackbone, CSPDenseNetBackbone, ElasticDenseNetBackbone),
-        {
-            "ImageNet": lambda backbone: CSPNetImageClassifier(backbone, num_classes=1000),
-            **{name: _yolo(neck) for name, neck in _NECKS.items()},
-        },
-        counts_as_darknet=True,
-    ),
-    "resnet": Family(
-        "ResNet with MSFM",
-        (ResNetBackbone,),
-        {
-            "Faster R-CNN": _resnet_two_stage(FasterRCNN),
-            "Cascade R-CNN": _resnet_two_stage(CascadeRCNN),
-            "Mask R-CNN": _resnet_two_stage(MaskRCNN),
-        },
-    ),
-}
 
 _IMAGENET = (224, 224)
 _COCO = (800, 1280)

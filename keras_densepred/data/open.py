@@ -3,8 +3,8 @@
 from typing import Any
 
 from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, require_same_classes
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.tfds import TfdsDetection
+from keras_densepred.data.records import DatasetError
 from keras_densepred.data.shapes.detection import ShapesDataset
 
 TRAIN_SHAPES, VAL_SHAPES = 1600, 200  # built-in images of each split

@@ -1,85 +1,106 @@
-"""Records to evaluation batches on Grain: every image of a split once."""
+"""Records with boxes to batches, for training and for evaluating detectors."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_densepred._optional import require
-from keras_densepred.data.augment.objects import Size, height_and_width, resize
-from keras_densepred.data.batches.rows import (
+from keras_densepred.data.augment.objects import ResizeToFit, resize
+from keras_densepred.data.augment.transform import Size, as_transforms, height_and_width
+from keras_densepred.data.batches.rows import AugmentRecords, ObjectRows
+from keras_densepred.data.batches.stream import (
     BAD_IMAGE,
     REPORT,
-    Batch,
-    DetectionDataset,
-    OnBadImage,
-    RowMaker,
+    BatchStream,
+    EvalBatches,
+    Sample,
     check_arguments,
-    iterate,
-    most_boxes,
+    check_seed,
     rows_of_process,
-    without_crowd,
+    training_stream,
 )
+from keras_densepred.data.image_files import OnBadImage
+from keras_densepred.data.records import DetectionDataset, Record
 
 
-class EvalBatches:
-    """The batches of one pass over a split, which can be iterated many times.
+def train_batches(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    image_size: Size,
+    seed: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    augment: Sequence[Callable] | None = None,
+    max_boxes: int | None = None,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "raise",
+    shard: tuple[int, int] = (0, 1),
+    mask_size: int | None = None,
+) -> BatchStream:
+    """Shuffled, augmented training batches without end.
 
-    Made by `eval_batches` and `eval_class_batches`. Worker processes, if any, stay for the next
-    pass; `close` ends them.
+    Every epoch is shuffled anew; batches go on across the end of an epoch. Crowd regions are left
+    out. With `workers > 0` the calling script needs the usual `if __name__ == "__main__":`,
+    because worker processes import it.
 
-    Attributes:
-        skipped_images: what was wrong with which file -> in how many passes.
-        max_boxes: boxes per image in a batch; 0 where images have none.
+    Args:
+        dataset: the training split.
+        batch_size: images per batch, over all processes.
+        image_size: of the network input, `(height, width)` or one number for both.
+        seed: of the order and of the augmentation, `0 .. 2**32 - 1`.
+        mean: of the three channels, RGB in 0..255. None for both of `mean` and `std` leaves the
+            normalisation to the caller: images stay bytes, a quarter of the memory to write, to
+            hand from process to process and to send to the device.
+        std: of the three channels, or None.
+        augment: transforms (see `augment`) in order; what they return may be smaller than
+            `image_size` (padding follows on the right and below: zero, or where images stay bytes
+            `PAD_COLOR`) but not larger. None means resizing to fit.
+        max_boxes: boxes per image; the largest are kept where there are more. None takes the most
+            that an image of the data set has, copy-paste included.
+        workers: processes that prepare batches; 0 prepares them in a background thread.
+        on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` takes the next
+            readable one in the data set's order and counts.
+        shard: index of this process and number of processes. Process p of P gets rows
+            `p * B / P` to `(p + 1) * B / P` of each batch, which has the same rows for any P.
+        mask_size: for mask heads, cells on a side of each object's mask, cut out by its box (112
+            is four times what they predict); None for no masks. The data set must have them
+            (`with_masks=True`).
+
+    Returns:
+        A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
+        "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the network input, "labels": (B,
+        max_boxes) int32}`; unused boxes and labels are -1. With `mask_size` also `"masks"`
+        (B, max_boxes, mask_size, mask_size) uint8, 1 on the object, else 0.
+
+    Raises:
+        ValueError: if the data set is empty or an argument is out of range.
+        ImportError: if Grain or OpenCV is not installed.
     """
-
-    def __init__(
-        self,
-        make_batch: Callable[[int], dict[str, Any]],
-        count: int,
-        workers: int,
-        max_boxes: int = 0,
-    ) -> None:
-        self._make_batch = make_batch
-        self._count = count
-        self._workers = workers
-        self._iterator: Any = None
-        self.max_boxes = max_boxes
-        self.skipped_images: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._iterator is None:
-            # Endless for workers, which take many seconds to start: the next pass finds them ready.
-            numbers = require("grain", "data").MapDataset.range(len(self))
-            numbers = numbers.repeat() if self._workers else numbers
-            self._iterator = iterate(numbers.map(self._make_batch), self._workers)
-        iterator, self._iterator = self._iterator, None  # another pass may begin before this ends
-        is_complete = False
-        try:
-            for _ in range(len(self)):
-                batch = next(iterator)
-                skipped, _ = batch.pop(REPORT)
-                self.skipped_images.update(skipped)
-                yield batch
-            is_complete = True
-        finally:
-            if is_complete and self._workers and self._iterator is None:
-                self._iterator = iterator
-            else:
-                iterator.close()
-
-    def close(self) -> None:
-        """Ends worker processes; a further pass starts new ones."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+    check_arguments(dataset, batch_size, workers, on_bad_image)
+    check_seed(seed)
+    transforms = as_transforms([ResizeToFit(image_size)] if augment is None else augment)
+    if max_boxes is None:
+        most = most_boxes(dataset)
+        max_boxes = most + sum(transform.most_added(most) for transform in transforms)
+    if mask_size is not None and mask_size < 1:
+        raise ValueError(f"`mask_size` must be positive or None, and is {mask_size}.")
+    rows = ObjectRows(mean, std, max_boxes, mask_size)
+    read = _WithoutCrowd(dataset)
+    return training_stream(
+        dataset,
+        AugmentRecords(read, len(dataset), transforms, on_bad_image),
+        _TrainBatchMaker(rows, height_and_width(image_size)),
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        shard=shard,
+        max_boxes=max_boxes,
+    )
 
 
 def eval_batches(
@@ -163,18 +184,54 @@ def eval_batches(
         for canvas, members in groups
         for start in range(0, len(members), batch_size)
     ]
-    rows = RowMaker(tuple(mean), tuple(std), max_boxes or most_boxes(dataset))
+    rows = ObjectRows(mean, std, max_boxes or most_boxes(dataset))
     rows_count = rows_here.stop - rows_here.start
-    maker = _EvalBatchMaker(dataset, rows, rows_count, plan, limits, stretch, on_bad_image)
+    maker = _EvalBatchMaker(
+        _WithoutCrowd(dataset), rows, rows_count, plan, limits, stretch, on_bad_image
+    )
     return EvalBatches(maker, len(plan), workers, rows.max_boxes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithoutCrowd:
+    """Index -> record without crowd regions, which neither training nor evaluation asks for."""
+
+    dataset: DetectionDataset
+
+    def __call__(self, index: int) -> Record:
+        record = self.dataset[index]
+        return record.select(~record.crowd) if record.crowd.any() else record
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainBatchMaker:
+    """Samples -> a batch."""
+
+    rows: ObjectRows
+    canvas: tuple[int, int]
+
+    def __call__(self, samples: Sequence[Sample[Record]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.rows.empty(len(samples), self.canvas)
+        dropped = 0
+        for row, sample in enumerate(samples):
+            height, width = sample.item.size
+            if height > self.canvas[0] or width > self.canvas[1]:
+                raise ValueError(
+                    f"{sample.item.file_name}: the augmentation gives an image of "
+                    f"{height}x{width} pixels, larger than `image_size` "
+                    f"{self.canvas[0]}x{self.canvas[1]}; end it with FixedSizeCrop or ResizeToFit."
+                )
+            dropped += self.rows.write(batch, row, sample.item)
+        skipped = [name for sample in samples for name in sample.skipped]
+        return {**batch, REPORT: (skipped, dropped)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _EvalBatchMaker:
     """Number of a batch -> the batch."""
 
-    dataset: DetectionDataset
-    rows: RowMaker
+    read: Callable[[int], Record]
+    rows: ObjectRows
     batch_size: int
     plan: list[tuple[tuple[int, int], np.ndarray]]
     limits: tuple[int, int] | None
@@ -191,7 +248,7 @@ class _EvalBatchMaker:
         dropped = 0
         for row, index in enumerate(indices):
             try:
-                record = without_crowd(self.dataset[int(index)])
+                record = self.read(int(index))
             except BAD_IMAGE as error:
                 if self.on_bad_image == "raise":
                     raise
@@ -210,7 +267,7 @@ class _EvalBatchMaker:
     def _resized(self, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
         if self.stretch:
             return canvas
-        # The canvas also bounds a picture that lies otherwise than its data set announced.
+        # The canvas also bounds an image that is tall where its data set says wide.
         factor = min(canvas[0] / size[0], canvas[1] / size[1])
         if self.limits is not None:
             short, long = self.limits
@@ -223,3 +280,13 @@ def _is_wide(dataset: DetectionDataset) -> np.ndarray:
     images = {item["id"]: item for item in dataset.ground_truth()["images"]}
     listed = [images[image_id] for image_id in dataset.image_ids]
     return np.array([item["width"] >= item["height"] for item in listed], bool)
+
+
+def most_boxes(dataset: DetectionDataset) -> int:
+    """The most objects in one image, crowd regions not counted; at least 1."""
+    known = getattr(dataset, "max_objects", None)  # generated data knows without being drawn
+    if known is not None:
+        return int(known)
+    annotations = dataset.ground_truth()["annotations"]
+    counts = Counter(item["image_id"] for item in annotations if not item.get("iscrowd", 0))
+    return max(counts.values(), default=1)

@@ -1,10 +1,10 @@
-"""A deferred image is, when drawn, what its steps give one after the other."""
+"""A lazy image is, when drawn, what its steps give one after the other."""
 
 import cv2
 import numpy as np
 import pytest
 
-from keras_densepred.data.augment.lazy_image import DeferredImage
+from keras_densepred.data.augment.lazy_image import LazyImage
 
 pytestmark = pytest.mark.backend_free
 
@@ -13,7 +13,7 @@ RECTANGLES = np.array([[3, 2, 20, 9], [15, 5, 29, 23]])
 
 
 def paste(image, other=NOISE[::-1]):
-    return image.paste(DeferredImage.of(other), RECTANGLES)
+    return image.paste(LazyImage.of(other), RECTANGLES)
 
 
 def pasted(image, other=NOISE[::-1]):
@@ -67,11 +67,11 @@ STEPS = {
 )
 @pytest.mark.parametrize("end", ["", " paste", " paste mirror", " paste paste"])
 def test_any_order_of_steps_is_done_in_that_order(names, end):
-    image, array = DeferredImage.of(NOISE), NOISE
+    image, array = LazyImage.of(NOISE), NOISE
     before = NOISE.copy()
     for name in (names + end).split():
-        deferred, plain = STEPS[name]
-        image, array = deferred(image), plain(array)
+        lazy, plain = STEPS[name]
+        image, array = lazy(image), plain(array)
         assert image.shape == array.shape and image.dtype == array.dtype
     np.testing.assert_array_equal(image.draw(), array)
     table = np.random.default_rng(1).random((1, 256, 3), np.float32)
@@ -86,7 +86,7 @@ def test_any_order_of_steps_is_done_in_that_order(names, end):
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("second", ["cut", "enlarged", "shrunk", "pasted"])
 def test_of_a_pasted_image_everything_is_pasted_that_a_full_drawing_has(mirror, second):
-    other = DeferredImage.of(NOISE)
+    other = LazyImage.of(NOISE)
     if second == "cut":
         other = other.cut(1, 2, 25, 30)[0]
     elif second == "enlarged":
@@ -99,7 +99,7 @@ def test_of_a_pasted_image_everything_is_pasted_that_a_full_drawing_has(mirror, 
     if second == "pasted":
         other = paste(other, np.resize(NOISE, other.shape))
     ground = np.zeros((50, 60, 3), np.uint8)
-    mixed = DeferredImage.of(ground).paste(other, RECTANGLES).draw()
+    mixed = LazyImage.of(ground).paste(other, RECTANGLES).draw()
     np.testing.assert_array_equal(mixed, pasted(ground, other.draw()))
     assert (ground == 0).all()
 
@@ -116,7 +116,7 @@ def test_a_cut_of_a_resized_image_begins_where_it_says(scale):
         top = int(rng.integers(height - rows + 1))
         left = int(rng.integers(width - columns + 1))
         image, (above, before) = (
-            DeferredImage.of(source).resize(height, width).cut(top, left, rows, columns)
+            LazyImage.of(source).resize(height, width).cut(top, left, rows, columns)
         )
         assert image.shape == (rows, columns, 3)
         assert top - scale < above <= top + 1e-6 and left - scale < before <= left + 1e-6

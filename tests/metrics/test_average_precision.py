@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from keras_densepred import data, metrics
-from keras_densepred.data.batches.box_masks import cut_by_boxes
+from keras_densepred.data.boxes import cut_by_boxes
 from keras_densepred.metrics.mask_results import masks_on_image
 from keras_densepred.ops.box_masks import paste_masks
 

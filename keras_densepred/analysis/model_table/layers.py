@@ -5,13 +5,15 @@ bottleneck, its figure 8 the elements that every convolution reads and writes (C
 memory traffic.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from keras_densepred._optional import require
 from keras_densepred.analysis.darknet_costs import LayerCost, layer_costs
-from tools.paper_figures import FAMILIES
+from keras_densepred.analysis.model_table.families import FAMILIES, registered_backbones
+from keras_densepred.backbones import find_backbone
+from keras_densepred.files import write_atomically
 
 Tables = Mapping[str, Sequence[LayerCost]]  # model to its layers, in order of execution
 BAR = 40  # characters of the longest bar
@@ -21,31 +23,23 @@ def costs(preset: str, head: str | None = None, image_size: int = 224) -> list[L
     """The costs of the layers of a preset's model, in order of execution.
 
     Args:
-        preset: a built-in preset of any family.
+        preset: of any family, as `find_backbone` takes it.
         head: name of one of the family's heads, or None for the backbone alone.
         image_size: side of the image in pixels.
 
     Raises:
         ValueError: if there is no such preset, or its family has no such head.
     """
-    for family in FAMILIES.values():
-        for backbone_class in family.backbones:
-            if backbone_class.architecture_preset_name(preset) is None:
-                continue
-            backbone = backbone_class.from_preset(preset, image_shape=(image_size, image_size, 3))
-            if head is None:
-                return layer_costs(backbone)
-            build = family.heads.get(head)
-            if build is None:
-                built = [name for name, build in family.heads.items() if build is not None]
-                raise ValueError(f"{preset} has no head {head!r}: choose one of {built}.")
-            return layer_costs(build(backbone))
-    known = [name for f in FAMILIES.values() for b in f.backbones for name in presets_of(b)]
-    raise ValueError(f"There is no preset {preset!r}: choose one of {', '.join(known)}.")
-
-
-def presets_of(backbone_class) -> list[str]:
-    return list(backbone_class.architecture_presets())
+    source = find_backbone(preset)
+    backbone = source.build(image_shape=(image_size, image_size, 3))
+    if head is None:
+        return layer_costs(backbone)
+    groups = registered_backbones().items()
+    key = next((key for key, classes in groups if source.family in classes), "")
+    heads = FAMILIES[key].heads if key in FAMILIES else {}
+    if head not in heads:
+        raise ValueError(f"{preset} has no head {head!r}: choose one of {list(heads)}.")
+    return layer_costs(heads[head](backbone))
 
 
 def summary(layers: Sequence[LayerCost]) -> dict[str, float]:
@@ -101,17 +95,10 @@ def _rows(layers: Sequence[LayerCost]) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def draw(tables: Tables, path: Path) -> None:
+def draw(tables: Tables, path: str | os.PathLike[str]) -> None:
     """Draws both figures, a column a model, into a PNG file."""
-    require("matplotlib", "data")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        2, len(tables), figsize=(6 * len(tables), 6), sharey="row", squeeze=False
-    )
+    figure = require("matplotlib.figure", "data").Figure((6 * len(tables), 6), layout="constrained")
+    axes = figure.subplots(2, len(tables), sharey="row", squeeze=False)
     for column, (model, layers) in zip(axes.T, tables.items(), strict=True):
         total = summary(layers)
         values = (
@@ -123,8 +110,6 @@ def draw(tables: Tables, path: Path) -> None:
             axis.set_title(f"{model}: {total[name]:.3f} {name}")
             axis.set_xlabel("layer")
             axis.set_ylabel(f"{name} of a layer")
-    figure.tight_layout()
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.png")
-    figure.savefig(temporary)
-    pyplot.close(figure)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())

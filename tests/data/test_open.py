@@ -3,7 +3,6 @@
 import pytest
 
 from keras_densepred import data
-from keras_densepred.data.shapes import export as shapes_export
 
 pytestmark = pytest.mark.backend_free
 
@@ -13,7 +12,7 @@ def test_built_in_shapes_and_folders(tmp_path, with_masks):
     built_in = data.open_detection(shapes_size=64, seed=3, with_masks=with_masks)
     assert [len(split) for split in built_in] == [1600, 200]
     for split in ("train", "val"):
-        shapes_export.write_coco(data.ShapesDataset(3, 64, 0, split), tmp_path)
+        data.ShapesDataset(3, 64, 0, split).write_coco(tmp_path)
     folders = data.open_detection(str(tmp_path), with_masks=with_masks)
     for splits in (built_in, folders):
         assert splits[0].class_names == splits[1].class_names

@@ -1,35 +1,19 @@
-"""What the data sets of image classification share: what they offer, and their summary."""
+"""What a classification data set holds, and whether splits have the same classes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from keras_densepred._optional import require
-from keras_densepred.data.readers.objects import DatasetError
 from keras_densepred.data.readers.summary import Finding, class_table, counted, plain_text
-from keras_densepred.data.records import LabelledImage
+from keras_densepred.data.records import ClassificationDataset, DatasetError
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 _NAMED_CLASSES = 3  # of those that a split lacks
-
-
-class ClassificationDataset(Protocol):
-    """What batches for classification are made from.
-
-    A data set may also have `encoded(index)`, which gives the same with an `EncodedImage`: a
-    random crop then decodes no more of it than it needs.
-    """
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> LabelledImage: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +53,7 @@ class ClassSummary:
 
 
 def require_same_class_names(datasets: Mapping[str, ClassificationDataset]) -> None:
-    """Refuses splits whose labels would not mean the same.
+    """Refuses splits whose labels mean different classes.
 
     Args:
         datasets: split name to data set.

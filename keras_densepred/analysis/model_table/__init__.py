@@ -1,0 +1,1 @@
+"""The model table: parameters and multiply-adds of every preset beside its paper's."""

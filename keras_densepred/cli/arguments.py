@@ -1,0 +1,85 @@
+"""Arguments that several commands share: which model, which data, which modules of the user's."""
+
+import argparse
+
+from keras_densepred.plugins import import_modules
+from keras_densepred.saved.load import SavedModel, open_model
+from keras_densepred.saved.preprocessing import FILE_NAME
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """The argument by which a user's own backbones, heads and models become known."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        default="",
+        help="modules, separated by commas, that register your own backbones and models",
+    )
+
+
+def import_user_modules(options: argparse.Namespace) -> None:
+    """Imports what `add_import_argument` asked for.
+
+    Raises:
+        ImportError: if a module cannot be imported.
+    """
+    import_modules(name.strip() for name in options.modules.split(",") if name.strip())
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a user says which model, and how its images are prepared."""
+    parser.add_argument(
+        "model",
+        help="a run's directory, its preset, a saved .keras file, or a classifier's preset",
+    )
+    add_import_argument(parser)
+    group = parser.add_argument_group(
+        "the model's input", f"By default as the recipe wrote it into {FILE_NAME} beside the model."
+    )
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
+    for name, text in (("mean", "subtracted from"), ("std", "that divides")):
+        group.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{text} channels of 0..255",
+        )
+    group.add_argument("--batch-size", type=int, default=8, help="images at a time (default: 8)")
+
+
+def open_chosen_model(options: argparse.Namespace) -> SavedModel:
+    """Loads the model that `add_model_arguments` asked for.
+
+    Raises:
+        ValueError: as `saved.open_model`, or if the batch size is not positive.
+        ImportError: if a user's module cannot be imported.
+    """
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, and is {options.batch_size}.")
+    import_user_modules(options)
+    return open_model(
+        options.model, image_size=options.image_size, mean=options.mean, std=options.std
+    )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a user says where labelled data are."""
+    group = parser.add_argument_group("the data", "One of --data-dir, --annotations, --mask-dir.")
+    group.add_argument("--data-dir", metavar="DIR", help="root of a tree with train and val")
+    group.add_argument("--annotations", metavar="FILE", help="a COCO JSON file, with --images")
+    group.add_argument("--mask-dir", metavar="DIR", help="semantic masks, with --images")
+    group.add_argument("--images", metavar="DIR", help="the folder of the images of either")
+    group.add_argument("--masks", action="store_true", help="use COCO's instance masks too")
+
+
+def check_data_arguments(options: argparse.Namespace) -> None:
+    """Ends the program with its usage unless the data are named exactly once."""
+    given = [name for name in ("data_dir", "annotations", "mask_dir") if getattr(options, name)]
+    if len(given) != 1:
+        options.refuse(
+            "give one of --data-dir, --annotations with --images, --mask-dir with --images"
+        )
+    if (options.images is None) != (given == ["data_dir"]):
+        options.refuse("--images goes with --annotations or --mask-dir")

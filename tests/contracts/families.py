@@ -1,0 +1,78 @@
+"""A backbone of a few thousand weights of each family, and a family as a user would write it."""
+
+import pytest
+from keras import layers
+
+from keras_densepred import backbones
+from keras_densepred.backbones import CSPStage, PyramidBackbone, register_backbone
+from keras_densepred.backbones.backbone import image_input
+
+
+@register_backbone
+class OwnBackbone(PyramidBackbone):
+    """Strided convolutions; levels P2 to P5."""
+
+    architectures = {"own_small": {"width": 8}}
+
+    def __init__(
+        self, width=8, image_shape=(None, None, 3), data_format=None, dtype=None, **kwargs
+    ):
+        inputs, x = image_input(image_shape, data_format, dtype)
+        levels = {}
+        for level in range(1, 6):
+            x = layers.Conv2D(
+                *(width, 3, 2, "same", "channels_last"),
+                activation="relu",
+                name=f"conv{level}",
+                dtype=dtype,
+            )(x)
+            levels[f"P{level}"] = x
+        del levels["P1"]
+        super().__init__(
+            inputs=inputs,
+            pyramid_outputs=levels,
+            image_shape=image_shape,
+            data_format=data_format,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.width = width
+
+
+_STAGES = tuple(
+    CSPStage(1, width=8, bottleneck=4, parts=(8, 8), out=8, down=down) for down in (None, 8, 8, 8)
+)
+_DENSE = dict(depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=4)
+FAMILIES = {
+    "cednet": (
+        backbones.CEDNetBackbone,
+        dict(p2_width=8, p2_depth=1, widths=(8, 8, 8), depths=(1, 1, 1), num_stages=1)
+        | {"stem_width": 8},
+    ),
+    "bicsnet": (
+        backbones.BiCSNetBackbone,
+        dict(width_multiplier=0.0625, gamma=0.5, output_width=8),
+    ),
+    "bicsnet_lite": (backbones.BiCSNetLiteBackbone, dict(width_multiplier=0.25, output_width=8)),
+    "cspnet": (backbones.CSPNetBackbone, dict(stages=_STAGES, stem_width=8)),
+    "peleenet": (backbones.PeleeNetBackbone, _DENSE),
+    "csp_densenet": (backbones.CSPDenseNetBackbone, _DENSE),
+    "elastic_densenet": (
+        backbones.ElasticDenseNetBackbone,
+        dict(depths=(1, 1, 1, 1), growth=4, bottleneck=4),
+    ),
+    "resnet": (backbones.ResNetBackbone, dict(depths=(1, 1, 1, 1), width=2)),
+    "own": (OwnBackbone, {}),
+}
+
+
+# Lite has the same levels and takes a third of the time to build.
+every_family = pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=pytest.mark.slow) if f == "bicsnet" else f for f in FAMILIES],
+)
+
+
+def small_backbone(family: str, **options) -> PyramidBackbone:
+    backbone_class, arguments = FAMILIES[family]
+    return backbone_class(**{**arguments, **options})
