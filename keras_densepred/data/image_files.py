@@ -1,4 +1,4 @@
-"""Image files to arrays: what Pillow reads becomes upright 8-bit RGB, the rest one sentence."""
+"""Image files to arrays: upright 8-bit RGB, or one sentence that says why not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _START_OF_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
-_START_BYTES = 16  # of a file, as far as the two are told by
+_START_BYTES = 16  # of a file, enough to recognise the two
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restart markers are part of the pixels
 _ORIENTATION = 0x0112  # the EXIF tag
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -68,7 +68,7 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_content(name: str) -> bytes:
-    """Reads a file that ought to be an image, with `load_image`'s sentences if it cannot be."""
+    """Reads the bytes of an image file, with `load_image`'s errors."""
     try:
         with open(name, "rb") as file:
             return file.read()
@@ -91,8 +91,8 @@ def decode_image(
         content: the file's bytes.
         name: what messages call it.
         upright: whether to apply an EXIF orientation; False gives the pixels as stored.
-        reduction: 1, 2, 4 or 8: a JPEG is decoded to a picture so many times smaller, which is
-            the faster for it; files of other formats keep their size.
+        reduction: 1, 2, 4 or 8: a JPEG is decoded to an image this many times smaller, which is
+            faster; files of other formats keep their size.
 
     Returns:
         `(H, W, 3)` uint8, RGB; of a reduced JPEG `(ceil(H / reduction), ceil(W / reduction), 3)`.
@@ -135,7 +135,7 @@ class EncodedImage:
 
 
 def open_image(content: bytes, name: str) -> EncodedImage | np.ndarray:
-    """Reads a JPEG's header and leaves its pixels for later; decodes what is of other formats.
+    """Reads a JPEG's header and leaves its pixels for later; decodes other formats at once.
 
     Args:
         content: the file's bytes.
@@ -151,14 +151,14 @@ def open_image(content: bytes, name: str) -> EncodedImage | np.ndarray:
         return decode_image(content, name)
     image_module = require("PIL.Image", "data")
     with explained(content, name), image_module.open(io.BytesIO(content)) as image:
-        # The orientations from 5 on exchange height and width.
+        # Orientations 5 to 8 exchange height and width.
         is_turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
         height, width = image.size if is_turned else image.size[::-1]
         return EncodedImage(content, name, (height, width, 3))
 
 
 def check_header(path: str | os.PathLike[str]) -> None:
-    """Refuses a file that does not begin as an image file does; reads some bytes of most.
+    """Refuses a file that does not begin like an image file; reads a few bytes of most.
 
     Args:
         path: the file.
@@ -181,19 +181,19 @@ def _decode_jpeg(
 ) -> np.ndarray | None:
     """The same pixels from OpenCV, for the plain JPEG files that most photos are.
 
-    Both call libjpeg-turbo and agreed in every byte of 1139 photos, but Pillow keeps four bytes a
-    pixel and copies them twice: images of COCO take 3.1 ms here, and 3.6 ms there. Pillow reads the
-    header before, and so decides what is accepted.
+    Both call libjpeg-turbo and agreed in every byte of 1139 photos, but Pillow keeps four bytes per
+    pixel and copies them twice: images of COCO take 3.1 ms here and 3.6 ms there. Pillow has read
+    the header before, and so decides what is accepted.
 
     Args:
         content: the file's bytes.
         image: the same file opened, not decoded, by Pillow.
-        start: how far Pillow has read for that: as far as the pixels.
+        start: how far Pillow has read for that: up to the pixels.
         upright: as in `decode_image`.
         reduction: as in `decode_image`.
 
     Returns:
-        `(H, W, 3)` uint8, RGB, or None where this is Pillow's work: other formats and colour
+        `(H, W, 3)` uint8, RGB, or None where Pillow has to decode: other formats and colour
         spaces, progressive files, an EXIF rotation, and files that are cut off or have something
         else between their pixels, which OpenCV fills with gray.
     """

@@ -92,7 +92,7 @@ def same_draws(*detectors):
     """Two-stage detectors train on a random sample."""
     for model in detectors:
         for variable in model.non_trainable_variables:
-            if variable.dtype == "uint32":
+            if "seed_generator" in variable.path:
                 variable.assign(np.array([3, 0], "uint32"))
 
 
@@ -270,9 +270,9 @@ def test_necks_are_put_on_what_is_no_pyramid(make):
 def test_keras_hubs_backbones_are_taken():
     """KerasHub's contract has no `is_pyramid`: they get a neck."""
     backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8],
+        input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[8, 16, 16, 32],
+        stackwise_num_filters=[64, 64, 64, 128],
         stackwise_num_blocks=[1, 1, 1, 1],
         stackwise_num_strides=[1, 2, 2, 2],
         block_type="basic_block",
@@ -296,10 +296,11 @@ def test_every_family_is_paired():
     made = {type(backbone_of(family)) for family in BACKBONES}
     families = {
         value
-        for value in vars(backbones).values()
-        if isinstance(value, type) and issubclass(value, PyramidBackbone)
+        for name in backbones.__all__
+        if isinstance(value := getattr(backbones, name), type)
+        and issubclass(value, PyramidBackbone)
     }
-    assert families - {PyramidBackbone} == made
+    assert families - {PyramidBackbone} <= made
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

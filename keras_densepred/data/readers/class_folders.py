@@ -1,4 +1,4 @@
-"""Images sorted into one folder a class, as ImageNet and most people's own data lie."""
+"""Images sorted into one folder per class, like ImageNet and most people's own data."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class ImageFolder:
     A random-access sequence of `LabelledImage`s (a Grain data source). Labels are the positions of
     the class folders in the order of their names. The folder is listed when the data set is made:
     1.28 million names take some seconds and 50 MB. The first bytes of up to 20,000 files, evenly
-    chosen, are read then too, so that most of what is no image shows before training; an image is
-    decoded when it is asked for.
+    chosen, are read then too, so that most files that are no images show before training; an image
+    is decoded when it is asked for.
 
     Hidden files and folders (`.DS_Store`), `Thumbs.db`, and files beside the class folders that
-    are no images are not looked at. Requires Pillow and OpenCV, extra `data`.
+    are no images are ignored. Requires Pillow and OpenCV, extra `data`.
 
     Args:
         directory: the folder that the class folders are in.
@@ -272,7 +272,7 @@ def _image_names(
 
 
 def _entries(folder: str, root: str) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder, hidden things and what systems leave behind left out.
+    """The entries of a folder without hidden ones and what operating systems leave behind.
 
     Raises:
         DatasetError: if the folder may not be read, a name is not text, or a link leads nowhere

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation data in COCO's JSON format, read lazily and at random."""
+"""Detection and instance segmentation data in COCO's JSON format, with random access."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CocoDataset:
         self._encode_masks(kept, required=with_masks)
 
     def _encode_masks(self, annotations: list[dict], required: bool) -> None:
-        """Turns segmentations into RLE, or, where masks are not asked for, counts unusable ones."""
+        """Turns segmentations into RLE; without `required` only counts unusable ones."""
         sizes = np.repeat(self._table.image_sizes, np.diff(self._table.starts), axis=0).tolist()
         faults = Faults(self.annotations_path)
         masks = []
@@ -212,7 +212,7 @@ def find_coco_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, 
 
 
 def require_same_classes(datasets: Mapping[str, Any]) -> None:
-    """Refuses splits whose labels would not mean the same.
+    """Refuses splits whose labels mean different classes.
 
     Args:
         datasets: split name to detection data set.

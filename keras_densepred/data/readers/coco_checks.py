@@ -1,4 +1,4 @@
-"""What can be wrong with a COCO annotation file, each fault told in one sentence."""
+"""Checks of a COCO annotation file; each fault is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Faults:
 
 @contextlib.contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Parsing makes millions of objects and no cycles: 27 instead of 38 seconds on COCO's size."""
+    """Parsing makes millions of objects and no cycles: 27 instead of 38 seconds for COCO."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -128,7 +128,7 @@ def check_entries(content: dict, path: str) -> tuple[dict[int, int], dict[int, i
 
 
 def repeated_ids(annotations: list[dict]) -> tuple[Finding, ...]:
-    """Annotation ids are only names here, so repeated ones are told of and not refused."""
+    """Reports annotation ids that are used twice; nothing depends on them, so none is refused."""
     seen: set[int] = set()
     repeated = []
     for identifier in (entry.get("id") for entry in annotations):
@@ -216,7 +216,7 @@ def _annotation_fault(
 def check_files(images: list[dict], path: str, folder: str) -> None:
     """Refuses images that are not in their folder.
 
-    Folders are listed, as 100,000 single look-ups are slow on a network drive.
+    Folders are listed once: 100,000 single look-ups are slow on a network drive.
 
     Args:
         images: checked entries of `images`.
@@ -234,7 +234,7 @@ def check_files(images: list[dict], path: str, folder: str) -> None:
         parent, name = os.path.split(os.path.join(folder, entry["file_name"]))
         if parent not in listings:
             listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        # The second look is for file systems that do not tell upper from lower case.
+        # The second check is for file systems that ignore case.
         if name not in listings[parent] and not os.path.exists(os.path.join(parent, name)):
             faults.add(f"image id {show(entry['id'])} is {entry['file_name']}, not in {folder}")
     faults.raise_if_any("add the files, remove the entries, or give another image folder")

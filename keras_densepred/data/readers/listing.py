@@ -1,4 +1,4 @@
-"""Which files belong together: listings of folders, names from lists, names of classes."""
+"""Folders of files by name, lists of names, and files with class names."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
 
 
 def leads_outside(name: str) -> bool:
-    """Whether a relative name may be of a file outside of the folder that it is relative to."""
+    """Whether a relative name may lead out of the folder that it is relative to."""
     # Backslashes and drive letters too: the same file must not be safe here and unsafe there.
     return bool(re.match(r"[/\\]|[A-Za-z]:", name)) or ".." in re.split(r"[/\\]", name)
 
@@ -125,7 +125,7 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         Name of each label.
 
     Raises:
-        DatasetError: if it holds nothing of this.
+        DatasetError: if it holds neither.
     """
     if Path(path).suffix.lower() != ".json":
         return tuple(read_lines(path, "one class name in each line"))
@@ -143,7 +143,7 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _names_in(content: Any) -> list:
-    """What a JSON value gives as names, in the order of labels; empty if it is of no known form."""
+    """Class names in a JSON value, in the order of labels; empty if its form is not known."""
     if isinstance(content, dict):
         keys = [str(label) for label in range(len(content))]
         return [content[key] for key in keys] if set(keys) == set(content) else []

@@ -1,4 +1,4 @@
-"""Semantic masks in files: class numbers read as they were written, and pairs with images."""
+"""Semantic masks in files: class numbers as they were written, each mask with its image."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
                 f"{name} is a JPEG, whose compression changes class numbers: give the mask as it "
                 "was before, as PNG."
             )
-        # Pillow, as every viewer, stretches these to 0..255; whoever wrote them may not have.
+        # Pillow, like every viewer, stretches these to 0..255; the program that wrote them may not.
         bits = content[24] if image.format == "PNG" else 8
         if image.mode == "L" and bits in (2, 4):
             raise ImageError(
@@ -97,7 +97,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
 
 
 def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
-    """Refuses labels that the data set has no class for.
+    """Refuses labels without a class.
 
     Args:
         mask: `(H, W)` uint8.
@@ -119,7 +119,7 @@ def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
 
 
 def check_size(mask: np.ndarray, image: np.ndarray, mask_name: str, image_name: str) -> None:
-    """Refuses a mask that does not lie on its image pixel by pixel.
+    """Refuses a mask of another size than its image.
 
     Args:
         mask: `(H, W)`.

@@ -1,4 +1,4 @@
-"""What a semantic segmentation data set holds, read before training starts."""
+"""What a semantic segmentation data set holds, to read before training starts."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def count_labels(read: Callable[[int], np.ndarray], count: int) -> tuple[np.ndar
         return np.bincount(mask.ravel(), minlength=256), mask.shape
 
     workers = min(_THREADS, os.cpu_count() or 1)
-    # Decoding takes most of the time and lets other threads run.
+    # Decoding takes most of the time and releases the GIL.
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         measured = list(pool.map(measure, range(count)))
     counts = np.array([values for values, _ in measured], np.int64).reshape(-1, 256)
@@ -148,7 +148,7 @@ def summarize_masks(
     pixels: dict[str, int] = {}
     images: dict[str, int] = {}
     for label, class_name in enumerate(names):
-        # Names need not differ; numbers of equal names are added up.
+        # Names may repeat; their counts are added up.
         pixels[class_name] = pixels.get(class_name, 0) + int(of_classes[:, label].sum())
         images[class_name] = images.get(class_name, 0) + int((of_classes[:, label] > 0).sum())
     height, width = (

@@ -1,4 +1,4 @@
-"""All objects of a split as arrays: boxes cleaned once, then given to records and evaluation."""
+"""All objects of a split as arrays: boxes cleaned once, for records and evaluation alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_densepred.data.readers.summary import DatasetSummary, Finding, summarize_arrays
 
-_ROUNDING = 0.01  # Pixels; COCO writes two decimals, so less is not worth telling about.
+_ROUNDING = 0.01  # Pixels; COCO writes two decimals, so smaller overhangs are not reported.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,10 +78,10 @@ class ObjectTable:
             labels: `(N,)` int32.
             crowd: `(N,)` bool.
             areas: `(N,)` float64, NaN where the area of the box is to be used.
-            object_name: gives what a finding calls object number `row`: `"annotation id 7"`.
+            object_name: row -> what a finding calls that object: `"annotation id 7"`.
 
         Returns:
-            The table of what is left.
+            The table of the objects that are left.
         """
         limits = image_sizes[image_of][:, ::-1].astype(np.float64)
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]

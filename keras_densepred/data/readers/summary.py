@@ -1,4 +1,4 @@
-"""What a data set holds, in twenty lines that are read before training starts."""
+"""What a detection data set holds, in twenty lines to read before training starts."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def plain_text(summary: Any) -> str:
 
 
 def class_table(counts: Mapping[str, int], unit: str) -> Table:
-    """A table of the most frequent classes with their share, at least one of them counted.
+    """A table of the most frequent classes with their share; at least one count is not 0.
 
     Args:
         counts: class name to count.
@@ -134,7 +134,7 @@ def class_table(counts: Mapping[str, int], unit: str) -> Table:
 
 
 def _class_rows(counts: Mapping[str, int], unit: str) -> list[tuple[str, int]]:
-    """The most frequent classes, then one row for those never seen, one for the rest."""
+    """The most frequent classes, one row for the rest, one for those without any."""
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     seen = [(name, count) for name, count in ranked if count]
     unseen = [name for name, count in ranked if not count]

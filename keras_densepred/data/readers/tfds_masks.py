@@ -15,7 +15,7 @@ from keras_densepred.data.readers.mask_summary import SegmentationSummary, summa
 from keras_densepred.data.readers.tfds import open_tfds
 from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
 
-# What TFDS does not keep: the number of the first class in the masks, and the names.
+# What TFDS does not record: the value of the first class in the masks, and the class names.
 _KNOWN: dict[str, tuple[int, Sequence[str]]] = {
     "oxford_iiit_pet": (1, ("pet", "background", "border"))
 }
@@ -26,7 +26,7 @@ class TfdsSegmentation:
 
     A random-access sequence of `Record`s over `tfds.data_source`, for `oxford_iiit_pet` and
     `cityscapes` among others. TFDS' `voc/2012` has boxes and no masks: `VocSegmentation` reads
-    VOC's own files. Masks lie on the picture as it is in the file, so an EXIF orientation is not
+    VOC's own files. Masks belong to the image as stored in the file, so an EXIF orientation is not
     applied. Requires tensorflow-datasets and Pillow, extra `data`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Image files that a user names, as a data set without labels."""
+"""Image files given by name, as a data set without labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class UnlabelledImages(_Unlabelled):
         paths: of the files.
 
     Attributes:
-        max_objects: of an image in a batch, which has room for one.
+        max_objects: room for objects in a batch.
     """
 
     max_objects = 1
@@ -59,13 +59,13 @@ class UnlabelledImages(_Unlabelled):
         return record.replace(image_id=self.image_ids[index])
 
     def ground_truth(self) -> dict:
-        """The images' sizes as their headers have them, 1x1 where there is none."""
+        """The images' sizes from their headers, 1x1 where a file cannot be read."""
         images = []
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             try:
                 height, width = stored_size(read_content(str(path)), str(path))
             except ImageError:
-                height = width = 1  # it is told when the image is read
+                height = width = 1  # reported when the image is read
             images.append({"id": image_id, "height": height, "width": width})
         return {"images": images, "annotations": [], "categories": []}
 
@@ -80,7 +80,7 @@ class UnlabelledClassImages(_Unlabelled):
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The image files that are meant.
+    """The image files that some names stand for.
 
     Args:
         names: files, folders (whose images are taken, not those of folders inside), or patterns
@@ -116,7 +116,7 @@ def output_names(paths: Sequence[Path]) -> list[Path]:
         paths: of the images.
 
     Returns:
-        Relative paths, each another: images of one name but for the suffix keep theirs before it.
+        Relative paths, all different: images whose names differ in the suffix alone keep it.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])

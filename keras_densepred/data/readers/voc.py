@@ -190,7 +190,7 @@ def _pairs_of_paths(
     """Images and masks of a list of two paths a line, from the root of the tree."""
     columns: tuple[list[str], list[str]] = ([], [])
     for words in lines:
-        # The lists that are in use begin their paths with a slash, meaning the root of the tree.
+        # In the lists in use, paths begin with a slash that means the root of the tree.
         paths = [word.removeprefix("/") for word in words]
         if len(paths) != 2 or any(leads_outside(part) or "\0" in part for part in paths):
             raise DatasetError(
