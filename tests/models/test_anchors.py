@@ -129,14 +129,6 @@ def test_decoding_inverts_encoding():
         np.testing.assert_allclose(found, np.tile(boxes[0, label], (len(found), 1)), atol=1e-3)
 
 
-def test_decoded_boxes_stay_finite_and_in_the_image():
-    anchors = anchor_ops.anchor_boxes(32, 64, range(3, 8))
-    deltas = keras.ops.full((1, anchors.shape[0], 4), 1e6)
-    boxes = to_numpy(decode_boxes(anchors, deltas, 32, 64))
-    assert np.isfinite(boxes).all()
-    assert boxes.min() >= 0 and boxes[..., 0::2].max() <= 64 and boxes[..., 1::2].max() <= 32
-
-
 def test_anchors_of_another_scale_have_the_same_centres():
     plain = to_numpy(anchor_ops.anchor_boxes(64, 64, range(3, 5)))
     smaller = to_numpy(anchor_ops.anchor_boxes(64, 64, range(3, 5), 3.0))
