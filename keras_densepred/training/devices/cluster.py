@@ -2,7 +2,7 @@
 
 A process trains on its own rows of each batch: process p of P takes rows [p * b, (p + 1) * b) of
 the batch's P * b. `distribute` opens a cluster of the active backend; the classes for more than one
-device are in `distribution_jax`, `distribution_tensorflow` and `distribution_torch`.
+device are in `devices.jax`, `devices.tensorflow` and `devices.torch`.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 JAX: `keras.distribution.DataParallel`, several processes through `keras.distribution.initialize`.
 TensorFlow: `tf.distribute` strategies. PyTorch: `DistributedDataParallel`, one process a device,
-because Keras 3.15 has no data parallelism of its own there. Only this module, its siblings
-`distribution_*` and `ops/` touch the engines.
+because Keras 3.15 has no data parallelism of its own there. Only the modules beside this one,
+`runtime/` and `ops/` touch the engines.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def distribute(
     name = keras.backend.backend()
     if name not in ("jax", "tensorflow", "torch"):
         raise DevicesError(f"Keras' backend {name} does not train: set KERAS_BACKEND=jax.")
-    engine = importlib.import_module(f"keras_densepred.training.distribution_{name}")
+    engine = importlib.import_module(f"keras_densepred.training.devices.{name}")
     with (
         engine.connect(devices, processes, process_id, coordinator) as cluster,
         entered(cluster),

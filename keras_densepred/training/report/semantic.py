@@ -10,7 +10,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
 from keras_densepred.files import write_atomically
-from keras_densepred.training.report.progress import picture_sheet
+from keras_densepred.training.report.sheet import picture_sheet
 
 
 def draw_segmentations(
