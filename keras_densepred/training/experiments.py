@@ -208,6 +208,8 @@ def complete(
     rules = {**_DEFAULTS, **(defaults or {}), **experiment.settings}
     if is_shapes:
         rules |= experiment.on_shapes
+    if "steps" in given:
+        rules["epochs"] = _DEFAULTS["epochs"]
     if settings.weights:
         _check_preset(settings, network)
         rules["preset"] = network.architecture  # a fact of the weights
