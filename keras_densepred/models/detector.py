@@ -216,7 +216,8 @@ class Detector(CompiledAsSaved):
         )
         targets["boxes"] = ops.cast(boxes, "float32")
         targets["labels"] = ops.cast(targets["labels"], "int32")
-        if boxes.shape[1] != 0:
+        # None: TensorFlow has met several numbers of rows, and may meet none.
+        if boxes.shape[1] not in (0, None):
             return targets
         return {
             key: ops.pad(
