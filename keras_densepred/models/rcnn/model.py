@@ -239,7 +239,6 @@ class TwoStageDetector(Detector, keras.Model):
             box_head.build((None, BOX_SIZE, BOX_SIZE, channels))
         for mask_head in self.mask_heads:
             mask_head.build((None, MASK_SIZE, MASK_SIZE, channels))
-        self.built = True
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """SGD with learning rate 0.02, momentum 0.9, decay 1e-4: the papers' for batch 16."""

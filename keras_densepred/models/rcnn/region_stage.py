@@ -121,6 +121,7 @@ class RegionStage(keras.layers.Layer):
         """Mask logits (B, N, 28, 28) of boxes (B, N, 4) and labels (B, N), any where negative."""
         batch, num = ops.shape(boxes)[:2]
         labels = ops.reshape(ops.clip(labels, 0, self.box_head.num_classes - 1), (-1,))
+        assert self.mask_head is not None
         logits = self.mask_head(self._pool(features, boxes, MASK_SIZE), labels)
         return ops.reshape(logits, (batch, num, 2 * MASK_SIZE, 2 * MASK_SIZE))
 
