@@ -103,7 +103,7 @@ class Recipe:
         """
         given = parse_settings(self.settings, argv, self.description, self.experiments)
         if given.imports:
-            plugins.import_modules(tuple(given.imports.split(",")))
+            plugins.import_modules(name.strip() for name in given.imports.split(","))
         with distribute(
             given.devices, given.processes, given.process_id, given.coordinator
         ) as cluster:
