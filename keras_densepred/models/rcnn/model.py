@@ -242,7 +242,7 @@ class TwoStageDetector(Detector, keras.Model):
         self.built = True
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
-        """SGD with learning rate 0.02, momentum 0.9, weight decay 1e-4: the papers' for batch 16."""
+        """SGD with learning rate 0.02, momentum 0.9, decay 1e-4: the papers' for batch 16."""
         return keras.optimizers.SGD(0.02, momentum=0.9, weight_decay=1e-4)
 
     def call(self, images: Tensor, training: bool | None = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ Tensor = Any
 
 
 class RetinaNetBase(DenseDetector):
-    """All of RetinaNet but the class that makes a model of it: Keras' or a host's, next in the bases.
+    """All of RetinaNet but the class that makes a model of the graph, Keras' or a host's.
 
     KerasHub resets the bases of its classes whenever it builds a model (keras-hub 0.32.0,
     `PipelineModel`), which fails where another base has keras.Model below it, as `RetinaNet` has.
@@ -27,12 +27,10 @@ class RetinaNetBase(DenseDetector):
     Attributes:
         box_output: name of the deltas in the outputs, as the host calls them.
         classification_output: name of the logits.
-        host: the class whose constructor makes a model of the graph.
     """
 
     box_output: ClassVar[str] = "box"
     classification_output: ClassVar[str] = "classification"
-    host: ClassVar[type[keras.Model]] = keras.Model
 
     def __init__(
         self,
@@ -79,8 +77,7 @@ class RetinaNetBase(DenseDetector):
             self.box_output,
             self.classification_output,
         )
-        # Past the __init__ of a host's RetinaNet, which builds heads of its own.
-        self.host.__init__(self, inputs=images, outputs=outputs, **kwargs)
+        self._make_model(inputs=images, outputs=outputs, **kwargs)
 
         # === Config ===
         self._set_detector(
@@ -101,6 +98,10 @@ class RetinaNetBase(DenseDetector):
         self.box_head = box_head
         self.classification_head = classification_head
         self._prediction_decoder = prediction_decoder or NonMaxSuppression(bounding_box_format)
+
+    def _make_model(self, **kwargs: Any) -> None:
+        """Makes a model of the graph; an adapter calls its host, past what builds other heads."""
+        super().__init__(**kwargs)
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """AdamW with learning rate 1e-4 and weight decay 0.05: the papers' for batch 16."""
