@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 MARKER = ".keras_densepred.json"  # in a folder that a command made, with the command's name
@@ -75,6 +75,7 @@ def require_new_file(
     *,
     inputs: Iterable[str | os.PathLike[str]] = (),
     overwrite: bool = False,
+    is_ours: Callable[[Path], bool] = lambda path: False,
 ) -> Path:
     """Refuses an output that exists, before any work starts.
 
@@ -82,6 +83,7 @@ def require_new_file(
         path: the file that a command is to write.
         inputs: what the command reads; never written over, whatever `overwrite` says.
         overwrite: whether a file may be replaced.
+        is_ours: tells of a file whether the command wrote it earlier, so that it may be replaced.
 
     Returns:
         The path, `~` replaced.
@@ -94,8 +96,31 @@ def require_new_file(
     _require_no_input(path, inputs)
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file as --output.")
+    if path.exists() and not overwrite and not is_ours(path):
+        raise OutputError(f"{path} exists: give another --output, or --overwrite to replace it.")
+    _require_possible(path.parent)
+    return path
+
+
+def require_new_folder(
+    path: str | os.PathLike[str],
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+) -> Path:
+    """`require_new_file` for a folder that `replacing` is to make: one with others' files stays.
+
+    Raises:
+        OutputError: if the folder exists, or with `overwrite` if it holds other files than an
+            export's; or as in `require_new_file`.
+    """
+    path = expanded(path)
+    _require_no_input(path, inputs)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give another --output, or --overwrite to replace it.")
+    if path.is_file():
+        raise OutputError(f"{path} is a file: give the name of a folder as --output.")
+    _require_replaceable(path)
     _require_possible(path.parent)
     return path
 
