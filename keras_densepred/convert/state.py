@@ -36,8 +36,8 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray
 
     Returns:
         Keys as the families' `load_state` takes them, to arrays: wrappers (`model`, `state_dict`,
-        `module`), their prefixes (`unwrapped`) and `backbone.` are taken off. Of a fine-tuned detector or
-        segmenter only the backbone is returned.
+        `module`), their prefixes (`unwrapped`) and `backbone.` are taken off. Of a fine-tuned
+        detector or segmenter only the backbone is returned.
 
     Raises:
         ValueError: if the file cannot be read or holds no weights.
