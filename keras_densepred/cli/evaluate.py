@@ -92,7 +92,7 @@ def _segmenter(
         raise ValueError("--annotations is for detectors, and this is a segmenter.")
     split = _open_masks(options, None)
     if model.is_named and split.class_names[0] == "class_0":
-        # Labels without names: those of the model, of which some may not be in this split.
+        # The masks have no names: take the model's, of which some may be missing in this split.
         _require_at_most(model, len(split.class_names), split.name)
         split = _open_masks(options, model.class_names)
     _require_classes(model, split.class_names, split.name)

@@ -270,7 +270,7 @@ def test_necks_are_put_on_what_is_no_pyramid(make):
 def test_keras_hubs_backbones_are_taken():
     """KerasHub's contract has no `is_pyramid`: they get a neck."""
     backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8],
+        input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
         stackwise_num_filters=[64, 64, 64, 128],
         stackwise_num_blocks=[1, 1, 1, 1],
@@ -296,10 +296,11 @@ def test_every_family_is_paired():
     made = {type(backbone_of(family)) for family in BACKBONES}
     families = {
         value
-        for value in vars(backbones).values()
-        if isinstance(value, type) and issubclass(value, PyramidBackbone)
+        for name in backbones.__all__
+        if isinstance(value := getattr(backbones, name), type)
+        and issubclass(value, PyramidBackbone)
     }
-    assert families - {PyramidBackbone} == made
+    assert families - {PyramidBackbone} <= made
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -33,8 +33,9 @@ class _LossParts(keras.Model):
         x: Tensor,
         y: dict[str, Tensor],
         y_pred: dict[str, Tensor],
-        sample_weight: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         return {
             f"{part}_loss": loss(y[part], y_pred[part], sample_weight[part])
             for part, loss in (("box", self.box_loss), ("class", self.classification_loss))
