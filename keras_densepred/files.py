@@ -10,7 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from keras_densepred._optional import require
+
 MARKER = ".keras_densepred.json"  # in a folder that a command made, with the command's name
+
+LOCK = ".lock"  # in a folder that is being written to
 
 
 class OutputError(ValueError):
@@ -68,6 +72,44 @@ def replacing(path: str | os.PathLike[str], name: str) -> Iterator[Path]:
         if path.is_dir():
             os.replace(path, Path(folder) / "old")  # deleted with the folder
         os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def renewing(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary place for all files of a folder inside of a claimed output.
+
+    It takes the folder's place at the end: whoever reads the folder finds all files of before or
+    all new ones.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        unfinished = Path(temporary) / "new"
+        unfinished.mkdir()
+        yield unfinished
+        if folder.exists():
+            os.replace(folder, Path(temporary) / "old")
+        os.replace(unfinished, folder)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other processes of this machine out of an output; a killed one leaves no lock.
+
+    Raises:
+        OutputError: if another process is writing there.
+    """
+    lock = require("filelock", "data").FileLock(Path(folder) / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except TimeoutError as error:
+        raise OutputError(
+            f"Another run is writing to {folder}: wait for it, or give another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_new_file(
