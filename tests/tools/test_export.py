@@ -6,6 +6,7 @@ import pytest
 
 import keras_densepred
 from keras_densepred import data, training
+from keras_densepred.export.graph import Exported
 from keras_densepred.models import YOLOv3Detector
 from tests.models.conftest import ToyPyramid
 from tools import export
@@ -82,13 +83,17 @@ def test_a_size_that_the_model_cannot_take_is_refused(tmp_path, capsys, side):
 def test_a_classifiers_preset_is_exported_with_its_classes(tmp_path, inside):
     model = keras_densepred.CEDNetImageClassifier(
         keras_densepred.CEDNetBackbone(
-            p2_width=8, p2_depth=1, widths=(8, 12, 16), depths=(1, 1, 1), num_stages=1
+            p2_width=8, p2_depth=1, widths=(8, 12, 16), depths=(1, 1, 1), num_stages=2
         ),
         num_classes=3,
     )
     model.save_to_preset(str(tmp_path / "classifier"))
     loaded = export.load(str(tmp_path / inside))
     assert type(loaded) is type(model) and loaded.num_classes == 3
+    exported = Exported(loaded)
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    (logits,) = exported(images)
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (logits, model(images))), atol=1e-4)
 
 
 def refuse(*_, **__):
