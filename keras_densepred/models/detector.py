@@ -119,6 +119,11 @@ class Detector(CompiledAsSaved):
         return self.detections(outputs, images)
 
     @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it."""
+        return getattr(self.backbone, "size_divisor", 1)
+
+    @property
     def plain_backbone(self) -> keras.Model:
         """The backbone without its neck."""
         backbone = self.backbone

@@ -114,6 +114,11 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         """AdamW with learning rate 1e-3 and weight decay 5e-4."""
         return keras.optimizers.AdamW(1e-3, weight_decay=5e-4)
 
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: the host's grids fill the image."""
+        return math.lcm(super().size_divisor, 32)
+
     def compute_losses(
         self,
         images: Tensor,
