@@ -248,7 +248,8 @@ class Run:
 
     def fit(self, evaluation: keras.callbacks.Callback) -> None:
         """Trains the model, or goes on with it, and says which images could not be read."""
-        settings, streams = self.settings, []
+        settings = self.settings
+        streams: list[data.BatchStream] = []
         batches_from = self.recipe.batches(
             settings,
             self.train,

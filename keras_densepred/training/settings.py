@@ -209,11 +209,9 @@ def check_numbers(settings: Any) -> None:
             raise SettingsError(f"{flag} must lie from 0 to 1.")
         if name in _BELOW_ONE and value == 1:
             raise SettingsError(f"{flag} {_BELOW_ONE[name]}: give less than 1.")
-    scales = getattr(settings, "scale_min", None), getattr(settings, "scale_max", None)
-    if None not in scales and scales[0] > scales[1]:
-        raise SettingsError(
-            f"--scale-min {scales[0]:g} is larger than --scale-max {scales[1]:g}: swap them."
-        )
+    low, high = getattr(settings, "scale_min", None), getattr(settings, "scale_max", None)
+    if low is not None and high is not None and low > high:
+        raise SettingsError(f"--scale-min {low:g} is larger than --scale-max {high:g}: swap them.")
 
 
 def parse_settings(

@@ -25,8 +25,8 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
     """KerasCV's DeepLabv3+ on a pyramid backbone: logits, trained on integer masks.
 
     KerasCV's atrous spatial pyramid pooling on P5, up-sampled to the size of P2 (P3 where the
-    backbone has no P2) and concatenated with it, a 1x1 convolution of 256 channels with norm, and logits
-    at the images' size.
+    backbone has no P2) and concatenated with it, a 1x1 convolution of 256 channels with norm, and
+    logits at the images' size.
 
     Where `keras_cv.models.DeepLabV3Plus` of keras-cv 0.9.0 differs: it takes P2 and P5 only and
     up-samples by 8 and by 4 whatever they are, so that images must be multiples of 32; it ends in

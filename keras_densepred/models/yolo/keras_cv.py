@@ -140,8 +140,9 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
             return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
     def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        decoder = self.prediction_decoder
-        if isinstance(decoder, NonMaxSuppression):
+        given: Any = self.prediction_decoder
+        decoder: Any = given
+        if isinstance(given, NonMaxSuppression):
             # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
             decoder = functools.partial(decoder, images=images)
         host = types.SimpleNamespace(

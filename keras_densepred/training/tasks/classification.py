@@ -102,6 +102,7 @@ class Classification(Recipe):
     def predict_samples(self, run: Run, predictor: Any) -> tuple[list, list, np.ndarray]:
         """Takes up to 24 images from all over the validation split: images, labels, logits."""
         prepared = self.preprocessing(run.settings)
+        assert prepared.image_size is not None
         # As many as the model is compiled for already.
         rows = run.cluster.rows(run.settings.step_size)
         count = min(NUM_SAMPLES, rows, len(run.val))
@@ -124,6 +125,7 @@ class Classification(Recipe):
     ) -> None:
         """Writes the pictures and the preset with its model card."""
         settings, model, train = run.settings, run.model, run.train
+        assert evaluation.confusion is not None
         draw_confusion(evaluation.confusion, train.class_names, run.output / "confusion.png")
         draw_classified(*samples, train.class_names, run.output / "samples.png")
         # With averaged weights the model holds those now.

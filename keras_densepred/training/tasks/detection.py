@@ -78,7 +78,8 @@ class Detection(Recipe):
 
     def train(self, run: Run) -> dict[str, float]:
         """See `train_detector`."""
-        settings, streams = run.settings, []
+        settings = run.settings
+        streams: list[data.BatchStream] = []
         results = train_detector(
             run.model,
             self.batches(

@@ -178,7 +178,8 @@ def predict_samples(
     predictor: Any, batches: Any, val: Any, batch_count: int
 ) -> tuple[list, list, list]:
     """Takes up to eight of this process' validation images: images, masks, what is found."""
-    images, truth, found = [], [], []
+    images: list[np.ndarray] = []
+    truth, found = [], []
     for batch in itertools.islice(batches, batch_count):
         scores = np.asarray(predictor.predict_on_batch(batch["images"]))
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)].tolist():
