@@ -27,7 +27,7 @@ _BATCH_NORM_ARGUMENTS = ("sync_batch_norm", "fixed_batch_norm")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureInfo:
-    """What a neck or head must know of one pyramid level.
+    """What necks and heads need to know of one pyramid level.
 
     Attributes:
         channels: number of channels of the map.

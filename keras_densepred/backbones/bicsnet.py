@@ -181,7 +181,7 @@ class BiCSNetBackbone(PyramidBackbone):
         width_multiplier: w in Table I; the stem's first convolution has 64 channels in any case.
         output_width: channels of every output.
         residual_blocks: which blocks are residual blocks, in place of bottlenecks; None is our
-            choice, five blocks such that of two that a Skip-Connection ties one is a bottleneck.
+            choice, five blocks: of any two that a Skip-Connection ties, one is a bottleneck.
             Stem blocks are bottlenecks.
         context: the global context of Spatial Fusion Modules, `"mean"` or `"conv"`
             (`layers.SpatialFusion`); our choice of the paper's two references.
@@ -215,7 +215,7 @@ class BiCSNetBackbone(PyramidBackbone):
 
     _preset_file = "bicsnet.json"
     size_divisor = 1
-    min_level, max_level = MIN_LEVEL, MAX_LEVEL  # what hosts' RetinaNets ask of a pyramid
+    min_level, max_level = MIN_LEVEL, MAX_LEVEL  # read by KerasHub's RetinaNet
 
     def __init__(
         self,

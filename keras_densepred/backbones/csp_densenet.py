@@ -258,7 +258,7 @@ class _Builder:
         if number > 1 and self.fusion == "last":
             x = _halve(self.kit, x, f"{name}_pool")
         elif number > 1 and self.fusion == "both":
-            # What follows the concat of the stage before belongs to that stage: at half the size.
+            # The previous stage's transition runs here, at half the size.
             x = self._cross_stage(number - 1).transition(x, f"stage{number - 1}")
         return partial.partial(x, lambda branch: self.dense(branch, depth, bottleneck, name), name)
 
