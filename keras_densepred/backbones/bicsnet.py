@@ -15,10 +15,11 @@ and what is our choice among equals is an argument. The built-in presets are arc
 import dataclasses
 from collections.abc import Sequence
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import EXPANSION, bottleneck_block, residual_block
 from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.pooling import MaxPool
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 
