@@ -251,9 +251,9 @@ weights, evaluate that.
 
     python recipes/imagenet_pretrain.py --import my_backbones --preset my_tiny --output runs/tiny
     python recipes/coco_retinanet.py --import my_backbones --weights runs/tiny --output runs/boxes
-    python -m keras_densepred evaluate runs/boxes --import my_backbones
+    python -m keras_densepred evaluate runs/boxes --import my_backbones --data-dir MY_IMAGES
 
-Without `--data-dir MY_DATA` they take the built-in shapes. And what does the network cost?
+The recipes take `--data-dir`, too; without it, the built-in shapes. And what does the network cost?
 """
 
 command = "-m keras_densepred info my_tiny --import my_backbones --image-size 224"

@@ -1,4 +1,4 @@
-"""Less memory in training: the inside of blocks is computed again in the backward pass."""
+"""Rematerialisation: blocks are computed again in the backward pass, which saves memory."""
 
 import dataclasses
 from collections import Counter
@@ -12,9 +12,9 @@ from keras_densepred.layers.stateless import Stateless
 
 
 class Rematerialization:
-    """Mixin, before a functional model: runs of layers keep only their input for the gradient.
+    """Mixin, before a functional model: chains of layers keep only their input for the gradient.
 
-    A run is a chain of layers, each with one input and one reader, that only compute
+    Such a chain, or run, is made of layers, each with one input and one reader, that only compute
     (`layers.stateless.Stateless`): in a CEDNet NeXt block the depthwise convolution, the norm, both
     matrix products with the GELU between them, and the layer scale. Layers that draw random
     numbers or keep statistics are never part of one, so nothing is drawn or counted twice.
@@ -28,10 +28,10 @@ class Rematerialization:
     def rematerialize(self, enabled: bool = True) -> None:
         """Turns rematerialisation on or off for this object; it is not saved with the model.
 
-        To be called before the first training step, which may be compiled and then stays as it is.
+        Call it before the first training step, which may be compiled once and for all.
 
         Args:
-            enabled: whether runs of layers are to be computed again in the backward pass.
+            enabled: whether runs are computed again in the backward pass.
         """
         self._rematerialized = enabled
 

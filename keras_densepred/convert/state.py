@@ -128,7 +128,7 @@ def _read_torch(path: Path) -> Mapping:
 
 
 def _to_numpy(value) -> np.ndarray | None:
-    """The array of a tensor; None for what is no tensor."""
+    """A tensor as an array; None for anything else."""
     if hasattr(value, "detach"):
         value = value.detach().float() if value.is_floating_point() else value.detach()
         return value.cpu().numpy()
@@ -136,7 +136,7 @@ def _to_numpy(value) -> np.ndarray | None:
 
 
 def to_keras_layout(value: np.ndarray, is_kernel: bool, depthwise: bool = True) -> np.ndarray:
-    """An array of PyTorch's axis order in Keras'.
+    """Converts an array from PyTorch's axis order to Keras'.
 
     Args:
         value: weights of a convolution (out, in, height, width), of a linear layer (out, in), or

@@ -1,4 +1,4 @@
-"""What the networks are built from."""
+"""Building blocks of the networks."""
 
 from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
 from keras_densepred.layers.conv import Conv, Pointwise

@@ -25,7 +25,7 @@ class Conv(Stateless, keras.layers.Layer):
         use_bias: whether to add a bias per output channel.
         kernel_initializer: Keras initializer of the kernel, which has the shape `(kernel_size,
             kernel_size, channels / groups, filters)`; None is `FanOutNormal`.
-        groups: number of groups of channels, each of which makes its share of the filters.
+        groups: number of groups of channels; each makes its share of the filters.
 
     Raises:
         ValueError: if the channels or the filters do not divide into the groups.

@@ -55,7 +55,7 @@ class Maxout(Stateless, keras.layers.Layer):
         return (*input_shape[:-1], self.filters)
 
     def comparisons(self, input_shape, output_shape) -> int:
-        """What `metrics.darknet_costs` counts: each channel it reads."""
+        """What `analysis.darknet_costs` counts: each channel it reads."""
         return math.prod(input_shape)
 
     def get_config(self):
@@ -83,7 +83,7 @@ class PartialAdd(Stateless, keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class SpatialPyramidPooling(Stateless, keras.layers.Layer):
-    """A map beside its maxima over 13x13, 9x9 and 5x5 positions, in this order before itself.
+    """Concatenates a map's maxima over 13x13, 9x9 and 5x5 positions, in this order, and the map.
 
     Input: `(batch, height, width, channels)`. Output: `(batch, height, width, 4 * channels)`.
     """
@@ -99,7 +99,7 @@ class SpatialPyramidPooling(Stateless, keras.layers.Layer):
         return (*input_shape[:-1], 4 * input_shape[-1])
 
     def comparisons(self, input_shape, output_shape) -> int:
-        """What `metrics.darknet_costs` counts: every position of the three windows."""
+        """What `analysis.darknet_costs` counts: every position of the three windows."""
         return sum(kernel**2 for kernel in SPP_KERNELS) * math.prod(input_shape)
 
 

@@ -35,10 +35,10 @@ class GELU(Stateless, keras.layers.Layer):
 class BatchNorm(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` whose statistics are of all devices' rows ("SyncBN").
 
-    The same weights, arguments and, on one device, the same results. With the devices of
-    `training.distribute` the results are those of one device on the whole batch, on every backend:
-    Keras 3.15.1 takes `synchronized=True` on TensorFlow only, and on JAX statistics are of the
-    whole batch in any case. Masked batches, which images are not, have statistics per device.
+    Same weights, arguments and, on one device, results. On several devices the results are those
+    of one device on the whole batch, on every backend: Keras 3.15.1 takes `synchronized=True` on
+    TensorFlow only; on JAX statistics are always of the whole batch. Masked batches, which images
+    are not, have statistics per device.
     """
 
     def _moments(self, inputs, mask):

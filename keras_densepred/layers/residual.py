@@ -1,4 +1,4 @@
-"""What a residual branch passes through: layer scale and drop path."""
+"""Regularisation of residual branches: layer scale and drop path."""
 
 import keras
 

@@ -30,11 +30,11 @@ def pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def encode_boxes(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """The deltas that `decode_boxes` makes boxes of again.
+    """The inverse of `decode_boxes`: deltas from anchors to boxes.
 
     Args:
-        anchors: (A, 4) or (B, A, 4) xyxy in pixels; one without area counts as a thousandth.
-        boxes: (B, A, 4) xyxy in pixels, likewise.
+        anchors: (A, 4) or (B, A, 4) xyxy in pixels; sides of less than a thousandth count as one.
+        boxes: (B, A, 4) xyxy in pixels; sides as for anchors.
 
     Returns:
         (B, A, 4) float32, finite for any finite boxes.

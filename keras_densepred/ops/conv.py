@@ -9,10 +9,10 @@ convolution if asked. Two more reasons to call them directly:
 * JAX and PyTorch on CPU: a 2x2 convolution of stride 2 is faster as a product of its patches, which
   do not overlap. On JAX the gradient from (4, 56, 56, 96) to 192 channels takes 14 ms instead of
   33, on PyTorch the forward pass from (1, 14, 14, 352) to 512 channels 1.1 ms instead of 3.5.
-* PyTorch on CPU lays a kernel out anew at each call. Where a map has fewer positions than the
-  kernel has filters, that is more work than gathering the map's patches for a product: from
-  (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with gradient
-  9.2 and 3.8 (one thread).
+* PyTorch on CPU changes a kernel's memory layout at every call. Where a map has fewer positions
+  than the kernel has filters, that is more work than gathering the map's patches for a product:
+  from (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with
+  gradient 9.2 and 3.8 (one thread).
 
 And on CPU only:
 
@@ -25,8 +25,8 @@ And on CPU only:
   2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's in `conv_jax.py` as well: products
   of patches are no faster there.
 * TensorFlow, in groups: it has no such convolution on CPU outside of XLA; `keras.ops.conv` has XLA
-  compile one, anew at each eager call, with that gradient. `grouped_tensorflow.py` is products of
-  patches.
+  compile one, again at each eager call, with that gradient. `grouped_tensorflow.py` multiplies
+  patches instead.
 """
 
 import math

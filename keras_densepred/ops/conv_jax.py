@@ -63,15 +63,15 @@ conv_on_cpu.defvjp(_forward, _backward)
 
 
 def _by_inputs(gradient, kernel, padding):
-    """The gradient by the inputs, for a stride of one: a convolution with the turned kernel.
+    """The gradient by the inputs, for a stride of one: a convolution with the flipped kernel.
 
     JAX has the same and leaves it to XLA to exchange the kernel's channels and filters. In a branch
     or a loop XLA (JAX 0.10.2) does so badly: 446 ms instead of 78, 64 maps of 14x14, 256 channels.
     """
     edges = [(size - 1 - padding,) * 2 for size in kernel.shape[:2]]
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     return lax.conv_general_dilated(
-        gradient, turned, (1, 1), edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        gradient, flipped, (1, 1), edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 

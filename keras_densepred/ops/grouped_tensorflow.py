@@ -24,7 +24,7 @@ def grouped_conv(inputs, kernel, strides, padding, groups):
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(gradient):
-            # The patches are gathered anew: kept, they would be nine times the map.
+            # The patches are gathered again: kept, they would be nine times the map.
             patches, _ = _patches(_pad(inputs, padding), kernel, strides, groups)
             by_group = tf.reshape(
                 tf.transpose(_split(gradient, groups), (3, 0, 1, 2, 4)),

@@ -1,8 +1,8 @@
 """RoIAlign: the features of a box, resampled to a fixed size (He et al., "Mask R-CNN", section 3).
 
-Each box reads from one level of a feature pyramid, the one its size asks for. All levels lie in one
-table of positions, so that a box gathers from its own level only, and all shapes are static: a step
-compiles once, however the boxes are spread over the levels.
+Each box reads from one level of a feature pyramid, chosen by its size. All levels are concatenated
+into one table of positions, so a box gathers from its own level only and all shapes are static: a
+step compiles once, however the boxes are spread over the levels.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from keras_densepred.ops.weighted_gather import weighted_gather
 
 Tensor = Any
 
-CANONICAL_CELLS = 14.0  # a box of 14 x 14 cells or more, up to twice as many, belongs to a level
+CANONICAL_CELLS = 14.0  # boxes of 14 to 28 cells a side belong to a level
 
 
 def roi_align(
