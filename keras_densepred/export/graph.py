@@ -35,7 +35,7 @@ class Exported(keras.Model):
         super().__init__(name=f"{model.name}_exported")
         is_dense = isinstance(model, DenseDetector)
         self.decoder: Any = model.prediction_decoder if is_dense else None
-        if isinstance(model, (Detector, FoldedDetector)) and not is_dense:
+        if isinstance(model, Detector) and not is_dense:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of the detectors YOLOv3Detector "
                 "and RetinaNet have one."

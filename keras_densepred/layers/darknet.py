@@ -11,14 +11,14 @@ from keras import ops
 
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.mobile import Gate
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.pooling import largest, max_pool2d
 
 SPP_KERNELS = (5, 9, 13)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Maxout(Direct, keras.layers.Layer):
+class Maxout(Stateless, keras.layers.Layer):
     """The largest of every `filters`-th channel: result g is max over channels g, g + filters, ...
 
     Input: `(batch, height, width, channels)`. Output: `(batch, height, width, filters)`. Darknet's
@@ -63,7 +63,7 @@ class Maxout(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class PartialAdd(Direct, keras.layers.Layer):
+class PartialAdd(Stateless, keras.layers.Layer):
     """Adds the channels that two maps `(batch, height, width, channels)` both have.
 
     The first min(c1, c2) channels are added; the result has the channels of the first map
@@ -82,7 +82,7 @@ class PartialAdd(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class SpatialPyramidPooling(Direct, keras.layers.Layer):
+class SpatialPyramidPooling(Stateless, keras.layers.Layer):
     """A map beside its maxima over 13x13, 9x9 and 5x5 positions, in this order before itself.
 
     Input: `(batch, height, width, channels)`. Output: `(batch, height, width, 4 * channels)`.

@@ -7,9 +7,9 @@ Convolutional Networks" (2018).
 
 import dataclasses
 
-from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.mobile import squeeze_excitation
+from keras_densepred.layers.stateless import Concat
 
 GROUP_WIDTH = 4  # channels of a group in PeleeNeXt
 

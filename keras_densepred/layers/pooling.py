@@ -5,12 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.pooling import max_pool2d
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class MaxPool(Direct, keras.layers.Layer):
+class MaxPool(Stateless, keras.layers.Layer):
     """Max-pooling that keeps the size or, with a stride, divides it, rounded up, as Darknet does.
 
     A window of odd side is padded alike on each side, one of even side has one position more below
@@ -47,7 +47,7 @@ class MaxPool(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class GlobalMean(Direct, keras.layers.Layer):
+class GlobalMean(Stateless, keras.layers.Layer):
     """The mean over all positions, kept as a map of one: `(batch, 1, 1, channels)`."""
 
     def call(self, inputs):
@@ -58,7 +58,7 @@ class GlobalMean(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Subsample(Direct, keras.layers.Layer):
+class Subsample(Stateless, keras.layers.Layer):
     """Every other position along both axes: halves a map, rounded up.
 
     Input: `(batch, height, width, channels)`.

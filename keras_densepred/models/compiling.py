@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 if TYPE_CHECKING:
-    KerasModel = keras.Model
+    from keras import Model as KerasModel
 else:
     # Keras 3.15.1 makes a class functional by replacing keras.Model in the bases of all its bases.
     # With keras.Model as the base of what functional and other models share, building one RetinaNet

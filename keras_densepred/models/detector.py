@@ -119,6 +119,11 @@ class Detector(CompiledAsSaved):
         return self.detections(outputs, images)
 
     @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it."""
+        return getattr(self.backbone, "size_divisor", 1)
+
+    @property
     def plain_backbone(self) -> keras.Model:
         """The backbone without its neck."""
         backbone = self.backbone
@@ -184,7 +189,7 @@ class Detector(CompiledAsSaved):
             raise ValueError(
                 f"{type(self).__name__} weights its samples itself: fit without `sample_weight`."
             )
-        parts = self.compute_losses(x, self._targets(y, x), y_pred, training)
+        parts = self.compute_losses(x, self.targets_in_pixels(y, x), y_pred, training)
         for tracker in self.loss_trackers:
             part = loss_for_logs(parts[tracker.name])
             # Weighted like the total that Keras logs.
@@ -194,8 +199,16 @@ class Detector(CompiledAsSaved):
             total = total + ops.sum(extra)
         return total
 
-    def _targets(self, y: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """`y` as `compute_losses` takes it."""
+    def targets_in_pixels(self, y: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """What `fit` takes, as `compute_losses` takes it.
+
+        Args:
+            y: with `"boxes"` (B, M, 4) in `bounding_box_format` and the others of `target_keys`.
+            images: (B, H, W, 3); only their shape is read.
+
+        Raises:
+            ValueError: if `y` lacks a key.
+        """
         if set(self.target_keys) - set(y):
             raise ValueError(
                 f"The targets hold {sorted(y)}; "

@@ -10,7 +10,10 @@ from keras_densepred.backbones.registry import built_in_preset, load_backbone
 from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
 from keras_densepred.models.compiling import CompiledAsSaved
 
-Task = keras_hub.models.Task if TYPE_CHECKING else object  # as `KerasModel` of `compiling`
+if TYPE_CHECKING:
+    from keras_hub.models import Task
+else:
+    Task = object  # as `KerasModel` of `models.compiling`
 
 
 class HubTask(CompiledAsSaved, Task):

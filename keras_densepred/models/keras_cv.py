@@ -10,7 +10,7 @@ Tensor = Any
 
 
 class KerasCVDetector(Detector):
-    """In front of a detector and its KerasCV class: trains by plain Keras, on KerasCV's keys too."""
+    """Comes before a KerasCV class: trains by plain Keras, and takes KerasCV's key of labels."""
 
     def train_step(self, *args: Any) -> Any:
         """As Keras'."""
@@ -25,7 +25,7 @@ class KerasCVDetector(Detector):
         """The loss parts; KerasCV's own would decode boxes for the metrics compile() refuses."""
         return keras.Model.compute_metrics(self, x, y, y_pred, sample_weight)
 
-    def _targets(self, y: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    def targets_in_pixels(self, y: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         if "classes" in y and "labels" not in y:
             y = {**y, "labels": y["classes"]}
-        return super()._targets(y, images)
+        return super().targets_in_pixels(y, images)

@@ -25,8 +25,9 @@ def as_pyramid(
     """
     if not isinstance(backbone, keras_hub.models.FeaturePyramidBackbone):
         raise ValueError(
-            f"`backbone` {getattr(backbone, 'name', backbone)!r} is neither a pyramid nor a pyramid "
-            "backbone (it has no `pyramid_outputs`); pass one of keras_densepred's backbones."
+            f"`backbone` {getattr(backbone, 'name', backbone)!r} is neither a pyramid nor a "
+            "pyramid backbone (it has no `pyramid_outputs`); pass one of keras_densepred's "
+            "backbones."
         )
     is_pyramid = (
         backbone.is_pyramid
@@ -54,8 +55,8 @@ def check_levels(backbone: Any, levels: Any, user: str) -> None:
     missing = [level for level in ("P3", "P4", "P5") if level not in levels]
     if missing:
         raise ValueError(
-            f"`backbone` {getattr(backbone, 'name', backbone)!r} has no level {', '.join(missing)}, "
-            f"which {user} needs; pass one of keras_densepred's backbones."
+            f"`backbone` {getattr(backbone, 'name', backbone)!r} has no level "
+            f"{', '.join(missing)}, which {user} needs; pass one of keras_densepred's backbones."
         )
     check_channels_last(backbone, user)
 

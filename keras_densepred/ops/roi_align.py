@@ -46,7 +46,8 @@ def roi_align(
         (B, N, size, size, C) in the features' type.
 
     Raises:
-        ValueError: if there is not one stride for each map, or a number is not positive.
+        ValueError: if there is not one stride for each map, the maps are not equally wide, or a
+            number is not positive.
     """
     if len(features) != len(strides) or not features:
         raise ValueError(
@@ -58,6 +59,9 @@ def roi_align(
         )
     features = [ops.convert_to_tensor(feature) for feature in features]
     channels = features[0].shape[-1]
+    if any(feature.shape[-1] != channels for feature in features):
+        widths = ", ".join(str(feature.shape[-1]) for feature in features)
+        raise ValueError(f"RoIAlign needs maps with equally many channels, got {widths}.")
     batch, num = ops.shape(boxes)[:2]
     heights, widths, starts, positions = _layout(features)
     table = ops.concatenate(

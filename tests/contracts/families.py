@@ -75,4 +75,4 @@ every_family = pytest.mark.parametrize(
 
 def small_backbone(family: str, **options) -> PyramidBackbone:
     backbone_class, arguments = FAMILIES[family]
-    return backbone_class(**arguments, **options)
+    return backbone_class(**{**arguments, **options})

@@ -1,38 +1,42 @@
 """A pyramid backbone of a few thousand weights, for heads to stand on."""
 
 import keras
-import keras_hub
 import pytest
+
+from keras_densepred.backbones.backbone import PyramidBackbone
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred_tests")
-class ToyPyramid(keras_hub.models.FeaturePyramidBackbone):
-    """Strided convolutions; P3 to P5 are its output, for an FPN or (`ready`) for the heads."""
+class ToyPyramid(PyramidBackbone):
+    """Strided convolutions; its P3 to P5 are equally wide, or (not `ready`) want an FPN."""
 
     def __init__(self, ready=True, filters=8, dtype=None, **kwargs):
         image_shape = (None, None, 3)
         images = x = keras.Input(image_shape)
         outputs = {}
         for level in range(1, 6):
+            width = filters if ready or level < 5 else 2 * filters
             x = keras.layers.Conv2D(
-                filters, 3, 2, "same", activation="relu", name=f"level_{level}", dtype=dtype
+                width, 3, 2, "same", activation="relu", name=f"level_{level}", dtype=dtype
             )(x)
             if level >= 3:
                 outputs[f"P{level}"] = x
-        super().__init__(inputs=images, outputs=outputs, dtype=dtype, **kwargs)
+        super().__init__(
+            inputs=images,
+            pyramid_outputs=outputs,
+            image_shape=image_shape,
+            data_format="channels_last",
+            dtype=dtype,
+            **kwargs,
+        )
         self.ready = ready
         self.filters = filters
-        self.image_shape = image_shape
-        self.pyramid_outputs = outputs
-        if ready:
-            self.min_level, self.max_level = 3, 5
-
-    @property
-    def pyramid_level_inputs(self):
-        return {k: v._keras_history.operation.name for k, v in self.pyramid_outputs.items()}
 
     def get_config(self):
-        return {**super().get_config(), "ready": self.ready, "filters": self.filters}
+        config = super().get_config()
+        for fixed in ("image_shape", "data_format"):
+            config.pop(fixed, None)
+        return {**config, "ready": self.ready, "filters": self.filters}
 
 
 @pytest.fixture(scope="module")

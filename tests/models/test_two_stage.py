@@ -132,8 +132,9 @@ def test_the_mask_loss_leaves_no_region_out(model, positive):
     boxes = ops.convert_to_tensor(np.tile(np.float32([4, 6, 40, 50]), (2, 16, 1)))
     sample = Sample(boxes, rows % 3, rows, is_positive, is_positive, is_positive)
     features = model(IMAGES)["features"]
-    all_places = model._masks_error(0, features, sample, truth, 4) / max(positive, 1)
-    loss = ops.convert_to_numpy(model._mask_loss(0, features, sample, truth))
+    stage = model._region_stages[0]
+    all_places = stage.mask_error(features, sample, truth, 4) / max(positive, 1)
+    loss = ops.convert_to_numpy(stage.mask_loss(features, sample, truth))
     assert loss == pytest.approx(ops.convert_to_numpy(all_places), rel=1e-5)
     assert (loss > 0) == (positive > 0)
 

@@ -54,7 +54,8 @@ def make(case, backbone):
     images = np.zeros((3, SIZE[1], SIZE[0], 3), "float32")
 
     def losses(outputs, boxes, labels):
-        parts = model.image_losses(images, boxes, labels, outputs)
+        y = model.targets_in_pixels({"boxes": boxes, "labels": labels}, images)
+        parts = model.image_losses(images, y["boxes"], y["labels"], outputs)
         parts = keras.ops.stack(list(parts.values()), axis=-1)
         return keras.ops.sum(parts), parts
 

@@ -113,7 +113,7 @@ def test_class_loss_is_a_sum_and_starts_small(model):
 
 def test_arguments():
     model = models.YOLOV8KerasCV(ToyPyramid(ready=False), 3, fpn_depth=1)
-    with pytest.raises(ValueError, match="no `metrics` and no `loss`"):
+    with pytest.raises(ValueError, match="no `loss` and no `metrics`"):
         model.compile("sgd", loss="mse")
     with pytest.raises(ValueError, match="sample_weight"):
         model.compute_loss(IMAGES, make_targets(), {}, sample_weight=IMAGES)

@@ -137,7 +137,7 @@ def count(family_name: str, row: Row) -> Count:
         multiply_adds_percent=_percent(*compared[1]),
         fusion_layer=fusion.layer if fusion else "",
         fusion_percent=f"{100 * fusion.share:.1f}" if fusion else "none",
-        status=_status([pair for pair in compared if pair[0]], row.reason),
+        status=_status([(paper, ours) for paper, ours in compared if paper], row.reason),
     )
 
 

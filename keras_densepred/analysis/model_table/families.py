@@ -75,8 +75,11 @@ def _resnet_two_stage(detector: type) -> Callable[[Any], keras.Model]:
 
 def _bicsnet_mask(backbone: BiCSNetBackbone) -> keras.Model:
     units = 1024 if backbone.output_width == 256 else 512
-    options = dict(head_convs=4, head_fcs=1, head_norm=True, head_width=units)
-    return countable(MaskRCNN(backbone, num_classes=91, **options))
+    return countable(
+        MaskRCNN(
+            backbone, num_classes=91, head_convs=4, head_fcs=1, head_norm=True, head_width=units
+        )
+    )
 
 
 _NECKS = {

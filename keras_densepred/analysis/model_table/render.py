@@ -24,7 +24,7 @@ HEADINGS = (
 def cells(counts: list[Count]) -> tuple[list[tuple[str, ...]], list[str]]:
     """The rows of the printed table, and the reasons its notes refer to."""
     reasons: list[str] = []
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for c in counts:
         status = f"{c.basis}, {c.status}" if c.basis else c.status
         if c.reason and c.status in ("known difference", "not built"):

@@ -79,7 +79,9 @@ def image_classifier(
 
 register_classifier(PyramidBackbone, PooledImageClassifier)
 register_classifier(CEDNetBackbone, CEDNetImageClassifier)
-for _family in (BiCSNetBackbone, BiCSNetLiteBackbone):
-    register_classifier(_family, BiCSNetImageClassifier)
-for _family in (CSPNetBackbone, CSPDenseNetBackbone, PeleeNetBackbone, ElasticDenseNetBackbone):
-    register_classifier(_family, CSPNetImageClassifier)
+register_classifier(BiCSNetBackbone, BiCSNetImageClassifier)
+register_classifier(BiCSNetLiteBackbone, BiCSNetImageClassifier)
+register_classifier(CSPNetBackbone, CSPNetImageClassifier)
+register_classifier(CSPDenseNetBackbone, CSPNetImageClassifier)
+register_classifier(PeleeNetBackbone, CSPNetImageClassifier)
+register_classifier(ElasticDenseNetBackbone, CSPNetImageClassifier)

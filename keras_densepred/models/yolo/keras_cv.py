@@ -33,8 +33,9 @@ class _LossParts(keras.Model):
         x: Tensor,
         y: dict[str, Tensor],
         y_pred: dict[str, Tensor],
-        sample_weight: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         return {
             f"{part}_loss": loss(y[part], y_pred[part], sample_weight[part])
             for part, loss in (("box", self.box_loss), ("class", self.classification_loss))
@@ -108,6 +109,11 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """AdamW with learning rate 1e-3 and weight decay 5e-4."""
         return keras.optimizers.AdamW(1e-3, weight_decay=5e-4)
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: the host's grids fill the image."""
+        return math.lcm(super().size_divisor, 32)
 
     def compute_losses(
         self,

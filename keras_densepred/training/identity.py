@@ -1,0 +1,105 @@
+"""Which run an output belongs to: the same command continues it, another run is refused."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Collection, Mapping, Sequence, Sized
+from typing import Any
+
+import keras
+
+from keras_densepred.faults import SettingsError
+from keras_densepred.files import write_atomically
+
+# What changes where a run continues or how fast it goes, but not its result.
+_NOT_OF_THE_RESULT = (
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
+    *("devices", "processes", "process_id", "coordinator"),
+)
+
+
+def decisive_settings(settings: Any, train: Sized, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Gives what decides a run's result: with other values it is another run.
+
+    Args:
+        settings: a dataclass made by `parse_settings`, complete.
+        train: the training images.
+        but: more settings that leave the weights as they are.
+
+    Returns:
+        The settings by name without those of workers, devices and output, and the backend and the
+        number of training images.
+    """
+    decisive = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in _NOT_OF_THE_RESULT and name not in but
+    }
+    return decisive | {"backend": keras.config.backend(), "train_images": len(train)}
+
+
+def claim_output(
+    output: str | pathlib.Path, settings: Mapping[str, Any], left_open: Collection[str] = ()
+) -> pathlib.Path:
+    """Takes a directory for a run: a new or empty one, or one of a run with the same settings.
+
+    Writes `settings.json` there, by which the next start recognises the run; that of a run which
+    is there already stays as it is.
+
+    Args:
+        output: the directory.
+        settings: JSON-able; what decides the run's result.
+        left_open: names of settings that no flag gave. A run that was started before there was
+            such a setting is the same run.
+
+    Returns:
+        The directory.
+
+    Raises:
+        SettingsError: if another run or other files are there.
+    """
+    output = pathlib.Path(output)
+    path = output / "settings.json"
+    ours = json.loads(json.dumps(dict(settings)))
+    if path.is_file():
+        theirs = _read(path)
+        unknown = {name for name in left_open if name not in theirs}
+        different = [
+            f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if name not in unknown and theirs.get(name) != ours.get(name)
+        ]
+        if different:
+            raise SettingsError(
+                f"{output} holds a run with other settings ({'; '.join(different)}): give another "
+                "--output, or the command of that run to continue it."
+            )
+        return output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise SettingsError(
+            f"{output} exists and is not the output of a run (it has no settings.json): give "
+            "another --output."
+        )
+    write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
+    return output
+
+
+def recorded_settings(output: str | pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a claimed output's run was started with, which its checkpoints carry.
+
+    Args:
+        output: the directory, claimed.
+        settings: those of this start, for a process that does not see the directory.
+    """
+    path = pathlib.Path(output) / "settings.json"
+    return _read(path) if path.is_file() else dict(settings)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"{path} is not readable, so the run in {path.parent} cannot be recognised: give "
+            "another --output."
+        ) from error

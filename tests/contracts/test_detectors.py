@@ -1,0 +1,319 @@
+"""What every detector promises (`models.Detector`), and every pair of detector and backbone.
+
+A new detector joins by one line in `DETECTORS`, a new backbone family by one in `BACKBONES`.
+"""
+
+import functools
+import json
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+
+from keras_densepred import backbones, models
+from keras_densepred.backbones.backbone import PyramidBackbone
+from tests.models.conftest import ToyPyramid
+
+BACKEND = keras.config.backend()
+# XLA takes TensorFlow three times as long to compile as these few steps to run without it.
+COMPILE = {"jit_compile": False} if BACKEND == "tensorflow" else {}
+
+RCNN = dict(head_width=8, samples=8, num_proposals=12, rpn_width=8, max_detections=5)
+HEADS = dict(head_width=8, head_depth=1)
+DETECTORS = {
+    "retinanet": lambda *args, **options: models.RetinaNet(*args, **HEADS, **options),
+    "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
+    "retinanet_cv": lambda *args, **options: models.RetinaNetKerasCV(*args, **HEADS, **options),
+    "yolov3": lambda *args, **options: models.YOLOv3Detector(*args, neck="prn", **options),
+    "yolov8_cv": lambda *args, **options: models.YOLOV8KerasCV(*args, fpn_depth=1, **options),
+    "faster": lambda *args, **options: models.FasterRCNN(*args, **RCNN, **options),
+    "mask": lambda *args, **options: models.MaskRCNN(*args, mask_convs=1, **RCNN, **options),
+    "cascade": lambda *args, **options: models.CascadeRCNN(*args, **RCNN, **options),
+    "cascade_mask": lambda *args, **options: models.CascadeMaskRCNN(
+        *args, mask_convs=1, **RCNN, **options
+    ),
+}
+CSP_STAGES = [
+    dict(depth=1, width=8),
+    dict(depth=1, width=8, parts=[8, 8], out=8, down=8),
+    dict(depth=1, width=16, parts=[16, 16], out=16, down=8),
+    dict(depth=1, width=24, parts=[24, 24], out=24, down=16),
+]
+BACKBONES = {
+    "bicsnet": lambda: backbones.BiCSNetBackbone(width_multiplier=0.125, output_width=8),
+    "bicsnet_lite": lambda: backbones.BiCSNetLiteBackbone(width_multiplier=0.25, output_width=8),
+    "cednet": lambda: backbones.CEDNetBackbone(8, 1, (8, 16, 24), (1, 1, 1), 1, stem_width=8),
+    "csp_densenet": lambda: backbones.CSPDenseNetBackbone(
+        depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=8
+    ),
+    "cspnet": lambda: backbones.CSPNetBackbone(CSP_STAGES, "basic", stem_width=8),
+    "elastic_densenet": lambda: backbones.ElasticDenseNetBackbone((1, 1, 1, 1), 8, 8),
+    "peleenet": lambda: backbones.PeleeNetBackbone(
+        depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=8
+    ),
+    "resnet": lambda: backbones.ResNetBackbone((1, 1, 1, 1), width=2),
+    "detection_pyramid": lambda: backbones.DetectionPyramid(BACKBONES["cednet"](), width=8),
+    "feature_pyramid": lambda: backbones.FeaturePyramid(BACKBONES["resnet"](), width=8),
+}
+IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+
+
+def one_network_elsewhere(names, first):
+    """All on PyTorch; JAX and TensorFlow take a minute to compile some, so there one, and slow."""
+    compiled = pytest.mark.slow_on("jax", "tensorflow")
+    return [name if name == first else pytest.param(name, marks=compiled) for name in names]
+
+
+def targets(kind="objects"):
+    """Two objects in the first image and none in the second, or none at all."""
+    rows = {"objects": 4, "padding": 4, "no_rows": 0}[kind]
+    y = {
+        "boxes": np.full((2, rows, 4), -1, "float32"),
+        "labels": np.full((2, rows), -1, "int32"),
+        "masks": np.zeros((2, rows, 10, 10), "uint8"),
+    }
+    if kind == "objects":
+        y["boxes"][0, :2] = [[8, 4, 50, 44], [30, 20, 62, 60]]
+        y["labels"][0, :2] = [2, 0]
+        y["masks"][0, :2, :, :5] = 1
+    return y
+
+
+def targets_of(model, kind="objects"):
+    return {key: value for key, value in targets(kind).items() if key in model.target_keys}
+
+
+def numpy_weights(model):
+    return [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+
+
+def same_draws(*detectors):
+    """Two-stage detectors train on a random sample."""
+    for model in detectors:
+        for variable in model.non_trainable_variables:
+            if "seed_generator" in variable.path:
+                variable.assign(np.array([3, 0], "uint32"))
+
+
+def confident(model):
+    """Moves the biases, so that there are detections to compare."""
+    random = np.random.default_rng(1)
+    for weight in model.trainable_weights:
+        if weight.name == "bias":
+            value = keras.ops.convert_to_numpy(weight)
+            weight.assign(value + 2.5 * np.abs(random.normal(size=value.shape)))
+
+
+@pytest.fixture(scope="module", params=one_network_elsewhere(DETECTORS, "retinanet"))
+def trained_once(request):
+    keras.utils.set_random_seed(0)
+    model = DETECTORS[request.param](ToyPyramid(), 3)
+    model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), **COMPILE)
+    return request.param, model, numpy_weights(model)
+
+
+@pytest.fixture
+def model(trained_once):
+    """One model for the tests, as it started: what JAX has compiled stays compiled."""
+    _, model, start = trained_once
+    model.set_weights(start)
+    model.reset_metrics()
+    return model
+
+
+@pytest.fixture
+def make(trained_once):
+    return DETECTORS[trained_once[0]]
+
+
+def test_is_a_detector(model):
+    assert isinstance(model, models.Detector) and isinstance(model, keras.Model)
+    assert model.task == "detection" and model.num_classes == 3
+    assert keras.saving.get_registered_name(type(model)).startswith("keras_densepred>")
+    documented = type(model).__doc__
+    assert documented and "backbone" in documented
+
+
+def test_one_step_trains_all_parts(model):
+    before = numpy_weights(model)
+    logs = model.train_on_batch(IMAGES, targets_of(model), return_dict=True)
+    names = [tracker.name for tracker in model.loss_trackers]
+    assert list(logs) == ["loss", *names] or set(logs) == {"loss", *names}
+    assert all(np.isfinite(value) for value in logs.values()), logs
+    assert logs["loss"] == pytest.approx(sum(logs[name] for name in names), rel=1e-4)
+    after = numpy_weights(model)
+    assert all(np.isfinite(weight).all() for weight in after)
+    assert any((old != new).any() for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["padding", "no_rows"])
+def test_images_without_objects_teach_background(model, kind):
+    y = targets_of(model, kind)
+    logs = model.train_on_batch(IMAGES, y, return_dict=True)
+    assert np.isfinite(list(logs.values())).all() and logs["loss"] > 0
+    assert all(value == 0 for name, value in logs.items() if "box" in name or "mask" in name)
+    assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
+
+
+def test_detections_are_padded(model):
+    confident(model)
+    found = model.predict(IMAGES, batch_size=2, verbose=0)
+    count = found["labels"].shape[1]
+    shapes = {
+        "boxes": (2, count, 4),
+        "labels": (2, count),
+        "confidence": (2, count),
+        "num_detections": (2,),
+    }
+    if "masks" in model.target_keys:
+        shapes["masks"] = (2, count, 28, 28)
+    assert {key: value.shape for key, value in found.items()} == shapes
+    used = np.arange(count) < found["num_detections"][:, None]
+    assert used.any()
+    assert ((found["labels"] >= 0) == used).all() and (found["labels"] < 3).all()
+    for key in ("boxes", "labels", "confidence"):
+        assert (found[key][~used] == -1).all()
+    assert np.isfinite(found["boxes"]).all()
+    assert (np.diff(np.where(used, found["confidence"], -1), axis=1) <= 0).all()
+
+
+def test_save_and_load_with_optimizer_and_compile(model, tmp_path):
+    model.train_on_batch(IMAGES, targets_of(model))
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert type(copy) is type(model)
+    assert json.dumps(copy.get_config()) == json.dumps(model.get_config())
+    for ours, theirs in zip(numpy_weights(model), numpy_weights(copy), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert copy.compiled and type(copy.optimizer) is type(model.optimizer)
+    assert int(copy.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    for ours, theirs in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
+        ours, theirs = (keras.ops.convert_to_numpy(x) for x in (ours, theirs))
+        np.testing.assert_array_equal(ours, theirs)
+    model.reset_metrics()
+    same_draws(model, copy)
+    logs, again = (m.train_on_batch(IMAGES, targets_of(m), return_dict=True) for m in (model, copy))
+    for name, value in logs.items():
+        assert again[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+def test_config_round_trip(model):
+    config = json.loads(json.dumps(model.get_config()))
+    copy = type(model).from_config(config)
+    assert json.dumps(copy.get_config()) == json.dumps(model.get_config())
+    assert [w.shape for w in copy.weights] == [w.shape for w in model.weights]
+
+
+def test_box_formats_change_numbers_only(model, make):
+    confident(model)
+    other = make(model.backbone, 3, bounding_box_format="rel_yxyx")
+    other.set_weights(model.get_weights())
+    other.compile("sgd", **COMPILE)
+    y = targets_of(model)
+    relative = {**y, "boxes": y["boxes"][..., [1, 0, 3, 2]] / np.float32(64)}
+    same_draws(model, other)
+    logs = model.test_on_batch(IMAGES, y, return_dict=True)
+    for name, value in other.test_on_batch(IMAGES, relative, return_dict=True).items():
+        assert value == pytest.approx(logs[name], rel=1e-3, abs=1e-5)
+    found, expected = other.predict_on_batch(IMAGES), model.predict_on_batch(IMAGES)
+    used = expected["labels"] >= 0
+    np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+    assert (found["boxes"][~used] == -1).all()
+    np.testing.assert_allclose(
+        found["boxes"][used][:, [1, 0, 3, 2]] * 64, expected["boxes"][used], atol=1e-2
+    )
+
+
+def test_refusals_are_one_sentence(model, make):
+    name = type(model).__name__
+    for arguments in ({"loss": "mse"}, {"metrics": ["accuracy"]}):
+        with pytest.raises(ValueError, match=f"^{name} takes no `loss` and no `metrics`"):
+            model.compile("sgd", **arguments)
+    with pytest.raises(ValueError, match=f"^{name} weights its samples itself"):
+        model.compute_loss(IMAGES, targets_of(model), {}, sample_weight=np.ones(2))
+    with pytest.raises(ValueError, match=r"^The targets hold \['boxes'\]; fit on \(images, "):
+        model.compute_loss(IMAGES, {"boxes": targets()["boxes"]}, {})
+    with pytest.raises(ValueError, match="num_classes"):
+        make(ToyPyramid(), 0)
+    images = keras.Input((64, 64, 3))
+    with pytest.raises(ValueError, match="pass one of keras_densepred's backbones"):
+        make(keras.Model(images, keras.layers.Conv2D(2, 3)(images)), 3)
+    first = backbones.ResNetBackbone(
+        (1, 1, 1, 1), 2, data_format="channels_first", image_shape=(3, None, None)
+    )
+    with pytest.raises(ValueError, match="is channels_first"):
+        make(first, 3)
+
+
+def test_mixed_precision(make):
+    model = make(ToyPyramid(dtype="mixed_bfloat16"), 3)
+    model.compile(keras.optimizers.SGD(1e-3), **COMPILE)
+    logs = model.train_on_batch(IMAGES, targets_of(model), return_dict=True)
+    assert np.isfinite(list(logs.values())).all(), logs
+    found = model.predict_on_batch(IMAGES)
+    assert found["boxes"].dtype == found["confidence"].dtype == np.float32
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+
+
+def test_necks_are_put_on_what_is_no_pyramid(make):
+    pyramid, backbone = ToyPyramid(), ToyPyramid(ready=False)
+    assert pyramid.is_pyramid and not backbone.is_pyramid
+    assert make(pyramid, 3).backbone is pyramid
+    model = make(backbone, 3)
+    assert model.plain_backbone is backbone
+    if model.backbone is not backbone:  # YOLO's necks take any widths
+        widths = {x.shape[-1] for x in model.backbone.output.values()}
+        assert len(widths) == 1
+
+
+def test_keras_hubs_backbones_are_taken():
+    """KerasHub's contract has no `is_pyramid`: they get a neck."""
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 64, 64, 128],
+        stackwise_num_blocks=[1, 1, 1, 1],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block",
+    )
+    assert isinstance(
+        models.RetinaNet(backbone, 3, **HEADS).backbone, keras_hub.models.RetinaNetBackbone
+    )
+    assert isinstance(models.FasterRCNN(backbone, 3, **RCNN).backbone, backbones.FeaturePyramid)
+
+
+# === Pairs ===
+
+
+@functools.cache
+def backbone_of(family):
+    return BACKBONES[family]()
+
+
+@pytest.mark.backend_free
+def test_every_family_is_paired():
+    made = {type(backbone_of(family)) for family in BACKBONES}
+    families = {
+        value
+        for name in backbones.__all__
+        if isinstance(value := getattr(backbones, name), type)
+        and issubclass(value, PyramidBackbone)
+    }
+    assert families - {PyramidBackbone} <= made
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("family", BACKBONES)
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_every_pair_trains(family, detector):
+    """One step with a finite loss and finite gradients, on 64 pixels."""
+    keras.utils.set_random_seed(0)
+    backbone = backbone_of(family)
+    model = DETECTORS[detector](backbone, 3)
+    plain = isinstance(backbone, (backbones.DetectionPyramid, backbones.FeaturePyramid))
+    assert model.plain_backbone is (backbone.backbone if plain else backbone)
+    model.compile(keras.optimizers.SGD(1e-4), **COMPILE)
+    logs = model.train_on_batch(IMAGES, targets_of(model), return_dict=True)
+    assert np.isfinite(list(logs.values())).all(), logs
+    assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
