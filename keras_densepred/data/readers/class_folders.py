@@ -20,7 +20,7 @@ from keras_densepred.data.image_files import (
     read_content,
 )
 from keras_densepred.data.readers.class_summary import ClassSummary, named
-from keras_densepred.data.readers.listing import IMAGE_SUFFIXES, composed, input_path, is_text
+from keras_densepred.data.readers.listing import IMAGE_SUFFIXES, composed, input_path, require_text
 from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import DatasetError, LabelledImage
 
@@ -301,10 +301,7 @@ def _entries(folder: str, root: str) -> Iterator[os.DirEntry[str]]:
             for entry in listing:
                 if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
                     continue
-                if not is_text(entry.name):
-                    raise DatasetError(
-                        f"{folder} has {entry.name!a}, whose name is not readable text: rename it."
-                    )
+                require_text(entry.name, folder)
                 if entry.is_symlink():
                     _check_link(entry.path, root)
                 yield entry

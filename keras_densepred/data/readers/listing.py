@@ -99,7 +99,8 @@ def list_stems(folder: str | os.PathLike[str], suffixes: Sequence[str], what: st
         `{"2007_000032": "2007_000032.jpg"}`, in the order of the names; the keys are `composed`.
 
     Raises:
-        DatasetError: if the folder is not there, has none of these files, or two of one stem.
+        DatasetError: if the folder is not there, has none of these files, two of one stem, or one
+            whose name is no text.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -111,6 +112,7 @@ def list_stems(folder: str | os.PathLike[str], suffixes: Sequence[str], what: st
         stem = composed(stem)
         if name.startswith(".") or suffix.lower() not in suffixes:
             continue
+        require_text(name, folder)
         if stem in files:
             raise DatasetError(
                 f"{folder} has both {files[stem]} and {name}, so a name without suffix is not "
@@ -233,6 +235,12 @@ def is_readable(name: Any) -> bool:
 def is_text(name: str) -> bool:
     """Whether a name has no control characters, and no bytes that are no text (surrogates)."""
     return name.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+
+def require_text(name: str, folder: str | os.PathLike[str]) -> None:
+    """Refuses a file whose name cannot be shown, so that every message can name its file."""
+    if not is_text(name):
+        raise DatasetError(f"{folder} has {name!a}, whose name is not readable text: rename it.")
 
 
 def unique_names(names: Sequence[str], source: str) -> tuple[str, ...]:

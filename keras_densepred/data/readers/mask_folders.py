@@ -17,6 +17,7 @@ from keras_densepred.data.readers.listing import (
     input_path,
     list_stems,
     require_no_missing,
+    require_text,
 )
 from keras_densepred.data.readers.mask_files import MaskFiles, load_mask
 from keras_densepred.data.readers.mask_summary import count_labels
@@ -173,6 +174,7 @@ def _left_out(images: Path) -> list[Finding]:
     )
     if not names:
         return []
+    require_text(names[0], images)
     what = "image left out" if len(names) == 1 else "images left out"
     what += ", of a kind that is not read: convert to JPEG or PNG"
     return [Finding(len(names), what, str(images / names[0]))]

@@ -53,7 +53,7 @@ def require_readable(
         more = f", as are all {len(faults):,} images looked at" if len(faults) > 1 else ""
         raise ImageError(f"{faults[0].rstrip('.')}{more}.")
     if on_bad_image == "raise":
-        more = f" ({len(faults) - 1:,} more images cannot be used)" if len(faults) > 1 else ""
+        more = f" ({len(faults) - 1:,} more cannot be used)" if len(faults) > 1 else ""
         raise ImageError(
             f"{faults[0].rstrip('.')}{more}; or leave such images out with --on-bad-image skip."
         )

@@ -36,14 +36,27 @@ def require_trainable_data(train: Summary, val: Summary | None = None) -> tuple[
         findings = ()
     if val is None:
         return findings
+    require_evaluable_data(val)
     if isinstance(val, SegmentationSummary):
-        _require_pixels(val)
         findings += _single_label(val)
-    elif isinstance(val, ClassSummary):
-        _require_images(val)
-    else:
-        _require_objects(val)
     return findings + _compare(train, val)
+
+
+def require_evaluable_data(split: Summary) -> None:
+    """Refuses a split without anything that evaluation counts.
+
+    Args:
+        split: what its `summary()` gives.
+
+    Raises:
+        DatasetError: saying what probably happened and what to do.
+    """
+    if isinstance(split, SegmentationSummary):
+        _require_pixels(split)
+    elif isinstance(split, ClassSummary):
+        _require_images(split)
+    else:
+        _require_objects(split)
 
 
 def _require_objects(split: DatasetSummary) -> None:
