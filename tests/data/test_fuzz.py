@@ -211,7 +211,7 @@ def change_bytes(rng, content):
 
 
 def change_lines(rng, content):
-    lines = content.decode().splitlines()
+    lines = content.decode(errors="replace").splitlines()
     odd = ["", "a", "../a", "a b", "\t", "\0", "/a", "cafe\u0301", "[x]", "\ufeff", "b.png"]
     lines.insert(int(rng.integers(len(lines) + 1)), pick(rng, odd))
     if rng.integers(3) == 0:

@@ -20,6 +20,7 @@ from keras_densepred.data.readers.listing import (
     composed,
     find_class_names,
     input_path,
+    is_text,
     leads_outside,
     list_stems,
     read_lines,
@@ -155,7 +156,7 @@ def find_voc_root(data_dir: str | os.PathLike[str]) -> Path | None:
 
 
 def _known_splits(base: Path) -> str:
-    known = sorted(path.stem for path in (base / _LISTS).glob("*.txt"))
+    known = sorted(path.stem for path in (base / _LISTS).glob("*.txt") if is_text(path.name))
     return f" ({', '.join(known)})" if known else ""
 
 
