@@ -113,6 +113,19 @@ def test_one_small_area_may_be(tmp_path):
     assert split.ground_truth()["annotations"][3]["area"] == 0.5 and not split.summary().findings
 
 
+def test_polygons_that_are_shares_of_the_image(tmp_path):
+    shares = [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]
+    coco(tmp_path, sizes(), segmentation=shares)
+    paths = (tmp_path / "labels.json", tmp_path / "images")
+    with pytest.raises(data.DatasetError, match=r"no mask has a pixel .* not shares of the image"):
+        data.CocoDataset(*paths, with_masks=True)
+    content = json.loads(paths[0].read_text())
+    content["annotations"][3]["segmentation"] = [[5, 5, 20, 5, 20, 20]]
+    paths[0].write_text(json.dumps(content))
+    (finding,) = data.CocoDataset(*paths, with_masks=True).summary().findings
+    assert finding.count == 11 and "have no pixel" in finding.what
+
+
 def test_masks_of_one_label(tmp_path):
     with pytest.raises(data.DatasetError, match=r"hold 0 and 255 alone, and 255 means no class"):
         data.require_trainable_data(masks(tmp_path / "a", [0, 255]))

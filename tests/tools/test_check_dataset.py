@@ -245,7 +245,7 @@ def test_brackets_in_paths_and_names(main, tree, tmp_path, capsys):
     assert main(["--data-dir", str(place), "--output", str(tmp_path / "[out]")]) == 0
     printed = capsys.readouterr().out
     assert "[x] [bold]" in printed and "[/red]" in printed and "[out]" in printed
-    assert main(["--data-dir", str(tmp_path / "[/gone]")]) == 1
+    assert main(["--data-dir", str(tmp_path / "[/gone]"), "--samples", "0"]) == 1
 
 
 def test_the_output_is_in_the_home_folder_and_not_over_others(main, tree, tmp_path, monkeypatch):

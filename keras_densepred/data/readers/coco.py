@@ -28,6 +28,7 @@ from keras_densepred.data.readers.coco_masks import (
     check_segmentation,
     decode_masks,
     encode_segmentation,
+    mask_areas,
 )
 from keras_densepred.data.readers.listing import input_path
 from keras_densepred.data.readers.object_table import ObjectTable
@@ -56,7 +57,7 @@ class CocoDataset:
             unknown ids, boxes that are not four finite numbers, or that all look like corners or
             like shares of the image), names images that do not exist
             or lie outside `images`, has nothing to learn from, or, with `with_masks`, has a
-            segmentation that gives no mask of its image's size.
+            segmentation that gives no mask of its image's size, or no mask with a pixel.
     """
 
     def __init__(
@@ -91,10 +92,26 @@ class CocoDataset:
         if required:
             faults.raise_if_any("correct or remove them, or load the data set without masks")
             self._masks = masks
+            self._note_empty_masks(annotations, sizes)
         elif faults.count:
             subject = "segmentation" if faults.count == 1 else "segmentations"
             what = f"unusable {subject}, not needed for boxes"
             self._notes += (Finding(faults.count, what, faults.first),)
+
+    def _note_empty_masks(self, annotations: list[dict], sizes: list[list[int]]) -> None:
+        """Counts objects of whose mask no pixel is left; refuses a file of them."""
+        assert self._masks is not None
+        empty = np.flatnonzero(mask_areas(self._masks, sizes) == 0)
+        if not len(empty):
+            return
+        first = name_annotation(annotations[empty[0]])
+        if len(empty) == len(self._masks):
+            raise DatasetError(
+                f"{self.annotations_path}: no mask has a pixel inside its image, such as that of "
+                f"{first}: polygons are [x0, y0, x1, y1, ...] in pixels, not shares of the image."
+            )
+        subject = "mask has no pixel" if len(empty) == 1 else "masks have no pixel"
+        self._notes += (Finding(len(empty), f"{subject} inside the image", first),)
 
     def __len__(self) -> int:
         return len(self._table.image_ids)
