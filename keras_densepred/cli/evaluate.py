@@ -168,7 +168,7 @@ def _print_table(
             continue
         values = (value, results[f"{MASK_PREFIX}{name}"]) if has_masks else (value,)
         cells = ("-" if number < 0 else f"{number:.3f}" for number in values)
-        table.add_row(name.replace("[", "\\["), *cells)
+        table.add_row(name, *cells)
     console.print(table)
 
 
