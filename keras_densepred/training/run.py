@@ -89,9 +89,6 @@ class Recipe:
         """Fits the model, or goes on with it, evaluates, and writes what the task leaves behind."""
         raise NotImplementedError
 
-    def check_data(self, settings: Any, train: Any, summary: Any) -> None:
-        """Refuses a training split that has nothing to learn from."""
-
     # --- one run -----------------------------------------------------------------------------
 
     def main(self, argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -144,10 +141,12 @@ class Recipe:
     ) -> dict[str, float]:
         """Does what `main` promises, with every setting decided; in all processes alike."""
         cluster.say("Looking through the data ...")
-        summary = train.summary()
-        cluster.say(summary)
-        cluster.say(val.summary())
-        self.check_data(settings, train, summary)
+        summaries = train.summary(), val.summary()
+        for summary in summaries:
+            cluster.say(summary)
+        for finding in data.require_trainable_data(*summaries):
+            cluster.say(str(finding))
+        cluster.run_on_main(lambda: require_readable_images(train, val, settings.on_bad_image))
         cluster.say(f"Building the model on {settings.weights or settings.preset} ...")
         keras.utils.set_random_seed(settings.seed)
         model = self.build_model(settings, train)
@@ -323,6 +322,17 @@ def require_trainable(train: Any, batch_size: int) -> None:
         )
     if not train.class_names:
         raise SettingsError("The training data name no class, so there is nothing to learn.")
+
+
+def require_readable_images(train: Any, val: Any, on_bad_image: Any) -> None:
+    """Looks at the images before the first step, as far as that is cheap, and says what is wrong.
+
+    Raises:
+        data.ImageError: if one cannot be read and `on_bad_image` is `"raise"`.
+    """
+    for fault in data.require_readable(val, on_bad_image):
+        print(f"passed over: {fault}")
+    data.require_readable(train, on_bad_image, decode=False)
 
 
 def require_size(image_size: int, model: Any) -> None:

@@ -52,14 +52,6 @@ class Segmentation(Recipe):
             data.ShapesSegmentation(VAL_SHAPES, size, settings.seed, "val"),
         )
 
-    def check_data(self, settings: Any, train: Any, summary: Any) -> None:
-        """See `Recipe.check_data`."""
-        if not summary.labelled:
-            raise data.DatasetError(
-                f"{summary.name} has no labelled pixel: every mask is {data.IGNORE_LABEL} "
-                "everywhere, which stands for none."
-            )
-
     def open_stream(self, settings: Any, train: Any, **options: Any) -> data.BatchStream:
         """See `Recipe.open_stream`."""
         return data.train_mask_batches(train, **options)
