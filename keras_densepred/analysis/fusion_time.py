@@ -2,7 +2,7 @@
 
 CEDNet's argument (introduction) is that detectors which put a light fusion module on a heavy
 classification network fuse late, after most of their parameters. The rule for counting
-is ours, `fusion_time`'s: it was made without the paper's text, from CEDNET.md.
+is ours (see `fusion_time`), made from CEDNET.md without the text of the paper.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class FusionTime:
 
 @dataclasses.dataclass(frozen=True)
 class _Map:
-    """A tensor of the graph: the coarsest stride on the way to it, and what it was made by."""
+    """A tensor of the graph: the coarsest stride on the way to it, and the layers it depends on."""
 
     coarsest: int
     layers: int  # a bit for each layer

@@ -30,8 +30,7 @@ def count_multiply_adds(model: keras.Model, norms: bool = False) -> int:
 
     Raises:
         ValueError: if the input size is not fixed, or a layer with a kernel is of a kind whose
-            arithmetic is not known here: a layer with a method `multiply_adds(output_shape, norms)`
-            tells it itself.
+            arithmetic is unknown here and that has no method `multiply_adds(output_shape, norms)`.
     """
     check_fixed_size(model)
     return sum(layer_multiply_adds(layer, shape, norms) for layer, shape in _calls(model))

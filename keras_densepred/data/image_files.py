@@ -1,4 +1,4 @@
-"""Image files to arrays: what Pillow reads becomes upright 8-bit RGB, the rest one sentence."""
+"""Image files to arrays: upright 8-bit RGB, or one sentence that says why not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _START_OF_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
-_START_BYTES = 16  # of a file, as far as the two are told by
+_START_BYTES = 16  # of a file, enough to recognise the format
+_OTHER_STARTS = (b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_BOX = slice(4, 8)  # where MPEG-4's container (HEIC, AVIF) says `ftyp`
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restart markers are part of the pixels
 _ORIENTATION = 0x0112  # the EXIF tag
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -68,7 +70,7 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_content(name: str) -> bytes:
-    """Reads a file that ought to be an image, with `load_image`'s sentences if it cannot be."""
+    """Reads the bytes of an image file, with `load_image`'s errors."""
     try:
         with open(name, "rb") as file:
             return file.read()
@@ -91,8 +93,8 @@ def decode_image(
         content: the file's bytes.
         name: what messages call it.
         upright: whether to apply an EXIF orientation; False gives the pixels as stored.
-        reduction: 1, 2, 4 or 8: a JPEG is decoded to a picture so many times smaller, which is
-            the faster for it; files of other formats keep their size.
+        reduction: 1, 2, 4 or 8: a JPEG is decoded to an image this many times smaller, which is
+            faster; files of other formats keep their size.
 
     Returns:
         `(H, W, 3)` uint8, RGB; of a reduced JPEG `(ceil(H / reduction), ceil(W / reduction), 3)`.
@@ -135,7 +137,7 @@ class EncodedImage:
 
 
 def open_image(content: bytes, name: str) -> EncodedImage | np.ndarray:
-    """Reads a JPEG's header and leaves its pixels for later; decodes what is of other formats.
+    """Reads a JPEG's header and leaves its pixels for later; decodes other formats at once.
 
     Args:
         content: the file's bytes.
@@ -151,14 +153,14 @@ def open_image(content: bytes, name: str) -> EncodedImage | np.ndarray:
         return decode_image(content, name)
     image_module = require("PIL.Image", "data")
     with explained(content, name), image_module.open(io.BytesIO(content)) as image:
-        # The orientations from 5 on exchange height and width.
+        # Orientations 5 to 8 exchange height and width.
         is_turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
         height, width = image.size if is_turned else image.size[::-1]
         return EncodedImage(content, name, (height, width, 3))
 
 
 def check_header(path: str | os.PathLike[str]) -> None:
-    """Refuses a file that does not begin as an image file does; reads some bytes of most.
+    """Refuses a file that does not begin like an image file; reads a few bytes of most.
 
     Args:
         path: the file.
@@ -176,24 +178,44 @@ def check_header(path: str | os.PathLike[str]) -> None:
         stored_size(read_content(name), name)
 
 
+def begins_like_an_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of any name has the first bytes of a common image format."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError:
+        return False
+    if start.startswith((_START_OF_JPEG, _START_OF_PNG, *_OTHER_STARTS)):
+        return True
+    is_webp = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+    return is_webp or _is_heif(start)
+
+
+def _is_heif(start: bytes) -> bool:
+    """Whether a file is of the family of HEIC and AVIF, not a film in the same container."""
+    return start[_BOX] == b"ftyp" and start[8:12] in (
+        *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis"),
+    )
+
+
 def _decode_jpeg(
     content: bytes, image: Image.Image, start: int, upright: bool, reduction: int
 ) -> np.ndarray | None:
     """The same pixels from OpenCV, for the plain JPEG files that most photos are.
 
-    Both call libjpeg-turbo and agreed in every byte of 1139 photos, but Pillow keeps four bytes a
-    pixel and copies them twice: images of COCO take 3.1 ms here, and 3.6 ms there. Pillow reads the
-    header before, and so decides what is accepted.
+    Both call libjpeg-turbo and agreed in every byte of 1139 photos, but Pillow keeps four bytes per
+    pixel and copies them twice: images of COCO take 3.1 ms here and 3.6 ms there. Pillow has read
+    the header before, and so decides what is accepted.
 
     Args:
         content: the file's bytes.
         image: the same file opened, not decoded, by Pillow.
-        start: how far Pillow has read for that: as far as the pixels.
+        start: how far Pillow has read for that: up to the pixels.
         upright: as in `decode_image`.
         reduction: as in `decode_image`.
 
     Returns:
-        `(H, W, 3)` uint8, RGB, or None where this is Pillow's work: other formats and colour
+        `(H, W, 3)` uint8, RGB, or None where Pillow has to decode: other formats and colour
         spaces, progressive files, an EXIF rotation, and files that are cut off or have something
         else between their pixels, which OpenCV fills with gray.
     """
@@ -252,6 +274,9 @@ def explained(content: bytes, name: str) -> Iterator[None]:
         fault = "is not an image file, or its header is damaged"
         if not content:
             fault = "is empty (0 bytes)"
+        elif _is_heif(content[:_START_BYTES]):
+            fault = "is a HEIC or AVIF image, which the installed Pillow does not read"
+            raise ImageError(f"{name} {fault}: convert it to JPEG or PNG.") from error
         raise ImageError(f"{name} {fault}: replace it or remove it from the data set.") from error
     # What Pillow's decoders raise on damaged content, beside OSError for most of it: SyntaxError
     # (PNG chunks), ValueError and TypeError (tags, conversions), EOFError and IndexError (cut-off

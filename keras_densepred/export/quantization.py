@@ -23,7 +23,7 @@ def quantize_onnx(
 ) -> Path:
     """Writes a network with 8-bit integer convolutions (QDQ form, weights by channel).
 
-    Activations get the ranges that they have on `images`. What comes after the last convolutions
+    Activations get the ranges they have on `images`. What follows the last convolutions
     (decoding, suppression) stays float32, and so do grouped convolutions exported from TensorFlow.
 
     Args:

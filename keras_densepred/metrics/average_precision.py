@@ -51,10 +51,10 @@ def coco_average_precision(
 ) -> dict[str, float]:
     """COCO's detection metrics of a whole split.
 
-    Images without detections count, as do images without objects. Crowd regions are ignored: a
-    detection inside of one is neither right nor wrong. Objects are measured by their `area` where
-    they have one, else by their box. Annotation ids are not looked at: pycocotools takes an object
-    with id 0 for one that was not found, this does not.
+    Images without detections count, and so do images without objects. Crowd regions are ignored: a
+    detection inside one is neither right nor wrong. An object's size is its `area` if it has one,
+    else that of its box. Annotation ids play no part: pycocotools counts an object with id 0 as
+    missed, this does not.
 
     Args:
         ground_truth: a COCO dictionary (`images`, `categories`, `annotations`); left as it is.
@@ -65,12 +65,11 @@ def coco_average_precision(
     Returns:
         `AP` (IoU 0.50:0.95), `AP50`, `AP75`, `APs`, `APm`, `APl` (objects below 32^2, up to 96^2,
         and above, in pixels), `AR100`, and `AP/{class name}` for each class, all in 0..1. A number
-        that has no objects to stand on is -1, as COCO has it; without any detection the others
-        are 0.
+        without any object to measure is -1, as in COCO; without any detection the others are 0.
 
     Raises:
         ValueError: if a detection is of an image or category that the ground truth does not have,
-            or has a score or box that is not finite.
+            or its score or box is not finite.
         ImportError: if faster-coco-eval is not installed.
     """
     if iou_type not in ("bbox", "segm"):
@@ -202,8 +201,8 @@ def evaluate_detector(
         batches: `data.eval_batches` of the split; with `gather` this process' share of them.
         dataset: the split.
         on_batch: called with the number of batches done, for progress.
-        gather: puts arrays of several processes together, as `training.Cluster.gather` does; all
-            processes call this function then and get the same result.
+        gather: concatenates the arrays of several processes, as `training.Cluster.gather` does; all
+            processes then call this function and get the same result.
 
     Returns:
         What `coco_average_precision` returns; of a model that predicts masks, on a split that has
@@ -268,9 +267,9 @@ class CocoEvaluation(keras.callbacks.Callback):
         batches: `data.eval_batches` of the split.
         dataset: the split.
         every: epochs between evaluations; the last epoch is always evaluated.
-        weights: gives a context in which the model has the weights to evaluate, for instance its
-            moving averages; by default the weights as they are.
-        predictor: what predicts in the model's place, such as `training.Cluster.predictor(model)`.
+        weights: returns a context in which the model has the weights to evaluate, such as their
+            moving averages; by default its current weights.
+        predictor: predicts instead of the model, such as `training.Cluster.predictor(model)`.
         gather: as in `evaluate_detector`.
         verbose: whether to show progress and print the result.
 

@@ -20,7 +20,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class PixelCounts:
-    """Pixels by true and by predicted class; counts of parts of a split add up to those of it.
+    """A confusion matrix of pixels; the counts of parts of a split add up to those of the whole.
 
     Args:
         num_classes: C, labels are `0 .. C - 1`.
@@ -91,7 +91,7 @@ class PixelCounts:
 
         Returns:
             `mIoU`, `pixel_accuracy` (share of the labelled pixels that are right), and `IoU/{class
-            name}` for each class, all in 0..1, or -1 where there is nothing to stand on.
+            name}` for each class, all in 0..1, or -1 where there is nothing to measure.
         """
         both = np.diag(self.confusion)
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - both
@@ -187,11 +187,11 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         batches: `data.eval_mask_batches` of the split.
         class_names: name of each label.
         every: epochs between evaluations; the last epoch is always evaluated.
-        weights: gives a context in which the model has the weights to evaluate, for instance its
-            moving averages; by default the weights as they are.
-        inference: makes of `model.predict_on_batch` what predicts, for instance
-            `models.multi_scale`; by default whole images as they are in the batch.
-        predictor: what predicts in the model's place, such as `training.Cluster.predictor(model)`.
+        weights: returns a context in which the model has the weights to evaluate, such as their
+            moving averages; by default its current weights.
+        inference: wraps `model.predict_on_batch`, for instance in `models.multi_scale`; by default
+            whole images are predicted as they are in the batch.
+        predictor: predicts instead of the model, such as `training.Cluster.predictor(model)`.
         gather: puts the counts of several processes together, as `training.Cluster.gather`; all
             processes then evaluate alike, each its share of the batches.
         verbose: whether to show progress and print the result.

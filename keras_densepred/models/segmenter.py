@@ -16,13 +16,13 @@ PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
 class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
     """Cross-entropy of logits with integer labels, mean over the labelled pixels of a batch.
 
-    `keras.losses.SparseCategoricalCrossentropy` that cannot be given probabilities: with these its
-    gradient fails on PyTorch for maps ("grad_input must be contiguous", keras 3.15.1: it moves the
+    `keras.losses.SparseCategoricalCrossentropy` for logits only: with probabilities its gradient
+    fails on PyTorch for maps ("grad_input must be contiguous", keras 3.15.1: it moves the
     class axis and calls `nll_loss`), while logits go through `cross_entropy`, which is right. All
     segmentation models here give logits and train with this loss, the hosts' included.
 
     Args:
-        ignore_label: label of pixels that do not train; a batch of such only has loss 0.
+        ignore_label: label of pixels that do not count; a batch of nothing else has loss 0.
         reduction: as in `keras.losses.Loss`; `"sum_over_batch_size"` is the mean over labelled
             pixels.
         name: name of the loss.
@@ -72,6 +72,11 @@ class Segmenter(CompiledAsSaved):
     task = "segmentation"
     backbone: Any
     num_classes: int
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it."""
+        return getattr(self.backbone, "size_divisor", 1)
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """What `compile` takes by default: SGD with momentum, at BiCSNet's peak learning rate."""
@@ -186,8 +191,8 @@ def _check_masks(masks: Any, logits: Any) -> None:
     if len(shape) == 4 and shape[-1] == 1:
         shape = shape[:3]
     size = tuple(logits.shape)[:3]
-    unlike = any(None not in pair and pair[0] != pair[1] for pair in zip(shape, size, strict=False))
-    if len(shape) != 3 or unlike:
+    fits = all(None in pair or pair[0] == pair[1] for pair in zip(shape, size, strict=False))
+    if len(shape) != 3 or not fits:
         raise ValueError(
             "A segmenter trains on masks (batch, height, width) of class numbers at the images' "
             f"size, {size} here, and got {shape or type(masks).__name__}."

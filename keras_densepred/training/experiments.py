@@ -218,8 +218,8 @@ def complete(
     if plan.network.family.layer_depth is backbones.PyramidBackbone.layer_depth:
         rules["layer_decay"] = 1.0  # its layers have no depths
     names = [field.name for field in dataclasses.fields(settings)]
-    values: dict[str, Any] = {name: getattr(plan, name) for name in names}
-    return type(settings)(**{**values, "steps": plan.total_steps})
+    decided: dict[str, Any] = {name: getattr(plan, name) for name in names}
+    return type(settings)(**{**decided, "steps": plan.total_steps})
 
 
 def _published(experiments: Mapping[str, Experiment], network: Any) -> str:

@@ -29,10 +29,10 @@ def test_data_are_named_once(capsys):
 
 def test_info_shows_levels_and_the_paper(capsys):
     assert main(["info", "peleenet", "--image-size", "64"]) == 0
-    shown = capsys.readouterr().out
-    assert "PeleeNetBackbone" in shown and "G multiply-adds at 64 x 64 pixels" in shown
+    printed = capsys.readouterr().out
+    assert "PeleeNetBackbone" in printed and "G multiply-adds at 64 x 64 pixels" in printed
     for row in ("P3", "P5", "2 x 2", "In its paper", "224x224"):
-        assert row in shown
+        assert row in printed
     assert main(["info", "cednet_next_pico", "--image-size", "65"]) == 1
     assert "multiples of 32" in capsys.readouterr().err
     assert main(["info", "no_such_preset"]) == 1
@@ -47,8 +47,8 @@ def test_the_model_table_is_there():
 
 def test_results_of_images_of_one_name(tmp_path):
     names = ["one/a.jpg", "one/a.png", "two/a.jpg", "two/b.jpg"]
-    shown = output_names([tmp_path / name for name in names])
-    assert [str(name) for name in shown] == [
+    printed = output_names([tmp_path / name for name in names])
+    assert [str(name) for name in printed] == [
         "one/a.jpg.png",
         "one/a.png.png",
         "two/a.png",

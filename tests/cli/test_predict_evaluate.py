@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,6 +28,7 @@ from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
 
 ZERO, BYTE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
+ROOT = Path(__file__).parents[2]
 SHAPES = data.ShapesDataset(3, 64, 0, "val")
 
 
@@ -58,8 +63,8 @@ def detector(tmp_path_factory):
     for level in model.masks:
         bias = model.get_layer(f"yolo_{level.lower()}_prediction").bias
         bias.assign(np.random.default_rng(1).normal(0, 2, bias.shape))
-    shown = training.Preprocessing("detection", ZERO, BYTE, 64, stretch=True)
-    return save(model, tmp_path_factory.mktemp("detector"), "detector.keras", shown, names)
+    frame = training.Preprocessing("detection", ZERO, BYTE, 64, stretch=True)
+    return save(model, tmp_path_factory.mktemp("detector"), "detector.keras", frame, names)
 
 
 def test_a_detector_draws_and_writes_coco_results(detector, photos, tmp_path, capsys):
@@ -242,3 +247,60 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
     assert main(["predict", str(detector), picture]) == 1
     assert "does not say how images are prepared" in capsys.readouterr().err
     file.write_text(text)
+
+
+def test_a_users_own_model_needs_its_module_only(photos, tmp_path, monkeypatch, capsys):
+    """A family and a classifier that nothing in the package knows."""
+    (tmp_path / "their_networks.py").write_text(THEIR_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    import their_networks
+
+    model = their_networks.TheirClassifier(their_networks.TheirBackbone(), 2)
+    frame = training.Preprocessing("classification", ZERO, BYTE, 32, crop_ratio=1.0)
+    run = save(model, tmp_path / "run", "classifier.keras", frame, ("cat", "dog"))
+    file = str(run / "preset" / "classifier.keras")
+    command = [sys.executable, "-m", "keras_densepred", "predict", file, str(photos / "a.png")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    options = dict(capture_output=True, text=True, env=environment)
+    unknown = subprocess.run(command, **options)
+    assert unknown.returncode == 1
+    assert "holds a TheirClassifier" in unknown.stderr and "--import" in unknown.stderr
+    found = subprocess.run([*command, "--import", "their_networks"], **options)
+    assert found.returncode == 0, found.stderr
+    assert "TheirClassifier, 1 image" in found.stdout
+    assert main(["info", "their_small", "--image-size", "64", "--import", "their_networks"]) == 0
+    assert "TheirBackbone" in capsys.readouterr().out
+    assert main(["info", "their_small", "--import", "no_such_module"]) == 1
+    assert "no module 'no_such_module'" in capsys.readouterr().err
+
+
+THEIR_MODULE = """
+import keras
+from keras_densepred import models
+from keras_densepred.backbones import PyramidBackbone, register_backbone
+from keras_densepred.layers.image_input import image_input
+
+
+@register_backbone
+class TheirBackbone(PyramidBackbone):
+    architectures = {"their_small": {"width": 4}}
+
+    def __init__(
+        self, width=4, image_shape=(None, None, 3), data_format=None, dtype=None, **kwargs
+    ):
+        inputs, x = image_input(image_shape, data_format, dtype)
+        levels = {}
+        for level in range(1, 6):
+            x = keras.layers.Conv2D(width, 3, 2, "same", "channels_last", name=f"c{level}")(x)
+            levels[f"P{level}"] = x
+        super().__init__(
+            inputs=inputs, pyramid_outputs=levels, image_shape=image_shape, dtype=dtype, **kwargs
+        )
+        self.width = width
+
+
+@keras.saving.register_keras_serializable(package="theirs")
+class TheirClassifier(models.PooledImageClassifier):
+    pass
+"""

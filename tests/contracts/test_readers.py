@@ -189,6 +189,9 @@ READERS = {
 }
 OF_FILES = [name for name, reader in READERS.items() if reader.image_file]
 LABELLED = [name for name, reader in READERS.items() if reader.has_labels]
+WITH_OBJECTS = [
+    name for name in LABELLED if hasattr(getattr(data, name.split()[0]), "ground_truth")
+]
 
 
 @pytest.fixture(scope="module")
@@ -305,11 +308,9 @@ def test_repr_names_the_data_without_addresses(opened, name):
     assert " at 0x" not in repr(opened(name))
 
 
-@pytest.mark.parametrize("name", [n for n in READERS if hasattr(data, n.split()[0])])
+@pytest.mark.parametrize("name", WITH_OBJECTS)
 def test_ground_truth_agrees_with_the_records(opened, name):
     dataset = opened(name)
-    if not hasattr(dataset, "ground_truth"):
-        pytest.skip("not for detection")
     truth = dataset.ground_truth()
     assert [image["id"] for image in truth["images"]] == list(dataset.image_ids)
     by_label = dict(zip(dataset.category_ids, dataset.class_names, strict=True))

@@ -10,6 +10,7 @@ import pytest
 from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, DetectionPyramid
 from keras_densepred.convert.cednet import authors_keys, load_state, read_checkpoint
 from tests.convert.authors_state import key_list, make_images, make_state
+from tests.convert.small_states import cednet_state
 
 PRESETS = {
     "next_tiny": "cednet_next_tiny",
@@ -133,26 +134,10 @@ def test_every_list_of_keys_loads_or_is_refused_with_the_reason(golden):
         assert len(report.loaded) == len(trained)
 
 
-def tiny_state(model):
-    """A state in the authors' layout for any of our models."""
-    state = {}
-    for key, weight in authors_keys(model).items():
-        shape = tuple(weight.shape)
-        if len(shape) == 4:
-            h, w, i, o = shape
-            shape = (i, 1, h, w) if o == 1 else (o, i, h, w)
-        elif len(shape) == 2 and weight.name == "kernel":
-            shape = shape[::-1]
-            if "pwconv" not in key and "heads" not in key:
-                shape = (*shape, 1, 1)
-        state[key] = np.full(shape, 0.5, np.float32)
-    return state
-
-
 @pytest.mark.backend_free
 def test_classification_weights_go_into_a_backbone_and_say_what_was_left():
     backbone = CEDNetBackbone(**TINY)
-    state = tiny_state(CEDNetImageClassifier(CEDNetBackbone(**TINY), 3))
+    state = cednet_state(CEDNetImageClassifier(CEDNetBackbone(**TINY), 3))
     report = load_state(backbone, state)
     assert {key.split(".")[0] for key in report.skipped} == {"final_layers", "norms", "heads"}
     assert all(np.all(w == 0.5) for w in backbone.get_weights())
@@ -162,7 +147,7 @@ def test_classification_weights_go_into_a_backbone_and_say_what_was_left():
 def test_missing_unexpected_and_misshapen_keys_are_named_and_nothing_is_assigned():
     backbone = CEDNetBackbone(**TINY)
     before = backbone.get_weights()
-    state = tiny_state(backbone)
+    state = cednet_state(backbone)
     renamed = {("stem.7.weight" if k == "stem.0.weight" else k): v for k, v in state.items()}
     with pytest.raises(ValueError, match=r"missing keys stem.0.weight.*keys stem.7.weight"):
         load_state(backbone, renamed)

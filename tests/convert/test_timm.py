@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from keras_densepred import CSPNetBackbone, CSPNetImageClassifier, PeleeNetBackbone
-from keras_densepred.convert.timm import load_state, preset_of, timm_keys
-from tests.backbones.test_csp import mini
+from keras_densepred.convert.timm import load_state, preset_of
+from tests.convert.small_states import timm_state
 from tests.convert.timm_state import key_list, make_images, make_state
+from tests.networks import mini_csp
 
 STEPS = {"P2": 8, "P3": 8, "P4": 4, "P5": 2}
 PRESETS = {
@@ -54,38 +55,24 @@ def test_outputs_equal_timms(name, golden):
             np.testing.assert_allclose(ours, file[tap], atol=5e-5, err_msg=tap)
 
 
-def tiny_state(model):
-    """A state in timm's layout for a small network of timm's flavour."""
-    state = {}
-    for key, variables in timm_keys(model).items():
-        shape = (*variables[0].shape[:-1], sum(v.shape[-1] for v in variables))
-        if len(shape) == 2:
-            shape = shape[::-1] if key.startswith("head") else (*shape[::-1], 1, 1)
-        elif len(shape) == 4:
-            shape = (shape[3], shape[2], shape[0], shape[1])
-        state[key] = np.full(shape, 0.5, np.float32)
-        state[key][: shape[0] // 2] = 0.25
-    return state
-
-
 @pytest.mark.backend_free
 def test_bypass_and_branch_are_the_rows_of_one_convolution():
-    model = CSPNetImageClassifier(mini("residual", flavour="timm"), num_classes=3)
-    state = tiny_state(model)
+    model = CSPNetImageClassifier(mini_csp("residual", flavour="timm"), num_classes=3)
+    state = timm_state(model)
     load_state(model, state)
     bypass, branch = (model.get_layer(f"stage3_{n}_conv").kernel for n in ("bypass", "branch"))
     assert np.all(keras.ops.convert_to_numpy(bypass) == 0.25)
     assert np.all(keras.ops.convert_to_numpy(branch) == 0.5)
-    backbone = mini("residual", flavour="timm")
+    backbone = mini_csp("residual", flavour="timm")
     report = load_state(backbone, state)
     assert report.skipped == ("head.fc.weight", "head.fc.bias")
 
 
 @pytest.mark.backend_free
 def test_what_does_not_fit_is_named_and_nothing_is_assigned():
-    backbone = mini("residual", flavour="timm")
+    backbone = mini_csp("residual", flavour="timm")
     before = backbone.get_weights()
-    state = tiny_state(backbone)
+    state = timm_state(backbone)
     renamed = {key.replace("stem.conv1", "stem.conv7"): value for key, value in state.items()}
     with pytest.raises(ValueError, match=r"missing keys stem.conv1.conv.*keys stem.conv7.conv"):
         load_state(backbone, renamed)
@@ -94,11 +81,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_assigned():
         load_state(backbone, wrong)
     assert all(np.array_equal(a, b) for a, b in zip(before, backbone.get_weights(), strict=True))
     with pytest.raises(ValueError, match=r'is of the flavour "darknet".*build a preset "..._timm"'):
-        load_state(mini("residual"), state)
+        load_state(mini_csp("residual"), state)
     with pytest.raises(ValueError, match=r"is a PeleeNetBackbone; `convert\.timm` serves"):
         load_state(PeleeNetBackbone(), state)
     with pytest.raises(ValueError, match="no layer 'stage1_block1_first'"):
-        load_state(mini("residual", flavour="timm", block="basic", groups=1), state)
+        load_state(mini_csp("residual", flavour="timm", block="basic", groups=1), state)
 
 
 @pytest.mark.backend_free

@@ -9,7 +9,7 @@ import pytest
 from keras_densepred import export
 from keras_densepred.export import saved_model
 from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
-from tests.export.test_onnx import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
+from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from keras_densepred.export.suppression import add_suppression
-from tests.ops.test_nms import assert_matches_reference, random_boxes
+from tests.boxes import assert_matches_reference, random_boxes
 from tools.timing.onnx_files import agreement, compare, runner
 
 pytestmark = pytest.mark.backend_free

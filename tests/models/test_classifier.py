@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred import CEDNetBackbone, CEDNetImageClassifier
-from tests.backbones.test_cednet import TINY
+from keras_densepred import CEDNetImageClassifier
+from tests.contracts.families import small_backbone
 from tests.weights import set_deterministic_weights
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
@@ -14,7 +14,7 @@ LABELS = np.array([0, 1, 2, 0])
 
 
 def classifier():
-    model = CEDNetImageClassifier(CEDNetBackbone(**TINY), num_classes=3)
+    model = CEDNetImageClassifier(small_backbone("cednet", num_stages=2), num_classes=3)
     set_deterministic_weights(model)
     return model
 

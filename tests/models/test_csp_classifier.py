@@ -3,23 +3,22 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_densepred import CSPNetImageClassifier
-from keras_densepred.models.classifiers import registry as image_classifier
-from tests.backbones.test_bicsnet import images, run
-from tests.backbones.test_csp import MEMBERS, mini
+from keras_densepred.models import classifier_class, image_classifier
+from tests.contracts.families import FAMILIES, small_backbone
 from tests.weights import set_deterministic_weights
 
 
 def test_logits_are_linear_in_the_mean_of_p5():
-    model = CSPNetImageClassifier(mini("dense"), num_classes=3)
+    model = CSPNetImageClassifier(small_backbone("csp_densenet"), num_classes=3)
     set_deterministic_weights(model)
     taps = {"p5": model.backbone.pyramid_outputs["P5"], "logits": model.output}
-    outputs = run(keras.Model(model.input, taps), images())
+    images = np.random.default_rng(0).normal(size=(1, 45, 70, 3)).astype("float32")
+    outputs = keras.Model(model.input, taps).predict_on_batch(images)
     kernel, bias = model.get_layer("head_logits").get_weights()
-    expected = ops.convert_to_numpy(outputs["p5"]).mean((1, 2)) @ kernel + bias
-    np.testing.assert_allclose(ops.convert_to_numpy(outputs["logits"]), expected, atol=1e-5)
+    expected = outputs["p5"].mean((1, 2)) @ kernel + bias
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
 
 
 @pytest.mark.backend_free
@@ -31,5 +30,10 @@ def test_presets_of_every_family_make_a_classifier(preset):
     assert isinstance(image_classifier(preset, num_classes=4), CSPNetImageClassifier)
     with pytest.raises(ValueError):
         CSPNetImageClassifier.from_preset(f"{preset}_x", num_classes=2)
-    families = [cls for cls, _ in MEMBERS.values()]
-    assert set(CSPNetImageClassifier.backbone_classes) == set(families)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("name", ["cspnet", "peleenet", "csp_densenet", "elastic_densenet"])
+def test_it_is_the_classifier_of_every_family_of_the_paper(name):
+    family, _ = FAMILIES[name]
+    assert classifier_class(family) is CSPNetImageClassifier

@@ -180,7 +180,7 @@ OWN = """
 import keras
 
 from keras_densepred import backbones
-from keras_densepred.backbones.backbone import image_input
+from keras_densepred.layers.image_input import image_input
 
 
 @backbones.register_backbone

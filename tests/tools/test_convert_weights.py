@@ -13,10 +13,8 @@ from keras_densepred import (
     DetectionPyramid,
 )
 from keras_densepred.convert import darknet, timm
-from tests.backbones.test_csp import MEMBERS
-from tests.convert.test_cednet import tiny_state
-from tests.convert.test_darknet import CLASSES, convolutions, write
-from tests.convert.test_timm import tiny_state as timm_state
+from tests.convert.darknet_file import CLASSES, NETWORK, convolutions, write
+from tests.convert.small_states import cednet_state, timm_state
 from tools import convert_weights
 
 pytestmark = pytest.mark.backend_free
@@ -29,7 +27,7 @@ def pico_state(kind: str):
         "pyramid": lambda: DetectionPyramid(backbone, 24, 3, 7),
         "two_stage": lambda: DetectionPyramid(backbone, 24, 2, 6),
     }.get(kind, lambda: backbone)()
-    return model, {k: v * np.float32(0.02) for k, v in tiny_state(model).items()}
+    return model, {k: v * np.float32(0.02) for k, v in cednet_state(model).items()}
 
 
 @pytest.mark.slow_on("jax")
@@ -76,7 +74,7 @@ def test_faults_are_one_sentence_and_leave_nothing(tmp_path, capsys):
 
 def test_timms_and_darknets_files_to_presets(tmp_path, monkeypatch):
     safetensors = pytest.importorskip("safetensors.numpy")
-    tiny = MEMBERS["residual"][1]
+    tiny = NETWORK
     monkeypatch.setattr(
         CSPNetBackbone,
         "from_preset",

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from keras_densepred.analysis.model_table import counting, render
-from keras_densepred.analysis.model_table.families import FAMILIES
+from keras_densepred.analysis.model_table.families import FAMILIES, registered_backbones
 from keras_densepred.analysis.model_table.figures import Row
 from keras_densepred.backbones import backbone_families
+from tests.contracts.families import OwnBackbone
 from tools import model_table
 
 pytestmark = pytest.mark.backend_free
@@ -35,6 +36,7 @@ def test_the_csv_has_every_row_and_no_unexplained_one():
     presets = {
         name
         for backbone_class in backbone_families()
+        if backbone_class.__module__.startswith("keras_densepred.")  # tests register more
         for name in backbone_class.architecture_presets()
     }
     assert {c.preset.split(" / ")[0] for c in counts if c.status != "not built"} == presets
@@ -162,3 +164,12 @@ def test_a_foreign_csv_is_refused_in_one_sentence(capsys, tmp_path):
     foreign.write_text("a,b\n1,2\n")
     assert model_table.main(["--from-csv", str(foreign)]) == 1
     assert "other.csv has other columns than this tool writes" in capsys.readouterr().err
+
+
+def test_a_users_own_family_is_counted_alone():
+    families = registered_backbones()
+    assert families["OwnBackbone"] == [OwnBackbone]
+    ((family, row),) = counting.table_rows(["OwnBackbone"])
+    count = counting.count(family, row)
+    assert (count.preset, count.head, count.status) == ("own_small", "backbone", "ours")
+    assert int(count.parameters) == OwnBackbone.from_preset("own_small").count_params()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import training
+from tests.hosts import repaired
 from tests.training import distribution_toy as toy
 
 TOY = pathlib.Path(toy.__file__)
@@ -114,13 +115,16 @@ def expected(tmp_path_factory):
 
 
 def check_sums(found):
-    """One sum of each gradient in a step; beside it only the statistics of a batch norm."""
+    """One sum of each gradient in a step; beside it only the statistics of a batch norm.
+
+    And, of Keras 3.16 on PyTorch, single numbers: those that its metrics count in.
+    """
     sums, gradient = found["sums"].tolist(), int(found["gradient_bytes"])
     if BACKEND == "jax":  # XLA merges what it can: the bytes count
         assert gradient <= sum(sums) <= gradient + 256
     else:
         assert sums.count(gradient) == 1
-        assert sum(sums) <= gradient + 256
+        assert sum(size for size in sums if size > 4) <= gradient + 256
 
 
 def test_devices_of_one_process_train_as_one(tmp_path, expected):
@@ -179,6 +183,7 @@ def test_accumulated_gradients(tmp_path):
 
 
 @pytest.mark.slow
+@repaired(keras, "3.16", "torch")
 def test_keras_alone_does_not_train_in_several_processes(tmp_path, expected):
     """What `Cluster.training` is for: remove it when Keras' own `fit` does it."""
     if BACKEND == "jax":  # where it does

@@ -4,8 +4,8 @@ What a transform is says `Transform`; `coco_augmentation`, `yolo_augmentation`,
 `segmentation_augmentation` and `imagenet_augmentation` return the lists that the recipes use.
 
 Own augmentation, without touching a recipe: a module with a function that gets the size of the
-training images and the recipe's own list, and returns the list to use. The recipe's list is neither
-extended nor replaced on its own account; the function decides.
+training images and the recipe's own list, and returns the list to use. Nothing is added to what it
+returns: the function decides what of the recipe's list stays, and where its own steps go.
 
     # my_augmentation.py
     import numpy as np

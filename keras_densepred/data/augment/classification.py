@@ -25,9 +25,9 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 """Of the three channels."""
 
 _TRIES = 10
-# A JPEG is decoded at a half, a quarter, an eighth of its size only if the crop has still so many
-# times the pixels a side that are needed: Pillow's documentation calls the result of resizing with
-# such a `reducing_gap` of 2 hard to tell from that of the whole picture.
+# A JPEG is decoded at a half, a quarter, an eighth of its size only if the crop still has this many
+# times the pixels needed on each side: Pillow's documentation calls the result of resizing with
+# such a `reducing_gap` of 2 hard to tell from the whole image's.
 _REDUCING_GAP = 2
 
 
@@ -35,8 +35,8 @@ _REDUCING_GAP = 2
 class RandomResizedCrop(Transform):
     """A window of random area and aspect ratio, resized to one size (Szegedy et al., 2015).
 
-    Ten windows are tried, the last resort is the largest in the middle whose aspect ratio is
-    allowed. Bicubic: where a side shrinks by Pillow, which filters out what the result cannot show;
+    Ten windows are tried; if none fits, the largest in the middle with an allowed aspect ratio is
+    taken. Bicubic: where a side shrinks by Pillow, which filters out what the result cannot show;
     where both grow by OpenCV, in 0.15 in place of 1.0 ms for 200x200 pixels to 224x224.
 
     Args:
@@ -104,7 +104,7 @@ class RandomErasing(Transform):
     """Fills a rectangle with noise (Zhong et al., 2017; timm's mode "pixel", one rectangle).
 
     timm draws noise of mean 0 and deviation 1 on the normalised image; here it is the same in
-    bytes, so what would be darker than black or brighter than white, 4 % of the values, is cut.
+    bytes, so values beyond black and white, 4 % of them, are clipped.
 
     Args:
         probability: of erasing.
@@ -164,9 +164,9 @@ def imagenet_augmentation(
 
 
 def evaluation_crop(image: np.ndarray, size: Size, crop_ratio: float | None) -> np.ndarray:
-    """What an image is evaluated on: resized by its shorter side, and the middle of that.
+    """The evaluation crop of an image: resized by its shorter side, then the middle of that.
 
-    In one go, by Pillow's bicubic filter: the pixels outside of the crop are not computed.
+    In one step, by Pillow's bicubic filter: pixels outside of the crop are not computed.
 
     Args:
         image: `(H, W, 3)` uint8.
@@ -198,7 +198,7 @@ def resized_crop(
 ) -> np.ndarray:
     """Resizes a window of an image bicubically.
 
-    A window of whole pixels is cut out first, so that nothing beyond it shows. One of fractions is
+    A window of whole pixels is cut out first, so that nothing beyond it shows. A fractional one is
     a part of the resized whole image.
 
     Args:
@@ -216,7 +216,7 @@ def resized_crop(
         full = image.shape
         image = image.decode(next((n for n in (8, 4, 2) if gap >= n), 1))
         if image.shape != full:
-            # Of a reduced picture the nearest whole pixels: they are more than can be seen.
+            # In a reduced image the nearest whole pixels are exact enough.
             y, x = image.shape[0] / full[0], image.shape[1] / full[1]
             x1, y1, x2, y2 = round(x1 * x), round(y1 * y), round(x2 * x), round(y2 * y)
     if all(float(side).is_integer() for side in (x1, y1, x2, y2)):

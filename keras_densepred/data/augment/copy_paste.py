@@ -46,15 +46,15 @@ class RectangleCopyPaste(CopyPaste):
     """CEDNet's copy-paste for data with boxes only: whole rectangles with some context.
 
     Objects of the second image that overlap no box of the first by `max_iou` or more can be
-    drawn; `max_pasted` draws are made with replacement (no more than there are such objects), what
-    is drawn twice is pasted once. The rectangle that is copied is the box grown by up to `context`
-    pixels on each side; the box that is added is not grown. Boxes and masks of the first image
-    stay even if they get covered. Crowd regions are not pasted.
+    drawn; `max_pasted` draws are made with replacement (no more than there are such objects); an
+    object drawn twice is pasted once. The rectangle that is copied is the box grown by up to
+    `context` pixels on each side; the box that is added is not grown. Boxes and masks of the first
+    image stay even if they get covered. Crowd regions are not pasted.
 
     Args:
         probability: of pasting into a record.
         max_pasted: how many objects at most.
-        max_iou: from which overlap on an object is not pasted.
+        max_iou: objects that overlap by this or more are not pasted.
         context: largest growth of a side, in pixels; each side's is uniform in `0..context`.
     """
 

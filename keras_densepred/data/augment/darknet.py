@@ -2,7 +2,7 @@
 
 Darknet jitters the four borders of the image's window one by one, stretches the window to the
 network's size, flips it, and changes hue, saturation and brightness; later versions ("YOLOv4")
-put four such images together, "mosaic". `yolo_augmentation` gives the transforms in this order.
+combine four such images in a "mosaic". `yolo_augmentation` gives the transforms in this order.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from keras_densepred.data.augment.transform import Combine, Size, Transform, hei
 from keras_densepred.data.records import Record
 
 GREY = 127
-"""Of the pixels of a window outside of its image, as in Darknet."""
+"""Value of a window's pixels outside of its image, as in Darknet."""
 
 
 @dataclasses.dataclass(frozen=True)

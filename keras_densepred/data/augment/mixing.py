@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_densepred._optional import require
 
-# Rows that share one draw, as in the paper each GPU's batch of 128 does: with one draw for a
-# global batch of 4096, all its images would be hard, or all easy.
+# Rows that share one draw, like each GPU's batch of 128 in the paper: with one draw for a global
+# batch of 4096, all its images would be hard, or all easy.
 _ROWS_OF_A_DRAW = 128
 
 
@@ -109,7 +109,7 @@ def soft_targets(labels: np.ndarray, num_classes: int, label_smoothing: float) -
 def _window(
     rng: np.random.Generator, share: float, height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """CutMix' rectangle, its centre anywhere, so that some lies outside: y1, y2, x1, x2."""
+    """CutMix' rectangle, its centre anywhere and cut at the borders: y1, y2, x1, x2."""
     side = math.sqrt(1 - share)
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
     y, x = int(rng.integers(height)), int(rng.integers(width))

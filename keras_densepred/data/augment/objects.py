@@ -1,7 +1,7 @@
 """Augmentation of images with boxes and masks: the recipe of CEDNet's COCO detectors.
 
 The order of the paper's recipe (section 4.1 and the released configurations) is large-scale jitter,
-crop, drop what became too small, flip, pad, copy-paste; `coco_augmentation` gives just that.
+crop, drop boxes that became too small, flip, pad, copy-paste: that is `coco_augmentation`.
 
 In the pipeline images are `LazyImage`s, on which the transforms here only note what is to be done.
 They are resized bilinearly without a low-pass filter, as the authors' code (mmdetection 2 with
@@ -24,7 +24,7 @@ from keras_densepred.data.records import IGNORE_LABEL, Record
 
 
 def resize(record: Record, height: int, width: int) -> Record:
-    """Resizes an image and all that lies on it to `(height, width)` pixels."""
+    """Resizes an image with its boxes, masks and labels to `(height, width)` pixels."""
     old_height, old_width = record.size
     if (old_height, old_width) == (height, width):
         return record

@@ -5,7 +5,7 @@ space", in the form that CEDNet and ConvNeXt train with, timm's "rand-m9-mstd0.5
 strength is drawn around 9 of 10 with a deviation of 0.5, and changes grow with it. That policy's
 own colour jitter is not used beside it, as in timm.
 
-Written on OpenCV, because on one core of the machine that this was measured on
+Written with OpenCV, because on one core of the machine this was measured on
 - `keras.layers.RandAugment` (Keras 3.15.1) takes 730 ms for an image of 224x224 on JAX and 3.5 s on
   PyTorch, computes on the accelerator (on JAX and PyTorch), draws one pair of changes for a whole
   batch, and has other changes and strengths than the papers';

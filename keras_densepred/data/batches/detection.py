@@ -267,7 +267,7 @@ class _EvalBatchMaker:
     def _resized(self, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
         if self.stretch:
             return canvas
-        # The canvas also bounds a picture that lies otherwise than its data set announced.
+        # The canvas also bounds an image that is tall where its data set says wide.
         factor = min(canvas[0] / size[0], canvas[1] / size[1])
         if self.limits is not None:
             short, long = self.limits

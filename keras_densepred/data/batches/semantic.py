@@ -253,7 +253,7 @@ class _EvalBatchMaker:
         return {**batch, REPORT: (skipped, 0)}
 
     def _resized(self, size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-        # The frame also bounds a picture that is larger than its data set announced.
+        # The frame also bounds an image that is larger than its data set says.
         factor = min(frame[0] / size[0], frame[1] / size[1])
         factor = factor if self.fit else min(factor, 1.0)
         return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))

@@ -1,4 +1,4 @@
-"""What all batches share: their streams, Grain underneath, exact resume, and who makes which rows.
+"""What all batches share: streams on Grain, exact resume, and which process makes which rows.
 
 Training batch `k` depends on the seed, on `k` and on the data set, and on nothing else: not on the
 number of workers or processes, nor on whether the batches before it were made. So the position of
@@ -33,8 +33,8 @@ Item = TypeVar("Item")
 class BatchStream(Iterator[Batch]):
     """An endless stream of training batches whose position can be saved and set.
 
-    Made by `train_batches` and `train_class_batches`. Batches are prepared in the background;
-    `close` (or leaving a `with` block) stops that and ends worker processes.
+    Made by `train_batches`, `train_mask_batches` and `train_class_batches`. Batches are prepared in
+    the background; `close` (or leaving a `with` block) stops that and ends worker processes.
 
     Attributes:
         skipped_images: what was wrong with which file -> how often another image took its place.
@@ -70,14 +70,14 @@ class BatchStream(Iterator[Batch]):
     def batch(self, number: int) -> Batch:
         """Makes batch `number` of the stream, from 0, here and now; the stream stays where it is.
 
-        For looking at a batch that a log names, and for measuring: nothing runs in the background.
+        To look at a batch that a log names, and to measure: nothing runs in the background.
         """
         batch = dict(self._batches[operator.index(number)])
         del batch[REPORT]
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position behind the batch that was handed out last, ready for JSON."""
+        """The position after the last batch handed out, ready for JSON."""
         return {
             "next_batch": self._next_batch,
             "identity": dict(self._identity),
@@ -86,7 +86,7 @@ class BatchStream(Iterator[Batch]):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to a position that `get_state` gave, of this stream or of one made alike.
+        """Goes to a position from `get_state`, of this stream or of one with the same settings.
 
         Raises:
             ValueError: if the state is from other data, another seed or batch size, because the
@@ -120,8 +120,8 @@ class BatchStream(Iterator[Batch]):
 class EvalBatches:
     """The batches of one pass over a split, which can be iterated many times.
 
-    Made by `eval_batches` and `eval_class_batches`. Worker processes, if any, stay for the next
-    pass; `close` ends them.
+    Made by `eval_batches`, `eval_mask_batches` and `eval_class_batches`. Worker processes, if any,
+    stay for the next pass; `close` ends them.
 
     Attributes:
         skipped_images: what was wrong with which file -> in how many passes.
@@ -231,7 +231,7 @@ def _at_position(position: int, sample: Sample) -> Sample:
 
 
 def _passes_without_end(num_images: int) -> int:
-    """How often a stream goes through its data: more batches than any run takes.
+    """How often a stream goes through its data: for more batches than any run takes.
 
     Grain 0.2 counts `repeat()` without a number as the largest integer there is, which batches of
     one row exceed by its rounding.
@@ -327,7 +327,7 @@ def _prepare_worker(number: int, count: int) -> None:
 def check_arguments(
     dataset: Sized, batch_size: int, workers: int, on_bad_image: OnBadImage
 ) -> None:
-    """Refuses what no batches can be made from or with."""
+    """Refuses arguments that no batches can be made with."""
     require("cv2", "data")
     if not len(dataset):
         raise ValueError("The data set has no images.")
@@ -339,6 +339,6 @@ def check_arguments(
 
 
 def check_seed(seed: int) -> None:
-    """Refuses what Grain does not take."""
+    """Refuses a seed that Grain does not take."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"`seed` must be in 0..2**32-1, and is {seed}.")

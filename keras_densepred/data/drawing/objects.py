@@ -9,12 +9,12 @@ import numpy as np
 
 from keras_densepred._optional import require
 
-_LEGIBLE_SIDE = 512  # Pixels; a picture with a shorter long side is enlarged so that text fits.
+_LEGIBLE_SIDE = 512  # Pixels; an image with a shorter long side is enlarged so that text fits.
 _MASK_OPACITY = 0.4
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour for a label, the same in every picture; neighbouring labels differ most.
+    """A colour for a label, the same in every image; neighbouring labels differ most.
 
     Args:
         label: label from 0.
@@ -51,7 +51,7 @@ def draw_objects(
         masks: `(N, H, W)` bool, tinted.
 
     Returns:
-        `(s * H, s * W, 3)` uint8, RGB; the whole number `s` is 1 for pictures whose long side has
+        `(s * H, s * W, 3)` uint8, RGB; the whole number `s` is 1 for images whose long side has
         at least 512 pixels, and enough to come near that for smaller ones.
     """
     pil = require("PIL.Image", "data")
@@ -73,14 +73,14 @@ def draw_objects(
     draw = pil_draw.Draw(canvas)
     long_side = max(canvas.size)
     line = max(2, round(long_side / 400))
-    # Names smaller where there are many, for they would cover the picture.
+    # Smaller names where there are many, which would cover the image.
     font = pil_font.load_default(size=max(10, round(long_side / (45 if len(boxes) < 40 else 60))))
     tags = []
     for i in order:
         colour = class_colour(int(labels[i]))
         corners = [float(value) * factor for value in boxes[i]]
         draw.rectangle(corners, outline=colour, width=line)
-        # The only class need not be named on every object of a crowded picture.
+        # A single class is not named on every object.
         text = class_names[int(labels[i])] if len(class_names) > 1 else ""
         if scores is not None:
             text = f"{text} {scores[i]:.2f}".strip()

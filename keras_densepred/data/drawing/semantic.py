@@ -35,7 +35,7 @@ def draw_semantic(
 ) -> np.ndarray:
     """Tints each pixel of a gray copy of an image in the colour of its class.
 
-    The picture's own colours would mix with those of the classes. Pixels of a class named
+    The image's own colours would mix with those of the classes. Pixels of a class named
     "background" stay gray, ignored ones become nearly white.
 
     Args:
@@ -84,7 +84,7 @@ def draw_legend(labels: Sequence[int], class_names: Sequence[str], width: int) -
     draw = draw_module.Draw(strip)
     for label, name, left, top in entries:
         box = [left, top + 5, left + square, top + 5 + square]
-        # Tinted as it is on the image, over gray; the background is an empty square.
+        # Tinted over gray as on the image; the background is an empty square.
         colour = label_colour(label, class_names)
         if colour is not None:
             red, green, blue = (int(_OPACITY * tone + (1 - _OPACITY) * 128) for tone in colour)

@@ -1,4 +1,4 @@
-"""Anchors of a data set: k-means of its boxes' shapes by intersection over union.
+"""Anchors for a data set: k-means of its box shapes by intersection over union.
 
 "YOLO9000: Better, Faster, Stronger" (Redmon & Farhadi, 2017), section 2, dimension clusters.
 """
@@ -16,7 +16,7 @@ def box_shapes(dataset: DetectionDataset, image_size: int) -> np.ndarray:
     """Widths and heights of all objects, in pixels of the network's input.
 
     Args:
-        dataset: of detection; crowd regions do not count.
+        dataset: a detection data set; crowd regions do not count.
         image_size: side in pixels to which the longer side of each image is scaled, as
             `data.eval_batches(image_size=...)` does.
 
@@ -77,7 +77,7 @@ def cluster_anchors(
             break
         for index in range(number):
             members = shapes[nearest == index]
-            # A centre nobody is nearest to starts again at the shape that is served worst.
+            # A centre without members restarts at the shape with the worst overlap.
             worst = shapes[overlap.max(axis=1).argmin()]
             centres[index] = members.mean(axis=0) if len(members) else worst
     centres = np.maximum(centres.round(1), 0.1)

@@ -53,7 +53,7 @@ class ClassSummary:
 
 
 def require_same_class_names(datasets: Mapping[str, ClassificationDataset]) -> None:
-    """Refuses splits whose labels would not mean the same.
+    """Refuses splits whose labels mean different classes.
 
     Args:
         datasets: split name to data set.

@@ -1,4 +1,4 @@
-"""Semantic masks in files: class numbers read as they were written, and pairs with images."""
+"""Semantic masks in files: class numbers as they were written, each mask with its image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import ImageError, explained, load_image
+from keras_densepred.data.readers.listing import unique_names
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
@@ -68,7 +69,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
                 f"{name} is a JPEG, whose compression changes class numbers: give the mask as it "
                 "was before, as PNG."
             )
-        # Pillow, as every viewer, stretches these to 0..255; whoever wrote them may not have.
+        # Pillow, like every viewer, stretches these to 0..255; the program that wrote them may not.
         bits = content[24] if image.format == "PNG" else 8
         if image.mode == "L" and bits in (2, 4):
             raise ImageError(
@@ -97,7 +98,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
 
 
 def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
-    """Refuses labels that the data set has no class for.
+    """Refuses labels without a class.
 
     Args:
         mask: `(H, W)` uint8.
@@ -119,7 +120,7 @@ def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
 
 
 def check_size(mask: np.ndarray, image: np.ndarray, mask_name: str, image_name: str) -> None:
-    """Refuses a mask that does not lie on its image pixel by pixel.
+    """Refuses a mask of another size than its image.
 
     Args:
         mask: `(H, W)`.
@@ -156,7 +157,7 @@ class MaskFiles:
         notes: what was noticed when the files were looked for.
 
     Raises:
-        DatasetError: if there are no images or too many classes.
+        DatasetError: if there are no images or too many classes, or two classes have one name.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class MaskFiles:
         self.name = name
         self._images = tuple(images)
         self._masks = tuple(masks)
-        self._class_names = tuple(class_names)
+        self._class_names = unique_names(class_names, f"The list of classes of {name}")
         self._notes = tuple(notes)
 
     def __len__(self) -> int:
@@ -213,6 +214,10 @@ class MaskFiles:
     def _load_mask(self, path: str) -> np.ndarray:
         """The labels `(H, W)` uint8 in a file."""
         return load_mask(path)
+
+    def image_path(self, index: int) -> str:
+        """The file of image number `index`."""
+        return self._images[index]
 
     def __repr__(self) -> str:
         # Grain compares this when a position is restored, so it names what the data depend on.

@@ -1,4 +1,4 @@
-"""What a data set holds, in twenty lines that are read before training starts."""
+"""What a detection data set holds, in twenty lines to read before training starts."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ class DatasetSummary:
 def plain_text(summary: Any) -> str:
     """What `rich` prints of a summary, without colours."""
     console = require("rich.console", "data").Console(
-        file=io.StringIO(), width=88, color_system=None
+        file=io.StringIO(), width=88, color_system=None, markup=False
     )
     console.print(summary)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
 def class_table(counts: Mapping[str, int], unit: str) -> Table:
-    """A table of the most frequent classes with their share, at least one of them counted.
+    """A table of the most frequent classes with their share; at least one count is not 0.
 
     Args:
         counts: class name to count.
@@ -120,6 +120,7 @@ def class_table(counts: Mapping[str, int], unit: str) -> Table:
     Returns:
         A table of `rich`.
     """
+    text = require("rich.text", "data").Text
     table = require("rich.table", "data").Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
     table.add_column(justify="right")
@@ -129,12 +130,13 @@ def class_table(counts: Mapping[str, int], unit: str) -> Table:
     for label, count in _class_rows(counts, unit):
         share = count / total
         bar = "█" * max(round(share * 30), 1) if count else ""
-        table.add_row(f"  {label}", f"{count:,}", f"{100 * share:.1f} %", bar)
+        # As text: in a string of a table, [x] would be markup.
+        table.add_row(text(f"  {label}"), f"{count:,}", f"{100 * share:.1f} %", bar)
     return table
 
 
 def _class_rows(counts: Mapping[str, int], unit: str) -> list[tuple[str, int]]:
-    """The most frequent classes, then one row for those never seen, one for the rest."""
+    """The most frequent classes, one row for the rest, one for those without any."""
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     seen = [(name, count) for name, count in ranked if count]
     unseen = [name for name, count in ranked if not count]

@@ -13,6 +13,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image, open_image, stored_size
 from keras_densepred.data.readers.class_summary import ClassSummary
+from keras_densepred.data.readers.listing import input_path
 from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import DatasetSummary
 from keras_densepred.data.records import DatasetError, LabelledImage, Record
@@ -21,9 +22,9 @@ from keras_densepred.data.records import DatasetError, LabelledImage, Record
 class TfdsDetection:
     """One split of a TFDS data set with `image`, `objects/bbox` and `objects/label`.
 
-    A random-access sequence of `Record`s over `tfds.data_source`, for `coco/2017` and any set of
+    A random-access sequence of `Record`s over `tfds.data_source`, for `coco/2017` and any set with
     the same features; `objects/is_crowd`, `objects/area` and `image/id` are used where there.
-    TFDS stores boxes relative to the picture as it lies in the file, so an EXIF orientation is
+    TFDS stores boxes relative to the image as stored in the file, so an EXIF orientation is
     not applied. Category ids are the labels: TFDS does not keep COCO's. Reading needs no
     TensorFlow; preparing a data set the first time may. Requires tensorflow-datasets and Pillow,
     extra `data`.
@@ -160,7 +161,7 @@ class TfdsClassification:
     """One split of a TFDS data set with `image` and `label`.
 
     A random-access sequence of `LabelledImage`s over `tfds.data_source`, for `imagenet2012`,
-    `i_naturalist2018` and any set of the same features. Reading needs no TensorFlow; preparing a
+    `i_naturalist2018` and any set with the same features. Reading needs no TensorFlow; preparing a
     data set the first time may. Requires tensorflow-datasets, Pillow and OpenCV, extra `data`.
 
     Args:
@@ -261,7 +262,7 @@ def open_tfds(
         return tfds.data_source(
             name,
             split=split,
-            data_dir=None if data_dir is None else os.fspath(data_dir),
+            data_dir=None if data_dir is None else str(input_path(data_dir)),
             decoders={image: tfds.decode.SkipDecoding() for image in images},
         )
     except NotImplementedError as error:

@@ -10,12 +10,13 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image
+from keras_densepred.data.readers.listing import unique_names
 from keras_densepred.data.readers.mask_files import check_labels, check_size, decode_mask
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.readers.tfds import open_tfds
 from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
 
-# What TFDS does not keep: the number of the first class in the masks, and the names.
+# What TFDS does not record: the value of the first class in the masks, and the class names.
 _KNOWN: dict[str, tuple[int, Sequence[str]]] = {
     "oxford_iiit_pet": (1, ("pet", "background", "border"))
 }
@@ -26,7 +27,7 @@ class TfdsSegmentation:
 
     A random-access sequence of `Record`s over `tfds.data_source`, for `oxford_iiit_pet` and
     `cityscapes` among others. TFDS' `voc/2012` has boxes and no masks: `VocSegmentation` reads
-    VOC's own files. Masks lie on the picture as it is in the file, so an EXIF orientation is not
+    VOC's own files. Masks belong to the image as stored in the file, so an EXIF orientation is not
     applied. Requires tensorflow-datasets and Pillow, extra `data`.
 
     Args:
@@ -61,7 +62,7 @@ class TfdsSegmentation:
                 f"TFDS {name} does not say what the labels in `{self._mask_feature}` are: give "
                 "`class_names`, one for each label."
             )
-        self._class_names = tuple(names)
+        self._class_names = unique_names(names, f"The list of classes of TFDS {name}")
         self._source = open_tfds(name, split, data_dir, ("image", self._mask_feature))
 
     def __len__(self) -> int:

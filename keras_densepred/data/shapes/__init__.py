@@ -1,4 +1,4 @@
-"""The built-in data set: generated pictures of shapes, no files needed."""
+"""The built-in data set: generated images of shapes, no files needed."""
 
 from keras_densepred.data.shapes.classification import ShapesClassification
 from keras_densepred.data.shapes.detection import ShapesDataset

@@ -1,8 +1,8 @@
-"""The built-in shapes as a classification task: one shape a picture, no files needed.
+"""The built-in shapes as a classification task: one shape per image, no files needed.
 
-The class is the outline. Beside the shape lie up to four things that are no class, and half of the
-shapes have any hue, so that colour alone names little more than half of them; a network has to see
-the form, turned, stretched, of many sizes and partly outside of the picture.
+The class is the outline. There are up to four distractors beside the shape, and half of the shapes
+have a random hue, so that colour alone gives away little more than half of them: a network has to
+recognise the form, rotated, stretched, at many sizes and partly outside the image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_densepred.data.readers.class_summary import ClassSummary
 from keras_densepred.data.records import LabelledImage
-from keras_densepred.data.shapes.detection import check_shapes_arguments, picture_generator
+from keras_densepred.data.shapes.detection import check_shapes_arguments, image_generator
 from keras_densepred.data.shapes.painting import (
     CLASS_NAMES,
     add_distractor,
@@ -31,16 +31,16 @@ _ODD_HUES = 0.5
 
 
 class ShapesClassification:
-    """Generated pictures of one shape each: circle, square, triangle, star, ring or cross.
+    """Generated images of one shape each: circle, square, triangle, star, ring or cross.
 
-    Picture `i` depends on `(seed, split, i)` and the image size only. Classes are equally
-    frequent: that of picture `i` is `i % 6`.
+    Image `i` depends on `(seed, split, i)` and the image size only. Classes are equally
+    frequent: that of image `i` is `i % 6`.
 
     Args:
-        num_images: how many pictures, at least 1.
+        num_images: how many images, at least 1.
         image_size: `(H, W)` in pixels or one number for both, at least 32.
-        seed: not negative; other seeds give other pictures.
-        split: `"train"` or `"val"`; the splits of one seed share no picture.
+        seed: not negative; other seeds give other images.
+        split: `"train"` or `"val"`; the splits of one seed share no image.
 
     Raises:
         ValueError: if an argument is outside of what is said above.
@@ -68,10 +68,10 @@ class ShapesClassification:
     def __getitem__(self, index: int) -> LabelledImage:
         if not 0 <= index < self.num_images:
             raise IndexError(f"Index {index} is outside of 0..{self.num_images - 1}.")
-        rng = picture_generator(self.seed, self.split, index)
+        rng = image_generator(self.seed, self.split, index)
         label = index % len(CLASS_NAMES)
         return LabelledImage(
-            image=_draw_picture(rng, *self.image_size, label),
+            image=_draw_image(rng, *self.image_size, label),
             label=label,
             image_id=index,
             file_name=f"{self.split}_{index:06d}.jpg",
@@ -85,14 +85,14 @@ class ShapesClassification:
         )
 
     def summary(self) -> ClassSummary:
-        """Counts the pictures of each class."""
+        """Counts the images of each class."""
         counts = np.bincount(np.arange(len(self)) % len(CLASS_NAMES), minlength=len(CLASS_NAMES))
         per_class = dict(zip(CLASS_NAMES, counts.tolist(), strict=True))
         return ClassSummary(f"shapes, {self.split}", per_class)
 
 
-def _draw_picture(rng: np.random.Generator, height: int, width: int, label: int) -> np.ndarray:
-    """A picture of one shape `(H, W, 3)` uint8."""
+def _draw_image(rng: np.random.Generator, height: int, width: int, label: int) -> np.ndarray:
+    """An image of one shape `(H, W, 3)` uint8."""
     unit = min(height, width)
     canvas = ground(rng, height, width)
     for _ in range(rng.integers(0, 5)):

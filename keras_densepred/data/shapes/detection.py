@@ -1,10 +1,10 @@
-"""The built-in data set: generated pictures of shapes to detect and segment, no files needed.
+"""The built-in data set: generated images of shapes to detect and segment, no files needed.
 
-Six classes of textured shapes lie, turned, stretched, overlapping and partly outside, on a
-textured ground between things that are no class: blobs, scribbles and writing. Every recipe runs
-on it when it is given no data, so it has to be a task, and one that a small network learns on a
-laptop from random weights in minutes. That is why each class has a hue, as things have; it is a
-hint and no more, for what is no class comes in all hues, and so do some of the objects.
+Six classes of textured shapes, rotated, stretched, overlapping and partly outside, on a textured
+ground among distractors: blobs, scribbles and writing. Every recipe runs on it when it is given no
+data, so it has to be a real task, and one that a small network learns on a laptop from random
+weights in minutes. That is why each class has a hue, as real things have; it is only a hint,
+because distractors come in all hues, and so do some of the objects.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from keras_densepred.data.shapes.painting import (
     scribble,
 )
 
-MAX_OBJECTS = 8  # in one picture
+MAX_OBJECTS = 8  # in one image
 _SPLITS = ("train", "val")
 
-# An object is never hidden further than this share of what the frame shows of it.
+# Share of an object inside the frame that always stays visible.
 _MIN_VISIBLE = 0.6
-_EMPTY_PICTURES = 0.03
+_EMPTY_IMAGES = 0.03
 
 
 class ShapesDataset:
-    """Generated pictures of six kinds of shapes, with boxes and on request masks and labels.
+    """Generated images of six kinds of shapes, with boxes and on request masks and labels.
 
-    Picture `i` depends on `(seed, split, i)` and the image size only, so that the data set can be
+    Image `i` depends on `(seed, split, i)` and the image size only, so that the data set can be
     indexed from any process in any order. Boxes and masks are of what is visible, as in COCO.
 
     Args:
-        num_images: how many pictures, at least 1.
+        num_images: how many images, at least 1.
         image_size: `(H, W)` in pixels or one number for both, at least 32.
-        seed: not negative; other seeds give other pictures.
-        split: `"train"` or `"val"`; the splits of one seed share no picture.
+        seed: not negative; other seeds give other images.
+        split: `"train"` or `"val"`; the splits of one seed share no image.
         with_masks: whether records have `masks` (and `ground_truth` has `segmentation`).
         with_semantic: whether records have `semantic`: 0 for the ground, `label + 1` for shapes.
 
@@ -86,8 +86,8 @@ class ShapesDataset:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < self.num_images:
             raise IndexError(f"Index {index} is outside of 0..{self.num_images - 1}.")
-        rng = picture_generator(self.seed, self.split, index)
-        image, owner, labels = _draw_picture(rng, *self.image_size)
+        rng = image_generator(self.seed, self.split, index)
+        image, owner, labels = _draw_image(rng, *self.image_size)
         masks = owner[None] == np.arange(1, len(labels) + 1, dtype=np.uint8)[:, None, None]
         seen = masks.any(axis=(1, 2))
         labels, masks = labels[seen], masks[seen]
@@ -107,17 +107,24 @@ class ShapesDataset:
             semantic=semantic,
         )
 
+    def __repr__(self) -> str:
+        # Grain compares this when a position is restored.
+        return (
+            f"ShapesDataset({self.num_images}, {self.image_size}, {self.seed}, {self.split!r}, "
+            f"{self.with_masks}, {self.with_semantic})"
+        )
+
     @property
     def image_ids(self) -> tuple[int, ...]:
-        """`index + 1` for each picture."""
+        """`index + 1` for each image."""
         return tuple(range(1, self.num_images + 1))
 
     def ground_truth(self) -> dict:
-        """The whole split as a COCO dictionary, in pixels of the pictures.
+        """The whole split as a COCO dictionary, in pixels of the images.
 
         Returns:
             `{"images", "categories", "annotations"}`; with `with_masks` the annotations have their
-            mask as compressed run lengths. `area` is the number of visible pixels. The pictures
+            mask as compressed run lengths. `area` is the number of visible pixels. The images
             are drawn for it once, some milliseconds each.
         """
         return self._ground_truth
@@ -147,15 +154,15 @@ class ShapesDataset:
         return coco_ground_truth(self._with_masks(), with_segmentation=self.with_masks)
 
     def _with_masks(self) -> ShapesDataset:
-        """The same pictures with masks."""
+        """The same images with masks."""
         settings = self.num_images, self.image_size, self.seed, self.split
         return self if self.with_masks else type(self)(*settings, with_masks=True)
 
 
-def _draw_picture(
+def _draw_image(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws one picture.
+    """Draws one image.
 
     Returns:
         The image `(H, W, 3)` uint8; the owner of each pixel `(H, W)` uint8, 0 for none and `k + 1`
@@ -167,9 +174,9 @@ def _draw_picture(
     for _ in range(rng.integers(0, 4)):
         add_distractor(rng, canvas, unit)
 
-    count = 0 if rng.random() < _EMPTY_PICTURES else int(rng.integers(1, MAX_OBJECTS + 1))
+    count = 0 if rng.random() < _EMPTY_IMAGES else int(rng.integers(1, MAX_OBJECTS + 1))
     labels: list[int] = []
-    # Pixels of each object, of the ground first: if nothing lay over it, and left to see.
+    # Pixels of each object (first the ground): if nothing covered it, and those still visible.
     whole, visible = np.zeros(1, int), np.zeros(1, int)
     for _ in range(count):
         label = int(rng.integers(len(CLASS_NAMES)))
@@ -188,7 +195,7 @@ def _draw_picture(
         whole = np.append(whole, hidden.sum())
         visible = np.append(visible - hidden, hidden.sum())
 
-    if rng.random() < 0.25:  # something thin in front, which the masks leave out
+    if rng.random() < 0.25:  # something thin in front, not part of the masks
         window, cover = scribble(rng, height, width, thickness=max(1, unit // 100))
         paint(rng, canvas[window], cover, unit)
         owner[window][cover >= 128] = 0
@@ -199,10 +206,10 @@ def _draw_picture(
 def check_shapes_arguments(
     num_images: int, image_size: int | tuple[int, int], seed: int, split: str
 ) -> tuple[int, int]:
-    """Refuses what no pictures can be drawn from.
+    """Refuses arguments that no images can be drawn from.
 
     Returns:
-        Height and width of the pictures.
+        Height and width of the images.
 
     Raises:
         ValueError: if an argument is outside of what `ShapesDataset` says.
@@ -221,7 +228,7 @@ def check_shapes_arguments(
     return height, width
 
 
-def picture_generator(seed: int, split: str, index: int) -> np.random.Generator:
-    """The random numbers of one picture, those of no other."""
+def image_generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """The random numbers of one image, independent of those of all others."""
     entropy = np.random.SeedSequence((seed, _SPLITS.index(split), index))
     return np.random.Generator(np.random.PCG64(entropy))

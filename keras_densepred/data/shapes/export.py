@@ -1,6 +1,6 @@
 """The shapes data set as files: a COCO tree and a Pascal VOC tree, for whoever reads those.
 
-The list of a split is written last, so that a reader never meets a list of pictures that are not
+The list of a split is written last, so that a reader never meets a list of images that are not
 there yet.
 """
 

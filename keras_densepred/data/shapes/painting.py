@@ -1,4 +1,4 @@
-"""How the pictures of the built-in shapes are drawn: outlines, textures, and what is no class."""
+"""How the built-in shapes are drawn: outlines, textures and distractors."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def place(
 ) -> list[np.ndarray]:
     """Stretches, turns, scales and moves an outline; small sizes are as likely as large ones.
 
-    `diameters`, the least and the largest, are shares of the shorter side of the picture.
+    `diameters`, the least and the largest, are shares of the shorter side of the image.
     """
     unit = min(height, width)
     low, high = np.log(max(diameters[0] * unit, _MIN_DIAMETER_PIXELS)), np.log(diameters[1] * unit)
@@ -133,7 +133,7 @@ def rasterize(
     """Draws an outline with soft edges.
 
     Returns:
-        The window of the picture that it touches, and how far it covers each pixel of that window
+        The window of the image that it touches, and how far it covers each pixel of that window
         (uint8, 255 = fully).
     """
     cv2 = require("cv2", "data")
@@ -180,7 +180,7 @@ def paint(
 
 
 def add_distractor(rng: np.random.Generator, canvas: np.ndarray, unit: int) -> None:
-    """Paints something that is no class: a blob with lobes, a scribble, or writing."""
+    """Paints a distractor: a blob with lobes, a scribble, or writing."""
     cv2 = require("cv2", "data")
     height, width = canvas.shape[:2]
     kind = rng.integers(3)

@@ -13,13 +13,13 @@ from keras_densepred.data.shapes.painting import CLASS_NAMES
 
 
 class ShapesSegmentation:
-    """The pictures of `ShapesDataset`, each pixel labelled: 0 the ground, 1 to 6 the shapes.
+    """The images of `ShapesDataset`, each pixel labelled: 0 the ground, 1 to 6 the shapes.
 
     Args:
-        num_images: how many pictures, at least 1.
+        num_images: how many images, at least 1.
         image_size: `(H, W)` in pixels or one number for both, at least 32.
-        seed: not negative; other seeds give other pictures.
-        split: `"train"` or `"val"`; the splits of one seed share no picture.
+        seed: not negative; other seeds give other images.
+        split: `"train"` or `"val"`; the splits of one seed share no image.
 
     Raises:
         ValueError: if an argument is outside of what is said above.
@@ -56,14 +56,14 @@ class ShapesSegmentation:
 
     @property
     def image_ids(self) -> tuple[int, ...]:
-        """The position of each picture."""
+        """The position of each image."""
         return tuple(range(len(self)))
 
     @property
     def image_sizes(self) -> np.ndarray:
-        """Height and width of each picture, `(N, 2)` int64."""
+        """Height and width of each image, `(N, 2)` int64."""
         return np.tile(np.array(self._shapes.image_size, np.int64), (len(self), 1))
 
     def summary(self) -> SegmentationSummary:
-        """Counts pixels of each class; draws every picture once, some milliseconds each."""
+        """Counts pixels of each class; draws every image once, some milliseconds each."""
         return summarize_masks(self, f"shapes, {self._shapes.split}")

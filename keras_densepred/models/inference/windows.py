@@ -1,8 +1,8 @@
 """Test-time inference of segmenters: sliding windows, several scales, mirrored images.
 
-Each function makes of a prediction function another one, so that they combine:
+Each function wraps a prediction function in another one, so that they combine:
 `multi_scale(sliding_window(model.predict_on_batch, 512))`. All shapes follow from the shape of the
-images that come in, so a compiling backend compiles once for each of these (and for each scale).
+images, so a compiling backend compiles once for each image shape (and scale).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,14 +23,14 @@ def sliding_window(
 ) -> Predict:
     """Predicts windows of the training size, and averages the logits where they overlap.
 
-    The last window of a row or column is moved inside of the image; an image smaller than a window
+    The last window of a row or column is moved back into the image; an image smaller than a window
     is padded with zeros, the mean colour of normalised images, on the right and below.
 
     Args:
         predict: images `(B, *size, 3)` -> logits `(B, *size, C)`.
         size: height and width of a window, or one number for both, in pixels.
         stride: from one window to the next; by default two thirds of `size`.
-        batch_size: windows per call, all calls alike; by default as many as images come in.
+        batch_size: windows per call, the same in every call; by default the number of images.
 
     Returns:
         Images `(B, H, W, 3)` -> logits `(B, H, W, C)` float32.
@@ -85,7 +85,7 @@ def multi_scale(
     """Averages the probabilities over several sizes of the images and their mirror images.
 
     Args:
-        predict: images `(B, H, W, 3)` -> logits `(B, H, W, C)`; also what `sliding_window` gives.
+        predict: images `(B, H, W, 3)` -> logits `(B, H, W, C)`; also what `sliding_window` returns.
         scales: factors of the images' size.
         flip: whether mirrored images are predicted too.
         size_multiple: resized images are padded with zeros on the right and below to a multiple of

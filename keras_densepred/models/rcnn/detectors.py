@@ -1,4 +1,4 @@
-"""The four detectors; `TwoStageDetector` has their arguments."""
+"""The four detectors."""
 
 import keras
 
@@ -12,6 +12,13 @@ class FasterRCNN(TwoStageDetector):
     `fit` takes (images, {"boxes", "labels"}), `predict` returns NumPy detections: `"boxes"`
     (B, 100, 4) in `bounding_box_format`, `"labels"` (B, 100), `"confidence"` (B, 100), padded with
     -1, and `"num_detections"` (B,).
+
+    Args:
+        backbone: a pyramid, or a backbone with P3 to P5 for a `FeaturePyramid`.
+        num_classes: C, without background.
+        box_loss: `"l1"`, `"smooth_l1"` or `"giou"`; None: L1, with `dynamic` smooth L1.
+        dynamic: whether training becomes stricter as proposals become better (Dynamic R-CNN).
+        **kwargs: boxes, heads, sampling and detection, as in `TwoStageDetector`.
 
     Example:
         backbone = keras_densepred.ResNetBackbone.from_preset(
@@ -31,6 +38,13 @@ class MaskRCNN(TwoStageDetector):
     edge to edge of its box, as `data.train_batches(mask_size=S)` makes them. `predict` also returns
     `"masks"` (B, 100, 28, 28) float32 probabilities, likewise in their boxes; `ops.box_masks.
     paste_masks` lays them onto the image.
+
+    Args:
+        backbone: a pyramid, or a backbone with P3 to P5 for a `FeaturePyramid`.
+        num_classes: C, without background.
+        mask_convs: 3x3 convolutions of the mask head.
+        mask_width: filters of these; by default the pyramid's channels.
+        **kwargs: as in `FasterRCNN`.
     """
 
     target_keys = ("boxes", "labels", "masks")
@@ -44,6 +58,13 @@ class CascadeRCNN(TwoStageDetector):
     Each trains on the boxes of the one before, with overlaps of 0.5, 0.6 and 0.7; scores are of the
     mean of their logits. CEDNet's has `head_convs=4, head_fcs=1, head_norm=True,
     class_agnostic=False, box_loss="giou"`.
+
+    Args:
+        backbone: a pyramid, or a backbone with P3 to P5 for a `FeaturePyramid`.
+        num_classes: C, without background.
+        class_agnostic: whether a region has one box or one for each class; None: one.
+        box_loss: `"l1"`, `"smooth_l1"` or `"giou"`; None: smooth L1.
+        **kwargs: as in `FasterRCNN`, without `dynamic`.
     """
 
     stages = CASCADE_STAGES
@@ -54,6 +75,13 @@ class CascadeMaskRCNN(CascadeRCNN):
     """`CascadeRCNN` with a mask head for each of its stages; masks are as of `MaskRCNN`.
 
     The mean of the three heads' probabilities is the mask.
+
+    Args:
+        backbone: a pyramid, or a backbone with P3 to P5 for a `FeaturePyramid`.
+        num_classes: C, without background.
+        mask_convs: 3x3 convolutions of each mask head.
+        mask_width: filters of these; by default the pyramid's channels.
+        **kwargs: as in `CascadeRCNN`.
     """
 
     target_keys = ("boxes", "labels", "masks")

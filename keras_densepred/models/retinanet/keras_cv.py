@@ -1,6 +1,6 @@
 """RetinaNet on KerasCV: `keras_cv.models.RetinaNet` with the paper's anchors, losses and heads."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -48,5 +48,6 @@ class RetinaNetKerasCV(KerasCVDetector, RetinaNetBase, keras_cv.models.RetinaNet
         ValueError: if `backbone` is no pyramid or is channels_first.
     """
 
-    # keras_cv.models.RetinaNet.__init__ takes no pyramid of five levels (keras-cv 0.9.0).
-    host = keras_cv.models.Task
+    def _make_model(self, **kwargs: Any) -> None:
+        # keras_cv.models.RetinaNet.__init__ takes no pyramid of five levels (keras-cv 0.9.0).
+        keras_cv.models.Task.__init__(self, **kwargs)

@@ -49,9 +49,6 @@ class RetinaNetKerasHub(RetinaNetBase, keras_hub.models.RetinaNetObjectDetector)
     backbone_cls = BackboneClass(keras_hub.models.RetinaNetBackbone)
     box_output = "bbox_regression"
     classification_output = "cls_logits"
-    # RetinaNetObjectDetector.__init__ builds heads 256 wide and gives the focal prior to the wrong
-    # one (keras-hub 0.32.0).
-    host = keras_hub.models.ObjectDetector
 
     def __init__(
         self,
@@ -64,6 +61,11 @@ class RetinaNetKerasHub(RetinaNetBase, keras_hub.models.RetinaNetObjectDetector)
     ):
         super().__init__(backbone, num_classes, bounding_box_format, **kwargs)
         self.preprocessor = preprocessor
+
+    def _make_model(self, **kwargs: Any) -> None:
+        # RetinaNetObjectDetector.__init__ builds heads 256 wide and gives the focal prior to the
+        # wrong one (keras-hub 0.32.0).
+        keras_hub.models.ObjectDetector.__init__(self, **kwargs)
 
     def _trainer(self) -> type[keras.Model]:
         # keras_hub.models.Task maps its preprocessor over every input and so wants arrays or

@@ -12,6 +12,7 @@ from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import as_pyramid, pyramid_levels, pyramid_width
 from keras_densepred.models.retinanet.head import build_heads, predict_levels
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.ops.boxes import decode_boxes
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
@@ -27,12 +28,10 @@ class RetinaNetBase(DenseDetector):
     Attributes:
         box_output: name of the deltas in the outputs, as the host calls them.
         classification_output: name of the logits.
-        host: the class whose constructor makes a model of the graph.
     """
 
     box_output: ClassVar[str] = "box"
     classification_output: ClassVar[str] = "classification"
-    host: ClassVar[type[keras.Model]] = keras.Model
 
     def __init__(
         self,
@@ -79,8 +78,7 @@ class RetinaNetBase(DenseDetector):
             self.box_output,
             self.classification_output,
         )
-        # Past the __init__ of a host's RetinaNet, which builds heads of its own.
-        self.host.__init__(self, inputs=images, outputs=outputs, **kwargs)
+        self._make_model(inputs=images, outputs=outputs, **kwargs)
 
         # === Config ===
         self._set_detector(
@@ -101,6 +99,10 @@ class RetinaNetBase(DenseDetector):
         self.box_head = box_head
         self.classification_head = classification_head
         self._prediction_decoder = prediction_decoder or NonMaxSuppression(bounding_box_format)
+
+    def _make_model(self, **kwargs: Any) -> None:
+        """Makes a model of the graph; an adapter calls its host, past what builds other heads."""
+        super().__init__(**kwargs)
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """AdamW with learning rate 1e-4 and weight decay 0.05: the papers' for batch 16."""
@@ -179,13 +181,13 @@ class RetinaNetBase(DenseDetector):
         if type(self.prediction_decoder) is NonMaxSuppression:  # a subclass may not take anchors
             return self.prediction_decoder(deltas, logits, images=images, anchors=anchors)
         height, width = ops.shape(images)[1:3]
-        boxes = anchor_ops.decode_boxes(anchors, deltas, height, width)
+        boxes = decode_boxes(anchors, deltas, height, width)
         return self._decode(boxes, logits, images)
 
     def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = ops.shape(images)[1:3]
         deltas = outputs[self.box_output]
-        boxes = anchor_ops.decode_boxes(self._anchors(images), deltas, height, width)
+        boxes = decode_boxes(self._anchors(images), deltas, height, width)
         return boxes, ops.sigmoid(outputs[self.classification_output])
 
     def _anchors(self, images: Tensor) -> Tensor:

@@ -3,6 +3,10 @@
 Keras 3.15.1 has no data parallelism on PyTorch. Its `train_step` calls the model, takes the loss,
 calls `backward` and hands the parameters' gradients to the optimizer, so it is enough that the call
 goes through the wrapper: that sums the gradients while `backward` runs.
+
+Keras 3.16 wraps every model itself where a process group is open, for predictions too. With ours
+gradients would be summed twice, and a process that predicts while another has nothing to predict
+would wait for it for ever; so here it is kept from that.
 """
 
 import contextlib
@@ -57,6 +61,7 @@ class TorchCluster(Cluster):
             def forward(self, *args: Any, **kwargs: Any) -> Any:
                 return call(*args, **kwargs)
 
+        held_back = _keep_keras_from_wrapping(model)
         # Gradients live in the buckets that are summed: no second copy of them.
         parallel = parallel_module.DistributedDataParallel(Forward(), gradient_as_bucket_view=True)
 
@@ -70,6 +75,25 @@ class TorchCluster(Cluster):
             yield
         finally:
             del model.call
+            if held_back:
+                model.ddp_model = None
+
+    def predictor(self, model: keras.Model) -> Any:
+        """See `Cluster.predictor`."""
+        _keep_keras_from_wrapping(model)
+        return model
+
+
+def _keep_keras_from_wrapping(model: Any) -> bool:
+    """Sets what Keras 3.16 takes for its wrapper to one that is there and of no use.
+
+    Returns:
+        Whether it was free for one.
+    """
+    if getattr(model, "ddp_model", False) is not None:  # which Keras 3.15 has not
+        return False
+    model.ddp_model = False
+    return True
 
 
 @contextlib.contextmanager
