@@ -31,7 +31,12 @@ from keras_densepred.training.loop.fit import fit
 from keras_densepred.training.loop.memory import keep_freed_memory
 from keras_densepred.training.report.metrics_log import MetricsLog
 from keras_densepred.training.report.progress import Progress
-from keras_densepred.training.settings import CommonSettings, check_numbers, parse_settings
+from keras_densepred.training.settings import (
+    CommonSettings,
+    check_numbers,
+    names_left_open,
+    parse_settings,
+)
 
 Batches = Callable[[int], Generator[tuple[Any, Any], None, None]]
 
@@ -123,9 +128,8 @@ class Recipe:
             self.check(settings, train, cluster)
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
-            left_open = {name for name, value in vars(given).items() if value is None}
             with _own_output(cluster, settings.output):
-                return self.run(settings, cluster, train, val, left_open)
+                return self.run(settings, cluster, train, val, names_left_open(given))
 
     def complete(self, settings: Any, train: Any) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""

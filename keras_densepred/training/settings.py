@@ -24,6 +24,7 @@ __all__ = [
     "SettingsError",
     "check_numbers",
     "head_setting",
+    "names_left_open",
     "parse_settings",
     "setting",
 ]
@@ -265,6 +266,16 @@ def parse_settings(
     values = vars(parser.parse_args(argv))
     del values["debug"]  # for `command.run`
     return cls(**values)
+
+
+def names_left_open(settings: Any) -> set[str]:
+    """Names of the settings that no flag gave, as `claim_output` takes them.
+
+    Args:
+        settings: a dataclass made by `parse_settings`, before it is completed.
+    """
+    fields = dataclasses.fields(settings)
+    return {field.name for field in fields if getattr(settings, field.name) == field.default}
 
 
 def _describe(experiments: Mapping[str, Any]) -> str:

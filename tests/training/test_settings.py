@@ -26,6 +26,11 @@ def test_flags():
     assert settings.parse_settings(Toy, [], "A toy.") == Toy()
 
 
+def test_what_no_flag_gave():
+    parsed = settings.parse_settings(Toy, ["--epochs", "3", "--no-paste"], "A toy.")
+    assert settings.names_left_open(parsed) == {"rate", "host", "freeze"}
+
+
 def test_help_reads_well(capsys):
     with pytest.raises(SystemExit):
         settings.parse_settings(Toy, ["--help"], "A toy.\n\n    indented")
