@@ -135,7 +135,7 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
             return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
     def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        decoder = self.prediction_decoder
+        decoder: Any = self.prediction_decoder
         if isinstance(decoder, NonMaxSuppression):
             # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
             decoder = functools.partial(decoder, images=images)
