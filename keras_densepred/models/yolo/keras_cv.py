@@ -135,9 +135,9 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
             return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
     def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
         decoder: Any = self.prediction_decoder
-        if isinstance(decoder, NonMaxSuppression):
-            # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
+        if isinstance(self.prediction_decoder, NonMaxSuppression):
             decoder = functools.partial(decoder, images=images)
         host = types.SimpleNamespace(
             bounding_box_format=self.bounding_box_format, prediction_decoder=decoder
