@@ -42,7 +42,7 @@ from keras_densepred import (
     models,
     training,
 )
-from keras_densepred.training import AtLeast, ByArchitecture, Experiment, PerBatch, published
+from keras_densepred.training import AtLeast, ByArchitecture, Experiment, PerBatch, protocols
 
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 DETECTORS = {
@@ -64,19 +64,19 @@ _cascade_decay = ByArchitecture(
     otherwise=0.6,
 )
 EXPERIMENTS = {
-    "cednet": published.cednet_on_coco(
-        drop_path=published.cednet_drop_path(tiny=0.2, small=0.3, base=0.4),
+    "cednet": protocols.cednet_on_coco(
+        drop_path=protocols.cednet_drop_path(tiny=0.2, small=0.3, base=0.4),
         learning_rate=lambda plan: 2e-4 if _cascade(plan) else 1e-4,
         layer_decay=lambda plan: _cascade_decay(plan) if _cascade(plan) else 0.95,
     ),
     "bicsnet": Experiment(
         "BiCSNet, section V-A, strategy A",
         {
-            **published.BICSNET_ON_COCO,
+            **protocols.BICSNET_ON_COCO,
             "width": 256,
             "anchor_scale": ByArchitecture({"bicsnet_140": 4.0}, otherwise=3.0),
         },
-        families=published.BICSNET_FAMILIES,
+        families=protocols.BICSNET_FAMILIES,
         drops=(320 / 350, 340 / 350),
     ),
     "msfm": Experiment(
@@ -103,18 +103,10 @@ EXPERIMENTS = {
     "small": Experiment(
         "some hundred to some thousand images, from random weights",
         {
-            "image_size": 512,
-            "batch_size": 8,
+            **protocols.FEW_IMAGES,
             "epochs": AtLeast(12, steps=400),
-            "scale_min": 0.6,
-            "scale_max": 1.4,
-            "copy_paste": False,
-            "width": 64,
             "anchor_scale": 4.0,
-            "optimizer": "adamw",
-            "learning_rate": 1.5e-3,
             "weight_decay": 0.05,
-            "ema": 0.99,
         },
         on_shapes={"image_size": 96, "epochs": AtLeast(5, steps=400)},
         drops=(8 / 12, 11 / 12),
@@ -165,7 +157,7 @@ def _pyramid(settings: Settings, backbone: Any) -> tuple[Any, dict[str, Any]]:
             return pyramid, {}
         return pyramid, {**CONVOLUTIONAL_HEADS, "class_agnostic": False, "box_loss": "giou"}
     if backbone.is_pyramid:
-        is_bicsnet = isinstance(backbone, published.BICSNET_FAMILIES)
+        is_bicsnet = isinstance(backbone, protocols.BICSNET_FAMILIES)
         return backbone, dict(CONVOLUTIONAL_HEADS) if is_bicsnet else {}
     return FeaturePyramid(backbone, settings.width), {}
 
@@ -190,7 +182,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
         share = settings.image_size / EXPERIMENTS[settings.experiment].settings["image_size"]
         frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
     return training.Preprocessing(
-        "detection", published.IMAGENET_MEAN, published.IMAGENET_STD, **frame
+        "detection", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, **frame
     )
 
 

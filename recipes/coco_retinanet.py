@@ -31,14 +31,21 @@ import keras
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from keras_densepred import CEDNetBackbone, DetectionPyramid, data, models, training
-from keras_densepred.training import AtLeast, ByArchitecture, Experiment, published
+from keras_densepred import (
+    BiCSNetLiteBackbone,
+    CEDNetBackbone,
+    DetectionPyramid,
+    data,
+    models,
+    training,
+)
+from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
 
 HEADS = {"ours": "RetinaNet", "keras_hub": "RetinaNetKerasHub", "keras_cv": "RetinaNetKerasCV"}
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 
 _BICSNET: dict[str, Any] = {
-    **published.BICSNET_ON_COCO,
+    **protocols.BICSNET_ON_COCO,
     "image_size": ByArchitecture(  # BiCSNet, Table I, and the sizes of its Lite form
         {
             "bicsnet_48l": 896,
@@ -54,8 +61,8 @@ _BICSNET: dict[str, Any] = {
     "head_depth": 4,
     "focal_gamma": 1.5,
 }
-_CEDNET = published.cednet_on_coco(
-    drop_path=published.cednet_drop_path(tiny=0.2, small=0.3, base=0.3),
+_CEDNET = protocols.cednet_on_coco(
+    drop_path=protocols.cednet_drop_path(tiny=0.2, small=0.3, base=0.3),
     head_depth=4,
     focal_gamma=2.0,
 )
@@ -70,7 +77,7 @@ EXPERIMENTS = {
             "activation": "swish",
             "drop_path": 0.2,  # SpineNet's; the paper gives none
         },
-        families=published.BICSNET_FAMILIES,
+        families=protocols.BICSNET_FAMILIES,
         drops=(470 / 500, 490 / 500),
     ),
     "bicsnet_a": Experiment(
@@ -81,21 +88,13 @@ EXPERIMENTS = {
     "small": Experiment(
         "some hundred to some thousand images, from random weights",
         {
-            "image_size": 512,
-            "batch_size": 8,
+            **protocols.FEW_IMAGES,
             "epochs": AtLeast(12, steps=700),
-            "scale_min": 0.6,
-            "scale_max": 1.4,
-            "copy_paste": False,
-            "width": 64,
             "head_depth": 1,
             "drop_path": _CEDNET.settings["drop_path"],
-            "optimizer": "adamw",
-            "learning_rate": 1.5e-3,
             "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 0.05,
             "layer_decay": lambda plan: 0.95 if plan.weights else 1.0,
             "focal_gamma": 2.0,
-            "ema": 0.99,
         },
         on_shapes={"image_size": 96, "epochs": AtLeast(5, steps=700)},  # 1000 steps
         drops=_CEDNET.drops,
@@ -122,12 +121,12 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
     if isinstance(backbone, CEDNetBackbone) or not backbone.is_pyramid:
         pyramid = DetectionPyramid(backbone, width=settings.width)
         options["head_initializer"] = None if settings.weights else "he_normal"
-    elif isinstance(backbone, published.BICSNET_FAMILIES):
+    elif isinstance(backbone, protocols.BICSNET_FAMILIES):
         options = {  # BiCSNet, section V-A
             "head_width": settings.width,
             "head_norm": True,
             "head_activation": backbone.activation,
-            "head_separable": isinstance(backbone, published.BiCSNetLiteBackbone),
+            "head_separable": isinstance(backbone, BiCSNetLiteBackbone),
             "anchor_scale": 4.0 if backbone.architecture == "bicsnet_140" else 3.0,
         }
     model = getattr(models, HEADS[settings.head])(
@@ -163,7 +162,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     if settings.experiment == "cednet":
         frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
     return training.Preprocessing(
-        "detection", published.IMAGENET_MEAN, published.IMAGENET_STD, **frame
+        "detection", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, **frame
     )
 
 

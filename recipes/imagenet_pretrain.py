@@ -49,7 +49,7 @@ from keras_densepred import (
     models,
     training,
 )
-from keras_densepred.training import AtLeast, Experiment, PerBatch, published
+from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
 
 CROP_RATIO = 0.875  # share of the resized image that evaluation looks at
 WARPED_FROM = 384  # pixels from which on evaluation warps the whole image (CEDNet's code)
@@ -106,7 +106,7 @@ EXPERIMENTS = {
         families=(CEDNetBackbone,),
     ),
     "bicsnet_imagenet": Experiment(
-        "BiCSNet, section on classification", _BICSNET, families=published.BICSNET_FAMILIES
+        "BiCSNet, section on classification", _BICSNET, families=protocols.BICSNET_FAMILIES
     ),
     "bicsnet_inaturalist": Experiment("the same; the data have 8142 classes", _BICSNET),
     "cspnet": Experiment("CSPNet, section 4.1", _CSPNET, families=(CSPNetBackbone,)),
@@ -206,7 +206,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     """The middle of the resized image; from 384 pixels on all of it, warped, as the authors do."""
     size = settings.image_size
     crop_ratio = CROP_RATIO if size < WARPED_FROM else None
-    mean, std = published.IMAGENET_MEAN, published.IMAGENET_STD
+    mean, std = protocols.IMAGENET_MEAN, protocols.IMAGENET_STD
     return training.Preprocessing("classification", mean, std, size, crop_ratio=crop_ratio)
 
 
@@ -219,7 +219,7 @@ RECIPE = training.Classification(
     augmentation,
     preprocessing,
     defaults={
-        "drop_path": published.cednet_drop_path(tiny=0.1, small=0.4, base=0.5),
+        "drop_path": protocols.cednet_drop_path(tiny=0.1, small=0.4, base=0.5),
         "steps_per_epoch": lambda plan: max(1, plan.accumulate * plan.images // plan.batch_size),
         "warmup_steps": lambda plan: min(
             round(plan.warmup_epochs * plan.steps_per_epoch), plan.total_steps - 1

@@ -208,7 +208,9 @@ def complete(
     rules = {**_DEFAULTS, **(defaults or {}), **experiment.settings}
     if is_shapes:
         rules |= experiment.on_shapes
-    if settings.weights:
+    if "steps" in given:
+        rules["epochs"] = _DEFAULTS["epochs"]
+    if settings.weights and network is not None:
         _check_preset(settings, network)
         rules["preset"] = network.architecture  # a fact of the weights
     plan = Plan({**given, "experiment": name}, rules, len(train))
@@ -216,9 +218,8 @@ def complete(
     if plan.network.family.layer_depth is backbones.PyramidBackbone.layer_depth:
         rules["layer_decay"] = 1.0  # its layers have no depths
     names = [field.name for field in dataclasses.fields(settings)]
-    return type(settings)(
-        **{name: plan.total_steps if name == "steps" else getattr(plan, name) for name in names}
-    )
+    decided: dict[str, Any] = {name: getattr(plan, name) for name in names}
+    return type(settings)(**{**decided, "steps": plan.total_steps})
 
 
 def _published(experiments: Mapping[str, Experiment], network: Any) -> str:

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Collection, Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_densepred.faults import SettingsError
-from keras_densepred.files import write_atomically
+from keras_densepred.files import LOCK, write_atomically
+from keras_densepred.saved.classes import read_classes
 
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
@@ -18,24 +19,32 @@ _NOT_OF_THE_RESULT = (
 )
 
 
-def decisive_settings(settings: Any, train: Sized, but: Sequence[str] = ()) -> dict[str, Any]:
+def decisive_settings(settings: Any, train: Any, but: Sequence[str] = ()) -> dict[str, Any]:
     """Gives what decides a run's result: with other values it is another run.
+
+    The classes are part of it, in the order of their labels: with the same weights, another order
+    would give other names to what is found.
 
     Args:
         settings: a dataclass made by `parse_settings`, complete.
-        train: the training images.
+        train: the training split.
         but: more settings that leave the weights as they are.
 
     Returns:
-        The settings by name without those of workers, devices and output, and the backend and the
-        number of training images.
+        The settings by name without those of workers, devices and output, and the backend, the
+        number of training images, and id and name of each class.
     """
     decisive = {
         name: value
         for name, value in dataclasses.asdict(settings).items()
         if name not in _NOT_OF_THE_RESULT and name not in but
     }
-    return decisive | {"backend": keras.config.backend(), "train_images": len(train)}
+    classes = zip(train.category_ids, train.class_names, strict=True)
+    return decisive | {
+        "backend": keras.config.backend(),
+        "train_images": len(train),
+        "classes": [[int(category_id), str(name)] for category_id, name in classes],
+    }
 
 
 def claim_output(
@@ -63,6 +72,8 @@ def claim_output(
     ours = json.loads(json.dumps(dict(settings)))
     if path.is_file():
         theirs = _read(path)
+        if "classes" in ours:
+            theirs.setdefault("classes", _written_classes(output) or ours["classes"])
         unknown = {name for name in left_open if name not in theirs}
         different = [
             f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
@@ -70,18 +81,45 @@ def claim_output(
             if name not in unknown and theirs.get(name) != ours.get(name)
         ]
         if different:
+            if ours.get("classes") != theirs.get("classes"):
+                raise SettingsError(_other_classes(output, theirs["classes"], ours["classes"]))
             raise SettingsError(
                 f"{output} holds a run with other settings ({'; '.join(different)}): give another "
                 "--output, or the command of that run to continue it."
             )
         return output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_free(output):
         raise SettingsError(
             f"{output} exists and is not the output of a run (it has no settings.json): give "
             "another --output."
         )
     write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
     return output
+
+
+def is_free(output: pathlib.Path) -> bool:
+    """Whether nothing is there, or an empty directory, but for the lock of a run."""
+    if not output.exists():
+        return True
+    return output.is_dir() and all(file.name == LOCK for file in output.iterdir())
+
+
+def _written_classes(output: pathlib.Path) -> list[list[Any]] | None:
+    """Those of a finished run that was started before settings.json had them."""
+    classes = read_classes(output / "preset")
+    if classes is None:
+        return None
+    return [list(pair) for pair in zip(classes.category_ids, classes.class_names, strict=True)]
+
+
+def _other_classes(output: pathlib.Path, theirs: list[list[Any]], ours: list[list[Any]]) -> str:
+    then, now = (", ".join(name for _, name in classes) for classes in (theirs, ours))
+    if then == now:
+        then, now = (", ".join(f"{name} = {key}" for key, name in c) for c in (theirs, ours))
+    return (
+        f"The run in {output} was started with the classes {then}, and the data now have {now}: "
+        "labels would change their meaning. Give another --output, or the data of before."
+    )
 
 
 def recorded_settings(output: str | pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:

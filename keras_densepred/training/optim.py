@@ -117,10 +117,10 @@ def momentum_sgd(
 ) -> keras.optimizers.SGD:
     """SGD with momentum and an L2 penalty on kernels and matrices, as convolutional networks train.
 
-    The papers add `weight_decay * weight` to the gradient, where it goes through the momentum and
-    so takes `learning_rate * weight_decay / (1 - momentum)` of a weight in each step once that has
-    settled. Keras takes its decay off the weight beside the gradient: it is told that product.
-    Biases, and scales and shifts of norms, are not decayed.
+    The papers add `weight_decay * weight` to the gradient; through the momentum this takes
+    `learning_rate * weight_decay / (1 - momentum)` off a weight in each step, in the long run.
+    Keras decays weights apart from the gradient, so it gets that product. Biases, and scales and
+    shifts of norms, are not decayed.
 
     Args:
         model: the model to train, with the variables that are to be trained.
@@ -155,7 +155,7 @@ def assign_trainable(model: keras.Model, values: Sequence[np.ndarray]) -> None:
 
 
 def take_averages(model: keras.Model) -> None:
-    """Puts the optimizer's moving averages into `model` for good, if the optimizer keeps any.
+    """Replaces the weights of `model` by the optimizer's moving averages, if it keeps any.
 
     On JAX Keras (3.15.1) makes a weight and its average one buffer, which `predict` and `fit` then
     donate while the other still needs it ("Array has been deleted"); assigning a copy parts them.

@@ -8,25 +8,30 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 
-from keras_densepred import data, plugins
+from keras_densepred import command, data, files, plugins
+from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete
-from keras_densepred.training.identity import claim_output, decisive_settings, recorded_settings
+from keras_densepred.training.identity import (
+    claim_output,
+    decisive_settings,
+    is_free,
+    recorded_settings,
+)
 from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
-from keras_densepred.training.loop.divergence import TrainingDiverged
 from keras_densepred.training.loop.fit import fit
 from keras_densepred.training.loop.memory import keep_freed_memory
 from keras_densepred.training.report.metrics_log import MetricsLog
 from keras_densepred.training.report.progress import Progress
-from keras_densepred.training.settings import CommonSettings, parse_settings
+from keras_densepred.training.settings import CommonSettings, check_numbers, parse_settings
 
 Batches = Callable[[int], Generator[tuple[Any, Any], None, None]]
 
@@ -63,6 +68,7 @@ class Recipe:
     check: Callable[[Any, Any, Cluster], None] = _nothing_to_check
     large: int = 20_000
 
+    packages: ClassVar[tuple[str, ...]] = ()  # that the task needs besides those of all
     not_decisive: ClassVar[tuple[str, ...]] = ()  # settings that leave the weights as they are
 
     # --- what a task adds --------------------------------------------------------------------
@@ -83,9 +89,6 @@ class Recipe:
         """Fits the model, or goes on with it, evaluates, and writes what the task leaves behind."""
         raise NotImplementedError
 
-    def check_data(self, settings: Any, train: Any, summary: Any) -> None:
-        """Refuses a training split that has nothing to learn from."""
-
     # --- one run -----------------------------------------------------------------------------
 
     def main(self, argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -102,8 +105,14 @@ class Recipe:
             TrainingDiverged: if the loss becomes NaN.
         """
         given = parse_settings(self.settings, argv, self.description, self.experiments)
+        given = _with_homes(given)
+        check_numbers(given)
+        for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
+            require(module, "data")
+        # Pictures and maps are channels-last here, whatever keras.json says.
+        keras.config.set_image_data_format("channels_last")
         if given.imports:
-            plugins.import_modules(tuple(given.imports.split(",")))
+            plugins.import_modules(name.strip() for name in given.imports.split(","))
         with distribute(
             given.devices, given.processes, given.process_id, given.coordinator
         ) as cluster:
@@ -115,7 +124,8 @@ class Recipe:
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
             left_open = {name for name, value in vars(given).items() if value is None}
-            return self.run(settings, cluster, train, val, left_open)
+            with _own_output(cluster, settings.output):
+                return self.run(settings, cluster, train, val, left_open)
 
     def complete(self, settings: Any, train: Any) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""
@@ -131,14 +141,16 @@ class Recipe:
     ) -> dict[str, float]:
         """Does what `main` promises, with every setting decided; in all processes alike."""
         cluster.say("Looking through the data ...")
-        summary = train.summary()
-        cluster.say(summary)
-        cluster.say(val.summary())
-        self.check_data(settings, train, summary)
+        summaries = train.summary(), val.summary()
+        for summary in summaries:
+            cluster.say(summary)
+        for finding in data.require_trainable_data(*summaries):
+            cluster.say(str(finding))
+        cluster.run_on_main(lambda: require_readable_images(train, val, settings.on_bad_image))
         cluster.say(f"Building the model on {settings.weights or settings.preset} ...")
         keras.utils.set_random_seed(settings.seed)
         model = self.build_model(settings, train)
-        require_size(settings.image_size, model.backbone)
+        require_size(settings.image_size, model)
         model.backbone.rematerialize(settings.rematerialize)
         cluster.say(
             f"{type(model).__name__} with {model.count_params():,} parameters; "
@@ -235,11 +247,12 @@ class Run:
 
     def fit(self, evaluation: keras.callbacks.Callback) -> None:
         """Trains the model, or goes on with it, and says which images could not be read."""
-        settings, streams = self.settings, []
+        settings = self.settings
+        streams: list[data.BatchStream] = []
         batches_from = self.recipe.batches(
             settings,
             self.train,
-            size_divisor=self.model.backbone.size_divisor,
+            size_divisor=self.model.size_divisor,
             streams=streams,
             shard=self.cluster.shard,
         )
@@ -311,17 +324,28 @@ def require_trainable(train: Any, batch_size: int) -> None:
         raise SettingsError("The training data name no class, so there is nothing to learn.")
 
 
-def require_size(image_size: int, backbone: Any) -> None:
-    """Refuses an image size that a backbone cannot divide into its levels.
+def require_readable_images(train: Any, val: Any, on_bad_image: Any) -> None:
+    """Looks at the images before the first step, as far as that is cheap, and says what is wrong.
+
+    Raises:
+        data.ImageError: if one cannot be read and `on_bad_image` is `"raise"`.
+    """
+    for fault in data.require_readable(val, on_bad_image):
+        print(f"passed over: {fault}")
+    data.require_readable(train, on_bad_image, decode=False)
+
+
+def require_size(image_size: int, model: Any) -> None:
+    """Refuses an image size that a model cannot divide into its levels.
 
     Args:
         image_size: side of the training images in pixels.
-        backbone: a `PyramidBackbone`, or the neck on it.
+        model: a detector, segmenter, classifier or backbone.
 
     Raises:
-        SettingsError: if the size is no multiple of `backbone.size_divisor`.
+        SettingsError: if the size is no multiple of `model.size_divisor`.
     """
-    divisor = backbone.size_divisor
+    divisor = model.size_divisor
     if image_size % divisor:
         nearest = max(divisor, round(image_size / divisor) * divisor)
         raise SettingsError(
@@ -337,9 +361,34 @@ def tell_skipped(streams: Sequence[data.BatchStream]) -> None:
         print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
 
 
-def run_script(main: Callable[[], Any]) -> None:
-    """Runs a recipe as a program: what a user can mend is one sentence and exit status 1."""
-    try:
-        main()
-    except (ValueError, ImportError, TrainingDiverged) as error:
-        sys.exit(f"error: {error}")
+def run_script(main: Callable[[Sequence[str] | None], Any]) -> None:
+    """Runs a recipe as a program: whatever goes wrong is one sentence and an exit code."""
+    sys.exit(command.run(main))
+
+
+def _with_homes(settings: Any) -> Any:
+    """The settings with `~` replaced in paths."""
+    paths = {
+        name: str(files.expanded(path))
+        for name in ("data_dir", "weights", "output")
+        if (path := getattr(settings, name, None)) is not None
+    }
+    return dataclasses.replace(settings, **paths)
+
+
+@contextlib.contextmanager
+def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
+    """Keeps other runs out of an output, and tells who interrupts this one how to go on."""
+    hint = f"The same command continues the run in {output} from its last checkpoint."
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(command.on_interrupt(hint))
+
+        def lock() -> None:
+            folder = pathlib.Path(output)
+            # Of anything else `claim_output` says what is wrong with it.
+            if is_free(folder) or (folder / "settings.json").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(files.locked(folder))
+
+        cluster.run_on_main(lock)
+        yield

@@ -6,11 +6,13 @@ the experiment decides (`experiments.complete`).
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from keras_densepred.command import DEBUG_FLAG, DEBUG_HELP
 from keras_densepred.faults import SettingsError
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "RandomScaleSettings",
     "SegmentationSettings",
     "SettingsError",
+    "check_numbers",
     "head_setting",
     "parse_settings",
     "setting",
@@ -166,6 +169,51 @@ class SegmentationSettings(RandomScaleSettings):
     flip: bool = _output(False, "test mirrored images too")
 
 
+# Least values of numbers that are given; rates and the like must be larger than 0.
+_LEAST = {
+    **dict.fromkeys(("image_size", "batch_size", "accumulate", "width", "max_boxes"), 1),
+    **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every"), 1),
+    **dict.fromkeys(("devices", "processes"), 1),
+    **dict.fromkeys(("workers", "process_id", "head_depth", "warmup_steps", "warmup_epochs"), 0),
+    **dict.fromkeys(("weight_decay", "floor", "mixup", "cutmix", "layer_scale"), 0),
+}
+_POSITIVE = (
+    *("learning_rate", "checkpoint_minutes", "scale_min", "scale_max", "layer_decay"),
+    *("anchor_scale", "focal_gamma", "min_area"),
+)
+_SHARES = ("drop_path", "smoothing", "erasing", "jitter")  # from 0 up to 1
+_BELOW_ONE = {
+    "drop_path": "drops every branch",
+    "smoothing": "leaves nothing of the labels",
+    "ema": "never leaves the initial weights",
+}
+
+
+def check_numbers(settings: Any) -> None:
+    """Refuses numbers that no run can have, before anything is read.
+
+    Raises:
+        SettingsError: naming the flag.
+    """
+    for name, value in vars(settings).items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        flag = f"--{name.replace('_', '-')} {value:g}"
+        if not math.isfinite(value):
+            raise SettingsError(f"{flag} is no finite number.")
+        if name in _LEAST and value < _LEAST[name]:
+            raise SettingsError(f"{flag} is too small: give {_LEAST[name]} or more.")
+        if name in _POSITIVE and value <= 0:
+            raise SettingsError(f"{flag} must be larger than 0.")
+        if name in (*_SHARES, "ema") and not 0 <= value <= 1:
+            raise SettingsError(f"{flag} must lie from 0 to 1.")
+        if name in _BELOW_ONE and value == 1:
+            raise SettingsError(f"{flag} {_BELOW_ONE[name]}: give less than 1.")
+    low, high = getattr(settings, "scale_min", None), getattr(settings, "scale_max", None)
+    if low is not None and high is not None and low > high:
+        raise SettingsError(f"--scale-min {low:g} is larger than --scale-max {high:g}: swap them.")
+
+
 def parse_settings(
     cls: type[T],
     argv: Sequence[str] | None,
@@ -213,7 +261,10 @@ def parse_settings(
             options["metavar"] = None if choices else kind.__name__.upper()
         flag = field.metadata["flag"] or f"--{field.name.replace('_', '-')}"
         groups[field.metadata["group"]].add_argument(flag, **options)
-    return cls(**vars(parser.parse_args(argv)))
+    parser.add_argument(DEBUG_FLAG, action="store_true", help=DEBUG_HELP)
+    values = vars(parser.parse_args(argv))
+    del values["debug"]  # for `command.run`
+    return cls(**values)
 
 
 def _describe(experiments: Mapping[str, Any]) -> str:

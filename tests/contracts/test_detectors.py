@@ -1,6 +1,6 @@
 """What every detector promises (`models.Detector`), and every pair of detector and backbone.
 
-A new detector joins by one line in `DETECTORS`, a new backbone family by one in `BACKBONES`.
+A new detector joins by one line in `DETECTORS`; backbone families are those of `families.py`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import backbones, models
-from keras_densepred.backbones.backbone import PyramidBackbone
+from tests.contracts.families import FAMILIES, small_backbone
 from tests.models.conftest import ToyPyramid
 
 BACKEND = keras.config.backend()
@@ -34,27 +34,16 @@ DETECTORS = {
         *args, mask_convs=1, **RCNN, **options
     ),
 }
-CSP_STAGES = [
-    dict(depth=1, width=8),
-    dict(depth=1, width=8, parts=[8, 8], out=8, down=8),
-    dict(depth=1, width=16, parts=[16, 16], out=16, down=8),
-    dict(depth=1, width=24, parts=[24, 24], out=24, down=16),
-]
-BACKBONES = {
-    "bicsnet": lambda: backbones.BiCSNetBackbone(width_multiplier=0.125, output_width=8),
-    "bicsnet_lite": lambda: backbones.BiCSNetLiteBackbone(width_multiplier=0.25, output_width=8),
-    "cednet": lambda: backbones.CEDNetBackbone(8, 1, (8, 16, 24), (1, 1, 1), 1, stem_width=8),
-    "csp_densenet": lambda: backbones.CSPDenseNetBackbone(
-        depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=8
-    ),
-    "cspnet": lambda: backbones.CSPNetBackbone(CSP_STAGES, "basic", stem_width=8),
-    "elastic_densenet": lambda: backbones.ElasticDenseNetBackbone((1, 1, 1, 1), 8, 8),
-    "peleenet": lambda: backbones.PeleeNetBackbone(
-        depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=8
-    ),
-    "resnet": lambda: backbones.ResNetBackbone((1, 1, 1, 1), width=2),
-    "detection_pyramid": lambda: backbones.DetectionPyramid(BACKBONES["cednet"](), width=8),
-    "feature_pyramid": lambda: backbones.FeaturePyramid(BACKBONES["resnet"](), width=8),
+# Levels of different width, as in the published networks, where the small ones have one width.
+CSP_STAGES = tuple(
+    backbones.CSPStage(1, width=width, bottleneck=4, parts=(width, width), out=width, down=down)
+    for width, down in ((8, None), (8, 8), (16, 8), (24, 16))
+)
+UNEQUAL = {"cspnet": {"stages": CSP_STAGES}, "cednet": {"widths": (8, 16, 24)}}
+PYRAMIDS = ("bicsnet", "bicsnet_lite", "own", "detection_pyramid", "feature_pyramid")
+NECKS = {
+    "detection_pyramid": lambda: backbones.DetectionPyramid(small_backbone("cednet"), width=8),
+    "feature_pyramid": lambda: backbones.FeaturePyramid(small_backbone("resnet"), width=8),
 }
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 
@@ -288,28 +277,23 @@ def test_keras_hubs_backbones_are_taken():
 
 @functools.cache
 def backbone_of(family):
-    return BACKBONES[family]()
+    return NECKS[family]() if family in NECKS else small_backbone(family, **UNEQUAL.get(family, {}))
 
 
 @pytest.mark.backend_free
 def test_every_family_is_paired():
-    made = {type(backbone_of(family)) for family in BACKBONES}
-    families = {
-        value
-        for name in backbones.__all__
-        if isinstance(value := getattr(backbones, name), type)
-        and issubclass(value, PyramidBackbone)
-    }
-    assert families - {PyramidBackbone} <= made
+    ours = (f for f in backbones.backbone_families() if f.__module__.startswith("keras_densepred."))
+    assert {backbone_class for backbone_class, _ in FAMILIES.values()} >= set(ours)
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-@pytest.mark.parametrize("family", BACKBONES)
+@pytest.mark.parametrize("family", (*FAMILIES, *NECKS))
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_every_pair_trains(family, detector):
     """One step with a finite loss and finite gradients, on 64 pixels."""
     keras.utils.set_random_seed(0)
     backbone = backbone_of(family)
+    assert backbone.is_pyramid == (family in PYRAMIDS)
     model = DETECTORS[detector](backbone, 3)
     plain = isinstance(backbone, (backbones.DetectionPyramid, backbones.FeaturePyramid))
     assert model.plain_backbone is (backbone.backbone if plain else backbone)

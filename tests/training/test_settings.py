@@ -1,6 +1,7 @@
 """Flags from a dataclass."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -55,3 +56,28 @@ def test_help_has_headings_and_the_experiments(capsys):
     assert "--import STR" in text and "--imports" not in text
     assert "--experiment {paper,small}" in text
     assert "paper: The paper, section 4\n    epochs 36, rate 0.1 for a batch of 16" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"image_size": 0}, "--image-size 0 is too small: give 1 or more."),
+        ({"steps": 0}, "--steps 0 is too small"),
+        ({"workers": -1}, "--workers -1 is too small: give 0 or more."),
+        ({"learning_rate": 0.0}, "--learning-rate 0 must be larger than 0."),
+        ({"learning_rate": float("nan")}, "--learning-rate nan is no finite number."),
+        ({"ema": 1.0}, "--ema 1 never leaves the initial weights"),
+        ({"ema": 1.5}, "--ema 1.5 must lie from 0 to 1."),
+        ({"checkpoint_minutes": 0.0}, "--checkpoint-minutes 0 must be larger than 0."),
+    ],
+)
+def test_numbers_that_no_run_can_have(given, said):
+    with pytest.raises(settings.SettingsError, match=re.escape(said)):
+        settings.check_numbers(settings.CommonSettings(**given))
+
+
+def test_scales_in_the_wrong_order():
+    wrong = settings.RandomScaleSettings(scale_min=2.0, scale_max=0.5)
+    with pytest.raises(settings.SettingsError, match="swap them"):
+        settings.check_numbers(wrong)
+    settings.check_numbers(settings.RandomScaleSettings(scale_min=0.5, scale_max=2.0, ema=0.99))

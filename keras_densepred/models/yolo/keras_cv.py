@@ -1,7 +1,9 @@
 """YOLOv8 on KerasCV: `keras_cv.models.YOLOV8Detector` on our backbones, its faults corrected."""
 
 import contextlib
+import functools
 import math
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +80,8 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         prediction_decoder: keras.layers.Layer | None = None,
         **kwargs: Any,
     ):
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
         check_levels(backbone, getattr(backbone, "pyramid_level_inputs", ()), "YOLOV8KerasCV")
         decoder = prediction_decoder or NonMaxSuppression(
             bounding_box_format, from_logits=False, iou_threshold=0.7
@@ -110,6 +114,11 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         """AdamW with learning rate 1e-3 and weight decay 5e-4."""
         return keras.optimizers.AdamW(1e-3, weight_decay=5e-4)
 
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: the host's grids fill the image."""
+        return math.lcm(super().size_divisor, 32)
+
     def compute_losses(
         self,
         images: Tensor,
@@ -131,8 +140,16 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
             return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
     def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        given: Any = self.prediction_decoder
+        decoder: Any = given
+        if isinstance(given, NonMaxSuppression):
+            # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
+            decoder = functools.partial(decoder, images=images)
+        host = types.SimpleNamespace(
+            bounding_box_format=self.bounding_box_format, prediction_decoder=decoder
+        )
         with _float32():
-            return keras_cv.models.YOLOV8Detector.decode_predictions(self, outputs, images)
+            return keras_cv.models.YOLOV8Detector.decode_predictions(host, outputs, images)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """YOLOv3 with the backbones and necks of CSPNet: a detector that trains as in Darknet."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,6 +130,11 @@ class YOLOv3Detector(DenseDetector, keras.Model):
         Its learning rate is 1e-3, of batch 64 and after 1,000 steps of warm-up.
         """
         return keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4)
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: cells fill the image."""
+        return math.lcm(super().size_divisor, *(2 ** int(level[1:]) for level in self.masks))
 
     def compute_losses(
         self,

@@ -22,10 +22,10 @@ _VAL_PANELS = {
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Writes one row per epoch to a CSV file and draws the curves, both whole at every moment.
+    """Writes one row per epoch to a CSV file and draws the curves; both are complete at any time.
 
     The rows are kept in memory and saved with `ResumableCheckpoint`, so that a resumed run writes
-    the same file as one that was never interrupted. They hold no times, for the same reason. With
+    the same file as one that was never interrupted; for the same reason they hold no times. With
     several processes the main one writes.
 
     Args:

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_densepred import data, metrics
 from keras_densepred.faults import SettingsError
+from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.classification import draw_classified, draw_confusion
@@ -84,7 +85,10 @@ class Classification(Recipe):
         run.fit(evaluation)
         if evaluation.confusion is None:  # the run had been finished before
             cluster.say("Evaluating ...")
+            evaluation.averaged = None  # the model holds them now
             evaluation.evaluate(model)
+            if settings.ema:
+                evaluation.results = {f"ema_{n}": v for n, v in evaluation.results.items()}
         cluster.say("Drawing the confusion of classes and saving the preset ...")
         samples = self.predict_samples(run, evaluation.predictor)
         cluster.run_on_main(lambda: self.write(run, evaluation, samples))
@@ -98,6 +102,7 @@ class Classification(Recipe):
     def predict_samples(self, run: Run, predictor: Any) -> tuple[list, list, np.ndarray]:
         """Takes up to 24 images from all over the validation split: images, labels, logits."""
         prepared = self.preprocessing(run.settings)
+        assert prepared.image_size is not None
         # As many as the model is compiled for already.
         rows = run.cluster.rows(run.settings.step_size)
         count = min(NUM_SAMPLES, rows, len(run.val))
@@ -120,21 +125,22 @@ class Classification(Recipe):
     ) -> None:
         """Writes the pictures and the preset with its model card."""
         settings, model, train = run.settings, run.model, run.train
-        preset = run.output / "preset"
+        assert evaluation.confusion is not None
         draw_confusion(evaluation.confusion, train.class_names, run.output / "confusion.png")
         draw_classified(*samples, train.class_names, run.output / "samples.png")
-        model.save_to_preset(str(preset / "classifier"))
-        model.backbone.save_to_preset(str(preset / "backbone"))
-        write_classes(preset / "classes.json", train)
-        self.preprocessing(settings).write(preset)
         # With averaged weights the model holds those now.
         averaged = {n[4:]: v for n, v in evaluation.results.items() if n.startswith("ema_")}
-        write_card(
-            run,
-            preset / "classifier",
-            title=str(settings.weights or settings.preset),
-            task="image-classification",
-            results=averaged or evaluation.results,
-            usage=f"import keras_densepred\n\nclassifier = keras_densepred.{type(model).__name__}"
-            '.from_preset("DIRECTORY")',
-        )
+        with renewing(run.output / "preset") as preset:
+            model.save_to_preset(str(preset / "classifier"))
+            model.backbone.save_to_preset(str(preset / "backbone"))
+            write_classes(preset / "classes.json", train)
+            self.preprocessing(settings).write(preset)
+            write_card(
+                run,
+                preset / "classifier",
+                title=str(settings.weights or settings.preset),
+                task="image-classification",
+                results=averaged or evaluation.results,
+                usage="import keras_densepred\n\n"
+                f'classifier = keras_densepred.{type(model).__name__}.from_preset("DIRECTORY")',
+            )

@@ -5,11 +5,12 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Collection, Generator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_densepred import data, metrics
+from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.devices.cluster import Cluster
@@ -32,6 +33,8 @@ class Detection(Recipe):
     """
 
     sizes: Callable[[Any, int], data.RandomSizes] | None = None
+
+    packages: ClassVar[tuple[str, ...]] = ("faster_coco_eval",)
 
     def open_data(self, settings: Any) -> tuple[Any, Any]:
         """See `Recipe.open_data`."""
@@ -75,13 +78,14 @@ class Detection(Recipe):
 
     def train(self, run: Run) -> dict[str, float]:
         """See `train_detector`."""
-        settings, streams = run.settings, []
+        settings = run.settings
+        streams: list[data.BatchStream] = []
         results = train_detector(
             run.model,
             self.batches(
                 settings,
                 run.train,
-                size_divisor=run.model.backbone.size_divisor,
+                size_divisor=run.model.size_divisor,
                 streams=streams,
                 shard=run.cluster.shard,
             ),
@@ -202,10 +206,11 @@ def train_detector(
 
     def write() -> None:
         draw_predictions(*samples, val.class_names, output / "predictions.png")
-        model.plain_backbone.save_to_preset(str(output / "preset" / "backbone"))
-        model.save(output / "preset" / "detector.keras")
-        write_classes(output / "preset" / "classes.json", train)
-        preprocessing.write(output / "preset")
+        with renewing(output / "preset") as preset:
+            model.plain_backbone.save_to_preset(str(preset / "backbone"))
+            model.save(preset / "detector.keras")
+            write_classes(preset / "classes.json", train)
+            preprocessing.write(preset)
 
     cluster.run_on_main(write)
     results = evaluation.results

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_densepred import data, metrics, models
 from keras_densepred.faults import SettingsError
+from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.semantic import describe_iou, draw_segmentations, write_iou
@@ -50,14 +51,6 @@ class Segmentation(Recipe):
             data.ShapesSegmentation(TRAIN_SHAPES, size, settings.seed, "train"),
             data.ShapesSegmentation(VAL_SHAPES, size, settings.seed, "val"),
         )
-
-    def check_data(self, settings: Any, train: Any, summary: Any) -> None:
-        """See `Recipe.check_data`."""
-        if not summary.labelled:
-            raise data.DatasetError(
-                f"{summary.name} has no labelled pixel: every mask is {data.IGNORE_LABEL} "
-                "everywhere, which stands for none."
-            )
 
     def open_stream(self, settings: Any, train: Any, **options: Any) -> data.BatchStream:
         """See `Recipe.open_stream`."""
@@ -121,23 +114,23 @@ class Segmentation(Recipe):
     ) -> None:
         """Writes the table of classes, the drawn predictions and the preset with its model card."""
         model, train = run.model, run.train
-        preset = run.output / "preset"
         write_iou(run.output / "iou.csv", results)
         draw_segmentations(*samples, train.class_names, run.output / "predictions.png")
-        model.backbone.save_to_preset(str(preset / "backbone"))
-        model.save(preset / "segmenter.keras")
-        write_classes(preset / "classes.json", train)
-        self.preprocessing(run.settings).write(preset)
-        write_card(
-            run,
-            preset,
-            title=f"{self.title} with {type(model.backbone).__name__}",
-            task="image-segmentation",
-            results=results.get("val, tested", results["val"]),
-            usage="import keras\nimport keras_densepred\n\n"
-            'model = keras.saving.load_model("DIRECTORY/segmenter.keras")\n'
-            "labels = model.predict(images).argmax(axis=-1)",
-        )
+        with renewing(run.output / "preset") as preset:
+            model.backbone.save_to_preset(str(preset / "backbone"))
+            model.save(preset / "segmenter.keras")
+            write_classes(preset / "classes.json", train)
+            self.preprocessing(run.settings).write(preset)
+            write_card(
+                run,
+                preset,
+                title=f"{self.title} with {type(model.backbone).__name__}",
+                task="image-segmentation",
+                results=results.get("val, tested", results["val"]),
+                usage="import keras\nimport keras_densepred\n\n"
+                'model = keras.saving.load_model("DIRECTORY/segmenter.keras")\n'
+                "labels = model.predict(images).argmax(axis=-1)",
+            )
 
 
 def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -177,7 +170,8 @@ def predict_samples(
     predictor: Any, batches: Any, val: Any, batch_count: int
 ) -> tuple[list, list, list]:
     """Takes up to eight of this process' validation images: images, masks, what is found."""
-    images, truth, found = [], [], []
+    images: list[np.ndarray] = []
+    truth, found = [], []
     for batch in itertools.islice(batches, batch_count):
         scores = np.asarray(predictor.predict_on_batch(batch["images"]))
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)].tolist():

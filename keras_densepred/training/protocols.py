@@ -1,4 +1,4 @@
-"""Published training protocols that several recipes share, each with its source."""
+"""Training protocols that several recipes share, each with its source."""
 
 from typing import Any
 
@@ -73,4 +73,17 @@ BICSNET_ON_COCO: dict[str, Any] = {
     "schedule": "steps",
     "warmup_steps": Epochs(2),
     "evaluate_every": 10,
+}
+
+# Ours, for some hundred to some thousand images and random weights.
+FEW_IMAGES: dict[str, Any] = {
+    "image_size": 512,
+    "batch_size": 8,
+    "scale_min": 0.6,
+    "scale_max": 1.4,
+    "copy_paste": False,
+    "width": 64,
+    "optimizer": "adamw",
+    "learning_rate": 1.5e-3,
+    "ema": 0.99,
 }
