@@ -18,6 +18,9 @@ here; everything else (styles, drop path, pyramids, detectors, presets) is alrea
 """
 
 import os
+import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before Keras is imported; any backend will do
 
@@ -25,8 +28,8 @@ import keras
 import numpy as np
 
 import keras_densepred
-from keras_densepred.backbones import PyramidBackbone
-from keras_densepred.layers import ConvNorm
+from keras_densepred import plugins
+from keras_densepred.backbones import load_backbone
 from keras_densepred.layers.token_mixers import TOKEN_MIXERS, TokenMixer
 
 keras.utils.set_random_seed(0)
@@ -165,83 +168,96 @@ print({name: x.shape for name, x in predictions.items()})
 """
 ## A whole backbone
 
-A network with another plan derives from `PyramidBackbone`. The contract is short: build a
-functional graph, hand over a dictionary of levels, and return in `get_config` what the constructor
-was given. Level `"Pn"` has stride `2**n`. `ConvNorm` is the kit of convolution, batch norm and
-activation that this package's residual networks are built with: a 1x1 convolution is a matrix
-product in it, and padding is PyTorch's, so that converted weights fit.
+A network with another plan is a class derived from `PyramidBackbone`. It builds a functional graph
+and says which maps are its levels; `"Pn"` has stride `2**n`, which is checked. Everything else (the
+configuration, both data layouts, saving, presets) comes from the constructor's signature: the class
+only has to set an attribute for each argument of its own.
 
-This one is as small as they come: a strided convolution and a residual unit a level, and one pass
-from coarse to fine.
+`ConvNorm` is the kit of convolution, batch norm and activation of this package's residual networks:
+a 1x1 convolution is a matrix product in it, and padding is PyTorch's, so that converted weights
+fit. Necks and heads take the kit over.
+
+Recipes and the command line find it if it is in a file of its own: `register_backbone` makes the
+class and the presets in `architectures` known. This one is as small as they come, a strided
+convolution and a residual unit a level.
 """
 
+pathlib.Path("my_backbones.py").write_text(
+    '''
+from keras_densepred.backbones import PyramidBackbone, image_input, register_backbone
+from keras_densepred.layers import Add, ConvNorm
 
-@keras.saving.register_keras_serializable(package="my_backbones")
-class TinyPyramid(PyramidBackbone):
-    """Strided convolutions, then one way back up.
 
-    Output: `{"P3", "P4", "P5"}`, maps of `width` channels.
+@register_backbone
+class MyBackbone(PyramidBackbone):
+    """A strided convolution and a residual unit a level; P2 to P5."""
 
-    Args:
-        width: channels of every level.
-        image_shape: input shape without the batch axis.
-        dtype: dtype policy.
-    """
+    architectures = {"my_tiny": {"width": 16}, "my_small": {"width": 32}}
 
-    def __init__(self, width=32, image_shape=(None, None, 3), dtype=None, **kwargs):
+    def __init__(
+        self, width=16, image_shape=(None, None, 3), data_format=None, dtype=None, **kwargs
+    ):
         kit = ConvNorm("swish", dtype=dtype)
-
-        inputs = x = keras.Input(shape=image_shape, name="images")
-        maps = {}
+        inputs, x = image_input(image_shape, data_format, dtype)
+        levels = {}
         for level in range(1, 6):
-            x = kit.unit(x, width, 3, f"down{level}", stride=2)
-            y = kit.unit(x, width, 3, f"unit{level}")
-            x = maps[f"P{level}"] = keras.layers.Add(name=f"add{level}", dtype=dtype)([x, y])
-        outputs = {"P5": x}
-        for level in (4, 3):
-            x = keras.layers.UpSampling2D(
-                2, data_format="channels_last", name=f"up{level}", dtype=dtype
-            )(x)
-            x = keras.layers.Add(name=f"fuse{level}", dtype=dtype)([x, maps[f"P{level}"]])
-            x = outputs[f"P{level}"] = kit.unit(x, width, 3, f"out{level}")
+            x = kit.unit(x, width * level, 3, f"down{level}", stride=2)
+            y = kit.unit(x, width * level, 3, f"unit{level}")
+            x = Add(name=f"add{level}", dtype=dtype)(x, y)
+            if level > 1:
+                levels[f"P{level}"] = x
         super().__init__(
             inputs=inputs,
-            pyramid_outputs={level: outputs[level] for level in ("P3", "P4", "P5")},
+            pyramid_outputs=levels,
             image_shape=image_shape,
-            data_format="channels_last",
+            data_format=data_format,
             dtype=dtype,
+            kit=kit,
             **kwargs,
         )
         self.width = width
+'''
+)
+plugins.import_modules(["my_backbones"])  # what `--import my_backbones` does
 
-    def get_config(self):
-        return {**super().get_config(), "width": self.width}
-
-    @classmethod
-    def from_config(cls, config):
-        # The layout is not a choice of this network.
-        return super().from_config({k: v for k, v in config.items() if k != "data_format"})
-
-
-tiny = TinyPyramid(width=32)
-print(f"{tiny.count_params():,} parameters")
+tiny = load_backbone("my_tiny")
+print(f"{tiny.architecture}: {tiny.count_params():,} parameters")
 for level, info in tiny.feature_info.items():
     print(level, info)
 
 """
 That is enough for everything that stands on a backbone here: detectors with and without anchors,
-with our pyramid or KerasHub's FPN; segmenters; presets.
+segmenters, classifiers. Its levels are not equally wide, so a detector puts a neck around it, which
+it asks by `is_pyramid`.
 """
 
+model = keras_densepred.models.FasterRCNN(tiny, num_classes=6)
+print("Faster R-CNN:", model.predict(images, verbose=0)["boxes"].shape)
 model = keras_densepred.models.YOLOv3Detector(tiny, num_classes=6, neck="prn")
-print("YOLOv3:   ", model.predict(images, verbose=0)["boxes"].shape)
+print("YOLOv3:      ", model.predict(images, verbose=0)["boxes"].shape)
 model = keras_densepred.models.DeepLabV3(tiny, num_classes=7, width=32, atrous_rates=None)
-print("DeepLabv3:", model.predict(images, verbose=0).shape)
+print("DeepLabv3:   ", model.predict(images, verbose=0).shape)
+model = keras_densepred.models.image_classifier("my_tiny", num_classes=5)
+print("classifier:  ", model.predict(images, verbose=0).shape)
 
-tiny.save_to_preset("tiny_pyramid")
-loaded = TinyPyramid.from_preset("tiny_pyramid")
+tiny.save_to_preset("my_weights")
+loaded = load_backbone("my_weights")
 first, second = (keras.ops.convert_to_numpy(m(images)["P3"]) for m in (tiny, loaded))
-print("preset:    the same outputs:", np.array_equal(first, second))
+print("preset:       the same outputs:", np.array_equal(first, second))
+
+"""
+The recipes and the command line take it by `--import`: pretrain it, train a detector on its
+weights, evaluate that.
+
+    python recipes/imagenet_pretrain.py --import my_backbones --preset my_tiny --output runs/tiny
+    python recipes/coco_retinanet.py --import my_backbones --weights runs/tiny --output runs/boxes
+    python -m keras_densepred evaluate runs/boxes --import my_backbones --data-dir MY_IMAGES
+
+The recipes take `--data-dir`, too; without it, the built-in shapes. And what does the network cost?
+"""
+
+command = "-m keras_densepred info my_tiny --import my_backbones --image-size 224"
+print(subprocess.run([sys.executable, *command.split()], capture_output=True, text=True).stdout)
 
 """
 Where to go from here: `pretraining_and_scale` for weights; `analysis.multiply_adds` for the cost of

@@ -1,33 +1,258 @@
-"""Writing files that are either complete or not there."""
+"""Writing that loses nothing: under a temporary name, then renamed, never over others' work.
+
+The one module that writes for the package, its recipes and its tools.
+"""
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from keras_densepred._optional import require
+
+MARKER = ".keras_densepred.json"  # in a folder that a command made, with the command's name
+
+LOCK = ".lock"  # in a folder that is being written to
+
+
+class OutputError(ValueError):
+    """An output that cannot be written or would replace what is not ours; one sentence."""
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` replaced, which bash and zsh leave alone behind `--output=`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OutputError(f"{path} begins with ~ and names no home: write it out.") from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes `content` under a temporary name in the same folder and renames it to `path`."""
+    """Writes `content` under a temporary name in the same folder and renames it to `path`.
+
+    For files inside of an output that has been claimed. Where the disk is full, the old file stays
+    and nothing half-written is left.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 @contextlib.contextmanager
-def replacing(path: Path, name: str) -> Iterator[Path]:
-    """A temporary place for a file or directory that others write; renamed to `path` at the end.
+def replacing(path: str | os.PathLike[str], name: str) -> Iterator[Path]:
+    """A temporary place for a file or folder that others write; renamed to `path` at the end.
+
+    A file at `path` is replaced, and a folder if it is one that this function made.
 
     Args:
-        path: the file or directory to be; an old one is replaced.
+        path: the file or folder to be.
         name: what the unfinished one is called, in a hidden folder beside `path`.
+
+    Raises:
+        OutputError: if another folder is there.
     """
+    path = Path(path)
+    _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / name
         yield unfinished
-        if path.is_dir() and not path.is_symlink():
+        if unfinished.is_dir():
+            (unfinished / MARKER).write_text(json.dumps({"files": _listing(unfinished)}), "utf-8")
+        _require_replaceable(path)  # it may have come while the export ran
+        if path.is_dir():
             os.replace(path, Path(folder) / "old")  # deleted with the folder
         os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def renewing(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary place for all files of a folder inside of a claimed output.
+
+    It takes the folder's place at the end: whoever reads the folder finds all files of before or
+    all new ones.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        unfinished = Path(temporary) / "new"
+        unfinished.mkdir()
+        yield unfinished
+        if folder.exists():
+            os.replace(folder, Path(temporary) / "old")
+        os.replace(unfinished, folder)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other processes of this machine out of an output; a killed one leaves no lock.
+
+    Raises:
+        OutputError: if another process is writing there.
+    """
+    lock = require("filelock", "data").FileLock(Path(folder) / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except TimeoutError as error:
+        raise OutputError(
+            f"Another run is writing to {folder}: wait for it, or give another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_new_file(
+    path: str | os.PathLike[str],
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+    is_ours: Callable[[Path], bool] = lambda path: False,
+) -> Path:
+    """Refuses an output that exists, before any work starts.
+
+    Args:
+        path: the file that a command is to write.
+        inputs: what the command reads; never written over, whatever `overwrite` says.
+        overwrite: whether a file may be replaced.
+        is_ours: tells of a file whether the command wrote it earlier, so that it may be replaced.
+
+    Returns:
+        The path, `~` replaced.
+
+    Raises:
+        OutputError: if the file exists, a folder has its name, it is an input or lies in one, or it
+            cannot be made there.
+    """
+    path = expanded(path)
+    _require_no_input(path, inputs)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give the name of a file as --output.")
+    if path.exists() and not overwrite and not is_ours(path):
+        raise OutputError(f"{path} exists: give another --output, or --overwrite to replace it.")
+    _require_possible(path.parent)
+    return path
+
+
+def require_new_folder(
+    path: str | os.PathLike[str],
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+) -> Path:
+    """`require_new_file` for a folder that `replacing` is to make: one with others' files stays.
+
+    Raises:
+        OutputError: if the folder exists, or with `overwrite` if it holds other files than an
+            export's; or as in `require_new_file`.
+    """
+    path = expanded(path)
+    _require_no_input(path, inputs)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: give another --output, or --overwrite to replace it.")
+    if path.is_file():
+        raise OutputError(f"{path} is a file: give the name of a folder as --output.")
+    _require_replaceable(path)
+    _require_possible(path.parent)
+    return path
+
+
+def claim_folder(
+    path: str | os.PathLike[str],
+    command: str,
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Takes a folder for a command's files: a new or empty one, or one that this command made.
+
+    Files that are there stay, but for those of the same name that the command writes.
+
+    Args:
+        path: the folder.
+        command: its name, by which the next run recognises the folder.
+        inputs: what the command reads; the folder may be none of them.
+        overwrite: whether to write into another folder, too.
+
+    Returns:
+        The path, `~` replaced; the folder exists.
+
+    Raises:
+        OutputError: if other files are there, it is an input, or it cannot be made.
+    """
+    path = expanded(path)
+    _require_no_input(path, inputs)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file: give the name of a folder as --output.")
+    marker = path / MARKER
+    if path.is_dir() and any(path.iterdir()) and not overwrite and _command_of(marker) != command:
+        raise OutputError(
+            f"{path} holds files that `{command}` did not write: give another --output, or "
+            "--overwrite to write among them."
+        )
+    _require_possible(path)
+    write_atomically(marker, (json.dumps({"command": command}) + "\n").encode())
+    return path
+
+
+def _command_of(marker: Path) -> str | None:
+    try:
+        return json.loads(marker.read_text(encoding="utf-8")).get("command")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _listing(folder: Path) -> list[str]:
+    """What lies in a folder, sub-folders included; the marker left out."""
+    files = (file.relative_to(folder).as_posix() for file in folder.rglob("*"))
+    return sorted(name for name in files if name != MARKER)
+
+
+def _require_replaceable(path: Path) -> None:
+    if path.is_symlink() and path.is_dir():
+        raise OutputError(f"{path} is a link to a folder: give another name.")
+    if not path.is_dir():
+        return
+    try:
+        ours = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = None
+    if ours != _listing(path):
+        raise OutputError(
+            f"{path} is a folder with files that were not exported there: give another name."
+        )
+
+
+def _require_no_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    place = path.resolve()
+    for name in inputs:
+        given = expanded(name)
+        if not given.exists():  # the name of a preset, a pattern
+            continue
+        given = given.resolve()
+        inside = given.is_dir() and given in place.parents and (given / "config.json").exists()
+        if place == given or place in given.parents or inside:
+            raise OutputError(
+                f"{path} would be written over {name}, which is read: give another --output."
+            )
+
+
+def _require_possible(folder: Path) -> None:
+    """Makes sure that files can be made in a folder, which need not be there yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"Nothing can be written to {folder} ({reason}).") from error

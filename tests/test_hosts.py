@@ -157,7 +157,7 @@ def test_keras_hub_still_fixes_the_heads_width(stock_hub):
 
 
 def test_keras_hub_still_drops_batches_without_boxes(stock_hub):
-    """keras-hub 0.32.0; models.retinanet_core.compute_loss."""
+    """keras-hub 0.32.0; models.retinanet.model."""
     empty = {"boxes": np.full_like(BOXES, -1), "labels": np.full_like(LABELS, -1)}
     stock_hub.compile(**COMPILE)
     logs = stock_hub.evaluate(IMAGES, empty, batch_size=2, verbose=0, return_dict=True)
@@ -194,7 +194,7 @@ def test_keras_hub_decoder_still_suppresses_across_classes():
 
 def test_keras_hub_fpn_still_reads_use_p5_the_other_way_round(backbone):
     """keras-hub 0.32.0, FeaturePyramid: `use_p5=True` makes P6 from the backbone's P5 (8 channels
-    here), its docstring says from the FPN's (256); models.retinanet_core.as_detection_pyramid."""
+    here), its docstring says from the FPN's (256); models.retinanet.model."""
     pyramid = keras_hub.models.RetinaNetBackbone(backbone, 3, 6, use_p5=True)
     kernel = pyramid.feature_pyramid.output_conv_layers["P6"].kernel
     assert kernel.shape == (3, 3, 8, 256)
@@ -218,13 +218,13 @@ if BACKEND == "torch":
 
 @needs_keras_cv
 def test_keras_cv_still_forgets_the_feature_pyramid(stock_cv):
-    """keras-cv 0.9.0; models.retinanet_keras_cv."""
+    """keras-cv 0.9.0; models.retinanet.keras_cv."""
     assert "feature_pyramid" not in stock_cv.get_config()
 
 
 @needs_keras_cv
 def test_keras_cv_still_takes_three_levels_only(backbone):
-    """keras-cv 0.9.0; models.retinanet_keras_cv."""
+    """keras-cv 0.9.0; models.retinanet.keras_cv."""
     pyramid = DetectionPyramid(backbone, width=8)
     assert set(pyramid.output) == {"P3", "P4", "P5", "P6", "P7"}
     model = keras_cv.models.RetinaNet(
@@ -235,7 +235,7 @@ def test_keras_cv_still_takes_three_levels_only(backbone):
 
 @needs_keras_cv
 def test_keras_cv_fpn_still_reports_the_size_of_p5_for_p6():
-    """keras-cv 0.9.0, FeaturePyramid.compute_output_shape; models.retinanet_keras_cv."""
+    """keras-cv 0.9.0, FeaturePyramid.compute_output_shape; models.retinanet.keras_cv."""
     shapes = {f"P{level}": (1, 64 >> level, 64 >> level, 8) for level in (3, 4, 5)}
     reported = keras_cv.models.retinanet.FeaturePyramid().compute_output_shape(shapes)
     assert reported[3][1:3] == (2, 2)  # 1 x 1 in truth
@@ -243,7 +243,7 @@ def test_keras_cv_fpn_still_reports_the_size_of_p5_for_p6():
 
 @needs_keras_cv
 def test_keras_cv_still_refuses_train_on_batch(stock_cv):
-    """keras-cv 0.9.0; models.retinanet_keras_cv.train_step."""
+    """keras-cv 0.9.0; models.keras_cv."""
     stock_cv.compile(optimizer="sgd", box_loss="smoothl1", classification_loss="focal")
     with pytest.raises(ValueError, match="unpack"):
         stock_cv.train_on_batch(IMAGES, CV_TARGETS)

@@ -18,7 +18,7 @@ import pytest
 
 import keras_densepred
 from keras_densepred import backbones, data, models, training
-from tests.backbones.test_bicsnet import run
+from tests.networks import run
 
 ROOT = Path(__file__).parents[1]
 SAVED = ROOT / "tests" / "golden" / "saved"

@@ -13,12 +13,9 @@ name without its ending.
 """
 
 import argparse
-import os
 import re
-import shutil
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 
 import keras
 
@@ -28,6 +25,8 @@ from keras_densepred import (
     CSPNetBackbone,
     CSPNetImageClassifier,
     DetectionPyramid,
+    command,
+    files,
 )
 from keras_densepred.convert import cednet, darknet, timm
 from keras_densepred.convert.state import read_checkpoint
@@ -90,46 +89,36 @@ def load_darknet(arguments: argparse.Namespace) -> keras.Model:
 LOADERS = {"cednet": load_cednet, "timm": load_timm, "darknet": load_darknet}
 
 
-def save(model: keras.Model, output: Path) -> None:
-    """Saves a preset under a temporary name and renames it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        model.save_to_preset(str(unfinished))
-        os.replace(unfinished, output)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns 0, or 1 after one sentence where it cannot be done."""
+    return command.run(_convert, argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def _convert(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("family", choices=tuple(LOADERS), help="whose weights these are")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=files.expanded)
     parser.add_argument("--preset", help="architecture, such as cednet_next_tiny; timm's is found")
-    parser.add_argument("--output", type=Path, help="preset directory to make")
+    parser.add_argument("--output", help="preset directory to make")
     parser.add_argument("--ema", action="store_true", help="CEDNet: the averaged weights")
     parser.add_argument("--classes", type=int, default=1000, help="Darknet: of the classifier")
+    parser.add_argument("--debug", action="store_true", help=command.DEBUG_HELP)
     arguments = parser.parse_args(argv)
-    output = arguments.output or arguments.checkpoint.with_suffix("")
-    try:
-        if arguments.preset is None and arguments.family != "timm":
-            raise ValueError(f"Weights of {arguments.family} need --preset, the architecture.")
-        if output.exists():
-            raise ValueError(f"{output} already exists: choose another directory for --output.")
-        print(f"Reading {arguments.checkpoint} ...")
-        model = LOADERS[arguments.family](arguments)
-        save(model, output)
-    except (ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if arguments.preset is None and arguments.family != "timm":
+        raise ValueError(f"Weights of {arguments.family} need --preset, the architecture.")
+    output = files.require_new_folder(
+        arguments.output or arguments.checkpoint.with_suffix(""), inputs=[arguments.checkpoint]
+    )
+    print(f"Reading {arguments.checkpoint} ...")
+    model = LOADERS[arguments.family](arguments)
+    with files.replacing(output, "preset") as unfinished:
+        model.save_to_preset(str(unfinished))
     print(
         f"Loaded {len(model.weights)} arrays into a {type(model).__name__} and saved it: "
         f'{type(model).__name__}.from_preset("{output}").'
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 import numpy as np
 
-from keras_densepred import backbones, data, export
-from keras_densepred.saved import load as trained
+from keras_densepred import backbones, command, data, export, files
+from keras_densepred.saved import load as saved
 from keras_densepred.training import Preprocessing
 from tools.timing import litert_files, onnx_files
 
@@ -59,51 +59,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 after one sentence where it cannot be done.
     """
+    return command.run(_export, argv)
+
+
+def _export(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
-    try:
-        if options.int8 and options.format != "onnx":
-            raise ValueError("--int8 is for --format onnx; LiteRT has --weights int8.")
-        if options.weights != "float32" and options.format != "litert":
-            raise ValueError("--weights is for --format litert.")
-        side = _image_size(options)
-        model = load(options.model)
-        more = {"weights": options.weights} if options.format == "litert" else {}
-        FORMATS[options.format](model, options.output, side, **more)
-        print(f"{options.output}: {_megabytes(options.output):.2f} MB")
-        if options.int8:
-            _quantize(options, side)
-        if options.weights != "float32":
-            for line in litert_files.compare_weights(model, options.weights, side):
-                print(line)
-    except (ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if options.int8 and options.format != "onnx":
+        raise ValueError("--int8 is for --format onnx; LiteRT has --weights int8.")
+    if options.weights != "float32" and options.format != "litert":
+        raise ValueError("--weights is for --format litert.")
+    options.output = _output(options)
+    side = _image_size(options)
+    model = load(options.model)
+    saved.require_size(model, side)
+    more = {"weights": options.weights} if options.format == "litert" else {}
+    FORMATS[options.format](model, options.output, side, **more)
+    print(f"{options.output}: {_megabytes(options.output):.2f} MB")
+    if options.int8:
+        _quantize(options, side)
+    if options.weights != "float32":
+        for line in litert_files.compare_weights(model, options.weights, side):
+            print(line)
 
 
 def load(name: str) -> keras.Model:
-    """A saved model, or the backbone of a preset.
+    """A saved model, whatever a recipe writes, or the backbone of a preset.
 
     Raises:
         ValueError: if there is neither.
     """
-    if not name.endswith(".keras"):
+    if not files.expanded(name).exists() or saved.is_backbone(name):
         return backbones.load_backbone(name)
-    return trained.load_model(trained.find_model(name))
+    return saved.load_model(saved.find_model(name))
+
+
+def _output(options: argparse.Namespace) -> Path:
+    """The output, after everything that will be written has been looked at."""
+    inputs = [options.model] if files.expanded(options.model).exists() else []
+    output = files.expanded(options.output)
+    if options.format == "saved_model":
+        return files.require_new_folder(output, inputs=inputs, overwrite=options.overwrite)
+    beside = {"openvino": [output.with_suffix(".bin")]}.get(options.format, [])
+    if options.int8:
+        beside.append(_int8_path(output))
+    for path in (output, *beside):
+        files.require_new_file(path, inputs=inputs, overwrite=options.overwrite)
+    return output
+
+
+def _int8_path(output: Path) -> Path:
+    return output.with_suffix(".int8.onnx")
 
 
 def _preprocessing(name: str) -> Preprocessing | None:
     """What the recipe wrote beside a saved model."""
-    path = Path(name)
-    return trained.saved_preprocessing(path) if path.exists() else None
+    path = files.expanded(name)
+    if not path.exists() or saved.is_backbone(name):
+        return None
+    return saved.saved_preprocessing(saved.find_model(name))
 
 
 def _image_size(options: argparse.Namespace) -> int:
-    saved = _preprocessing(options.model)
-    side = options.image_size or (saved.image_size if saved else None)
-    if side is None:
+    if options.image_size is not None:
+        return options.image_size
+    preprocessing = _preprocessing(options.model)
+    if preprocessing is None or preprocessing.image_size is None:
         raise ValueError(f"No image size is saved with {options.model}: give --image-size.")
-    return side
+    return preprocessing.image_size
 
 
 def _megabytes(path: Path) -> float:
@@ -112,18 +134,18 @@ def _megabytes(path: Path) -> float:
 
 
 def _quantize(options: argparse.Namespace, side: int) -> None:
-    saved = _preprocessing(options.model)
-    if saved is None:
+    preprocessing = _preprocessing(options.model)
+    if preprocessing is None:
         raise ValueError(
             f"There is no preprocessing.json beside {options.model}, by which --int8 prepares "
             "images: copy that of the run there."
         )
-    saved = dataclasses.replace(saved.at_size(side), task="detection")
+    preprocessing = dataclasses.replace(preprocessing.at_size(side), task="detection")
     train, val = data.open_detection(options.int8)
-    small = options.output.with_suffix(".int8.onnx")
-    export.quantize_onnx(options.output, small, _images(train, saved, CALIBRATION_IMAGES))
+    small = _int8_path(options.output)
+    export.quantize_onnx(options.output, small, _images(train, preprocessing, CALIBRATION_IMAGES))
     print(f"{small}: {_megabytes(small):.2f} MB")
-    images = list(_images(val, saved, COMPARED_IMAGES))
+    images = list(_images(val, preprocessing, COMPARED_IMAGES))
     for line in onnx_files.compare(options.output, small, images):
         print(line)
 
@@ -138,14 +160,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help=".keras file, or preset of a backbone")
+    parser.add_argument("model", help="run, its preset, .keras file, or preset of a backbone")
     parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="of the file")
     parser.add_argument(
         "--weights", choices=export.LITERT_WEIGHTS, default="float32", help="of LiteRT's kernels"
     )
     parser.add_argument("--int8", metavar="DATA_DIR", help="also write 8-bit, calibrated on this")
     parser.add_argument("--image-size", type=int, help="side in pixels")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--output", required=True, help="file to write (saved_model: folder)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--debug", action="store_true", help=command.DEBUG_HELP)
     return parser.parse_args(argv)
 
 

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
@@ -20,6 +20,7 @@ from keras_densepred.backbones.registry import (
     register_backbone,
 )
 from keras_densepred.backbones.resnet import ResNetBackbone
+from keras_densepred.layers.image_input import image_input
 
 __all__ = [
     "BackboneSource",

@@ -7,7 +7,6 @@ import inspect
 import json
 import math
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,19 +14,28 @@ from typing import Any, ClassVar
 import keras
 import keras_hub
 
+from keras_densepred.backbones.configuration import (
+    built,
+    comparable,
+    constructor_arguments,
+    plain,
+)
 from keras_densepred.backbones.rematerialization import Rematerialization
-from keras_densepred.layers.image_input import SizeCheck
+from keras_densepred.backbones.saved_preset import (
+    BATCH_NORM_ARGUMENTS,
+    changes_batch_norms,
+    copy_weights,
+)
+from keras_densepred.layers.image_input import from_channels_last, resolve_data_format
 from keras_densepred.layers.token_mixers import NeXtMixer
 
 # Arguments that every backbone hands on to Keras.
 _KERAS_ARGUMENTS = ("name", "trainable", "dtype")
-# Arguments that decide the classes of batch norms, by which Keras addresses weights in a file.
-_BATCH_NORM_ARGUMENTS = ("sync_batch_norm", "fixed_batch_norm")
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureInfo:
-    """What a neck or head must know of one pyramid level.
+    """What necks and heads need to know of one pyramid level.
 
     Attributes:
         channels: number of channels of the map.
@@ -102,7 +110,7 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
     training_options: ClassVar[frozenset[str]] = frozenset(
         {
             *_KERAS_ARGUMENTS,
-            *_BATCH_NORM_ARGUMENTS,
+            *BATCH_NORM_ARGUMENTS,
             "image_shape",
             "data_format",
             "drop_path_rate",
@@ -237,24 +245,12 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
     def _description(cls, config: Mapping[str, Any]) -> Any:
         """What tells architectures from each other, in a form that compares."""
         complete = cls.complete_config(config)
-        return _comparable({k: v for k, v in complete.items() if k not in cls.training_options})
+        return comparable({k: v for k, v in complete.items() if k not in cls.training_options})
 
     @classmethod
     def _arguments(cls) -> dict[str, inspect.Parameter]:
         """The constructor's named arguments, those that it hands on to a parent's included."""
-        arguments: dict[str, inspect.Parameter] = {}
-        for family in cls.__mro__:
-            if "__init__" not in vars(family):
-                continue
-            signature = inspect.signature(vars(family)["__init__"]).parameters
-            if "pyramid_outputs" in signature:  # a base of families, such as this class
-                break
-            for name, parameter in list(signature.items())[1:]:
-                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                    arguments.setdefault(name, parameter)
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values()):
-                break
-        return arguments
+        return constructor_arguments(cls)
 
     @classmethod
     def _check_options(cls, options: Iterable[str]) -> None:
@@ -291,12 +287,12 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
         config = super().get_config()
         for argument in self._arguments():
             if argument not in config:
-                config[argument] = _plain(getattr(self, argument))
+                config[argument] = plain(getattr(self, argument))
         return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PyramidBackbone":
-        return super().from_config({name: _built(value) for name, value in config.items()})
+        return super().from_config({name: built(value) for name, value in config.items()})
 
     @classmethod
     def architecture_presets(cls) -> dict[str, dict]:
@@ -346,12 +342,12 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
                 f"{cls.__name__} has no preset {preset!r}, nor is there a directory of that name. "
                 f"Built-in presets: {', '.join(names) if names else 'none'}."
             )
-        if not load_weights or not _changes_batch_norms(preset, kwargs):
+        if not load_weights or not changes_batch_norms(preset, kwargs):
             return super().from_preset(preset, load_weights=load_weights, **kwargs)
         # A file addresses weights by the class of their layer: load it as it was saved, then copy.
         saved = super().from_preset(preset)
         changed = type(saved).from_config({**saved.get_config(), **kwargs})
-        _copy_weights(saved, changed, preset)
+        copy_weights(saved, changed, preset)
         return changed
 
 
@@ -365,106 +361,3 @@ def _level(name: str) -> int:
     if not re.fullmatch(r"P\d+", name):
         raise ValueError(f'A level is called "P" and a number, such as "P3", not {name!r}.')
     return int(name[1:])
-
-
-def _plain(value: Any) -> Any:
-    """An argument as `get_config` returns it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, keras.layers.Layer):
-        return keras.saving.serialize_keras_object(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return value
-
-
-def _built(value: Any) -> Any:
-    """An argument of `get_config` as the constructor takes it."""
-    if isinstance(value, Mapping) and {"class_name", "config"} <= value.keys():
-        return keras.saving.deserialize_keras_object(value)
-    return value
-
-
-def _comparable(value: Any) -> Any:
-    """The same for equal arguments, whether they come from Python or from a JSON file."""
-    if isinstance(value, Mapping):
-        # Files of Keras write tuples so.
-        if value.get("class_name") == "__tuple__":
-            return _comparable(value["items"])
-        return {key: _comparable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_comparable(item) for item in value]
-    return _plain(value)
-
-
-def _changes_batch_norms(preset: str, options: Mapping[str, Any]) -> bool:
-    """Whether options give a saved backbone batch norms of another class than it was saved with."""
-    changed = {name: options[name] for name in _BATCH_NORM_ARGUMENTS if name in options}
-    config = pathlib.Path(preset) / "config.json"
-    if not changed or not config.is_file():
-        return bool(changed)
-    saved = json.loads(config.read_text(encoding="utf-8"))["config"]
-    return any(saved.get(name, False) != value for name, value in changed.items())
-
-
-def _copy_weights(source: keras.Model, target: keras.Model, preset: str) -> None:
-    values = {weight.path: weight for weight in source.weights}
-    missing = [weight.path for weight in target.weights if weight.path not in values]
-    if missing or len(values) != len(target.weights):
-        raise ValueError(
-            f"{preset} holds the weights of another network than these options make: "
-            f"{missing[0] if missing else 'some of its weights'} would have no place."
-        )
-    for weight in target.weights:
-        weight.assign(values[weight.path])
-
-
-def resolve_data_format(data_format: str | None) -> str:
-    """`data_format`, or Keras' default where it is None; ValueError if it is neither format."""
-    data_format = data_format or keras.config.image_data_format()
-    if data_format not in ("channels_last", "channels_first"):
-        raise ValueError(
-            f'`data_format` must be "channels_last" or "channels_first", got {data_format!r}.'
-        )
-    return data_format
-
-
-def image_input(
-    image_shape: Sequence[int | None],
-    data_format: str | None = None,
-    dtype: Any = None,
-    size_divisor: int = 1,
-) -> tuple[Any, Any]:
-    """The input of a backbone, and the same images channels last, to build the network on.
-
-    Args:
-        image_shape: shape without the batch axis, in the layout `data_format`; sizes may be None.
-        data_format: `"channels_last"`, `"channels_first"` or None for Keras' default.
-        dtype: dtype policy of the layers.
-        size_divisor: images whose height or width is no multiple of it are refused when they come.
-
-    Returns:
-        Symbolic images as they come in, and `(batch, height, width, channels)`.
-
-    Raises:
-        ValueError: if a size in `image_shape` is no multiple of `size_divisor`.
-    """
-    data_format = resolve_data_format(data_format)
-    inputs = x = keras.Input(shape=tuple(image_shape), name="images")
-    if size_divisor > 1:
-        x = SizeCheck(size_divisor, data_format, name="size_check", dtype=dtype)(x)
-    return inputs, to_channels_last(x, data_format, "to_channels_last", dtype)
-
-
-def to_channels_last(x, data_format: str, name: str, dtype=None):
-    """Turns a `data_format` map into a channels-last one, with a layer where one is needed."""
-    if data_format == "channels_last":
-        return x
-    return keras.layers.Permute((2, 3, 1), name=name, dtype=dtype)(x)
-
-
-def from_channels_last(x, data_format: str, name: str, dtype=None):
-    """The inverse of `to_channels_last`."""
-    if data_format == "channels_last":
-        return x
-    return keras.layers.Permute((3, 1, 2), name=name, dtype=dtype)(x)

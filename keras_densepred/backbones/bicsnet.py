@@ -15,10 +15,11 @@ and what is our choice among equals is an argument. The built-in presets are arc
 import dataclasses
 from collections.abc import Sequence
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import EXPANSION, bottleneck_block, residual_block
 from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.pooling import MaxPool
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 
@@ -181,7 +182,7 @@ class BiCSNetBackbone(PyramidBackbone):
         width_multiplier: w in Table I; the stem's first convolution has 64 channels in any case.
         output_width: channels of every output.
         residual_blocks: which blocks are residual blocks, in place of bottlenecks; None is our
-            choice, five blocks such that of two that a Skip-Connection ties one is a bottleneck.
+            choice, five blocks: of any two that a Skip-Connection ties, one is a bottleneck.
             Stem blocks are bottlenecks.
         context: the global context of Spatial Fusion Modules, `"mean"` or `"conv"`
             (`layers.SpatialFusion`); our choice of the paper's two references.
@@ -215,7 +216,7 @@ class BiCSNetBackbone(PyramidBackbone):
 
     _preset_file = "bicsnet.json"
     size_divisor = 1
-    min_level, max_level = MIN_LEVEL, MAX_LEVEL  # what hosts' RetinaNets ask of a pyramid
+    min_level, max_level = MIN_LEVEL, MAX_LEVEL  # read by KerasHub's RetinaNet
 
     def __init__(
         self,

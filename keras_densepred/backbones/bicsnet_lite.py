@@ -8,7 +8,7 @@ says how far this is a reconstruction; what the paper leaves open follows SpineN
 import dataclasses
 from collections.abc import Sequence
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.bicsnet import (
     MAX_LEVEL,
     MIN_LEVEL,
@@ -22,6 +22,7 @@ from keras_densepred.backbones.bicsnet import (
 )
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.mobile import FastFusion, SpaceToDepth, mb_conv_block
 from keras_densepred.layers.spatial_fusion import upsample
 

@@ -13,8 +13,9 @@ pretrained weights were ever published; the built-in presets are architectures.
 import re
 from collections.abc import Sequence
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.token_mixers import TOKEN_MIXERS, TokenMixer
 from keras_densepred.layers.upsampling import BilinearUpsample
 

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
-from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.cross_stage import FUSIONS, CrossStage
 from keras_densepred.layers.dense_blocks import DenseBlock
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.pooling import MaxPool
+from keras_densepred.layers.stateless import Concat
 
 STEM_WIDTH = 32
 STEMS = ("pelee", "plain")
@@ -258,7 +259,7 @@ class _Builder:
         if number > 1 and self.fusion == "last":
             x = _halve(self.kit, x, f"{name}_pool")
         elif number > 1 and self.fusion == "both":
-            # What follows the concat of the stage before belongs to that stage: at half the size.
+            # The previous stage's transition runs here, at half the size.
             x = self._cross_stage(number - 1).transition(x, f"stage{number - 1}")
         return partial.partial(x, lambda branch: self.dense(branch, depth, bottleneck, name), name)
 

@@ -17,11 +17,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv_norm import ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
 from keras_densepred.layers.darknet import PartialAdd
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.pooling import MaxPool
 
 BLOCKS = ("bottleneck", "dark", "basic")

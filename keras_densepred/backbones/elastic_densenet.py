@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
-from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.pooling import MaxPool
+from keras_densepred.layers.stateless import Concat
 from keras_densepred.layers.upsampling import BilinearUpsample
 
 

@@ -33,7 +33,7 @@ def register_backbone(family: Family) -> Family:
     if name == family.__name__:
         name = f"keras_densepred>{name}"
         taken = keras.saving.get_registered_object(name)
-        # The same class anew is a notebook's cell that runs again.
+        # A notebook's cell that runs again defines the same class again.
         if taken is not None and taken.__module__ != family.__module__:
             raise ValueError(
                 f"{name} is {taken.__module__}.{taken.__qualname__}: register "

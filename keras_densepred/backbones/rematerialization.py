@@ -1,4 +1,4 @@
-"""Less memory in training: the inside of blocks is computed again in the backward pass."""
+"""Rematerialisation: blocks are computed again in the backward pass, which saves memory."""
 
 import dataclasses
 from collections import Counter
@@ -8,16 +8,16 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 
 
 class Rematerialization:
-    """Mixin, before a functional model: runs of layers keep only their input for the gradient.
+    """Mixin, before a functional model: chains of layers keep only their input for the gradient.
 
-    A run is layers one after another, each with one input and one reader, that only compute
-    (`layers.direct.Direct`): of a CEDNet NeXt block the depthwise convolution, norm, both matrix
-    products with the GELU between them, and the layer scale. Layers that draw random numbers or
-    keep statistics are never in one, so that nothing is drawn or counted twice.
+    Such a chain, or run, is made of layers, each with one input and one reader, that only compute
+    (`layers.stateless.Stateless`): in a CEDNet NeXt block the depthwise convolution, the norm, both
+    matrix products with the GELU between them, and the layer scale. Layers that draw random
+    numbers or keep statistics are never part of one, so nothing is drawn or counted twice.
 
     `keras.RematScope` (keras 3.15.1) does this for single layers, each of which still keeps its
     input: CEDNet takes as much memory with it as without.
@@ -28,10 +28,10 @@ class Rematerialization:
     def rematerialize(self, enabled: bool = True) -> None:
         """Turns rematerialisation on or off for this object; it is not saved with the model.
 
-        To be called before the first training step, which may be compiled and then stays as it is.
+        Call it before the first training step, which may be compiled once and for all.
 
         Args:
-            enabled: whether runs of layers are to be computed again in the backward pass.
+            enabled: whether runs are computed again in the backward pass.
         """
         self._rematerialized = enabled
 
@@ -100,7 +100,7 @@ def _inside_of_runs(model: Any) -> set[int]:
 def _only_input(operation: Any) -> Any:
     """The one tensor that a layer which may be part of a run reads; None for other layers."""
     nodes = operation._inbound_nodes
-    if not isinstance(operation, Direct) or len(nodes) != 1:
+    if not isinstance(operation, Stateless) or len(nodes) != 1:
         return None
     node = nodes[0]
     if len(node.input_tensors) != 1 or len(node.outputs) != 1 or node.arguments.kwargs:

@@ -14,10 +14,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_densepred.backbones.backbone import PyramidBackbone, image_input
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import bottleneck_block
 from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.pooling import MaxPool
 

@@ -1,15 +1,17 @@
-"""Presets that KerasHub saved: which backbone is in one, and tasks that take several of them."""
+"""Presets that KerasHub saved: which backbone is in one, its weights, tasks that take several."""
 
 import contextlib
 import contextvars
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import keras_hub
 
+# Arguments that decide the classes of batch norms, by which Keras addresses weights in a file.
+BATCH_NORM_ARGUMENTS = ("sync_batch_norm", "fixed_batch_norm")
 # Class of the backbone in the preset that is being loaded; None outside of `any_backbone`.
 _found: contextvars.ContextVar[type | None] = contextvars.ContextVar("found", default=None)
 
@@ -67,3 +69,26 @@ def saved_backbone_class(preset: str) -> type[keras.Model]:
     # Only KerasHub knows where a handle's files are, or how to read another library's directory;
     # it has no public way to ask for the class alone. What is wrong it says itself.
     return type(keras_hub.models.Backbone.from_preset(preset, load_weights=False))
+
+
+def changes_batch_norms(preset: str, options: Mapping[str, Any]) -> bool:
+    """Whether options give a saved backbone batch norms of another class than it was saved with."""
+    changed = {name: options[name] for name in BATCH_NORM_ARGUMENTS if name in options}
+    config = pathlib.Path(preset) / "config.json"
+    if not changed or not config.is_file():
+        return bool(changed)
+    saved = json.loads(config.read_text(encoding="utf-8"))["config"]
+    return any(saved.get(name, False) != value for name, value in changed.items())
+
+
+def copy_weights(source: keras.Model, target: keras.Model, preset: str) -> None:
+    """Copies weights by path; ValueError if the two networks do not have the same ones."""
+    values = {weight.path: weight for weight in source.weights}
+    missing = [weight.path for weight in target.weights if weight.path not in values]
+    if missing or len(values) != len(target.weights):
+        raise ValueError(
+            f"{preset} holds the weights of another network than these options make: "
+            f"{missing[0] if missing else 'some of its weights'} would have no place."
+        )
+    for weight in target.weights:
+        weight.assign(values[weight.path])

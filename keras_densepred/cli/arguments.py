@@ -83,3 +83,17 @@ def check_data_arguments(options: argparse.Namespace) -> None:
         )
     if (options.images is None) != (given == ["data_dir"]):
         options.refuse("--images goes with --annotations or --mask-dir")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    """The arguments by which a user says where to write.
+
+    Args:
+        parser: of the command.
+        what: is written, such as `"folder"`.
+        default: its name.
+    """
+    parser.add_argument("--output", default=default, help=f"{what} (default: {default})")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also where other files are, which are replaced"
+    )

@@ -1,21 +1,20 @@
-"""Tells whether a detection or segmentation data set can be trained on, and shows what is in it.
+"""Tells whether a data set can be trained on, and shows what is in it.
 
   python -m keras_densepred check-data --data-dir DIR --output OUT
   python -m keras_densepred check-data --annotations FILE.json --images DIR --samples 9
   python -m keras_densepred check-data --images DIR --mask-dir DIR
 
-Detection: COCO format. Segmentation: Pascal VOC's layout, or images with masks. Prints a summary of
-each split, decodes every image and mask, and draws samples with their boxes or labels into the
-output folder. The exit code is 0 when the data can be trained on; otherwise it is 1, and each
-fault is one sentence."""
+Detection: COCO format. Segmentation: Pascal VOC's layout, or images with masks. Classification:
+train/<class>/<image> and val likewise. Decodes every image and mask, prints a summary of each
+split, and draws samples with their boxes or labels into the output folder. What is suspicious has
+an exclamation mark. The exit code is 0 when the data can be trained on; otherwise it is 1, and
+each fault is one sentence."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,20 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred._optional import require
-from keras_densepred.cli.arguments import add_data_arguments, check_data_arguments
+from keras_densepred.cli.arguments import (
+    add_data_arguments,
+    add_output_arguments,
+    check_data_arguments,
+)
 from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
+from keras_densepred.data.readers.class_folders import is_class_tree
 from keras_densepred.data.readers.mask_files import MaskFiles
 from keras_densepred.data.readers.mask_folders import is_segmentation_tree
-from keras_densepred.files import write_atomically
+from keras_densepred.data.readers.readable import find_unreadable
+from keras_densepred.data.readers.trainable import Summary, require_evaluable_data
+from keras_densepred.files import claim_folder, write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +44,8 @@ NAME = "check-data"
 SUMMARY = "tell whether a data set can be trained on, and show what is in it"
 _MAX_FAULTS = 20
 _SAMPLE_HEIGHT = 480  # pixels of one image in the sheet of samples
-_DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases Python's lock
+
+Split = data.CocoDataset | MaskFiles | data.ImageFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=int, default=9, help="images to draw for each split (default: 9)"
     )
-    parser.add_argument(
-        "--output",
-        default="runs/check_dataset",
-        help="folder for the drawings (default: runs/check_dataset)",
-    )
+    add_output_arguments(parser, "folder for the drawings", "runs/check_dataset")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -59,32 +62,47 @@ def run(options: argparse.Namespace, console: Console) -> int:
     check_data_arguments(options)
     if options.samples < 0:
         options.refuse("--samples must not be negative")
+    if options.samples:
+        inputs = (options.data_dir, options.images, options.mask_dir, options.annotations)
+        options.output = claim_folder(
+            options.output, NAME, inputs=filter(None, inputs), overwrite=options.overwrite
+        )
     faults: list[str] = []
-    splits: Mapping[str, data.CocoDataset | MaskFiles]
+    splits: Mapping[str, Split]
     try:
         if options.mask_dir or (options.data_dir and is_segmentation_tree(options.data_dir)):
             splits = _open_masks(options)
+        elif options.data_dir and is_class_tree(options.data_dir):
+            splits = _open_class_folders(options)
         else:
             splits = _open_coco(console, options, faults)
     except (data.DatasetError, data.ImageError) as error:
         return _refuse(console, [str(error)])
 
+    summaries: list[Summary] = []
     for name, dataset in splits.items():
         broken = _decode_all(console, name, dataset)
         faults += broken.values()
-        if isinstance(dataset, MaskFiles) and not broken:
-            # Its summary counts pixels, so it comes when every mask is known to be readable.
-            summary = dataset.summary()
-            console.print(summary)
-            if not summary.labelled:
-                faults.append(f"{summary.name} has no labelled pixel.")
+        # The summary of masks counts pixels, so it comes when every mask is known to be readable.
+        if not (broken and isinstance(dataset, MaskFiles)):
+            summaries.append(dataset.summary())
+            console.print(summaries[-1])
         if options.samples:
             path = _write_samples(options.output, name, dataset, options.samples, set(broken))
             if path is not None:
                 console.print(f"Samples of {name} with their labels: {path}")
+    try:
+        if summaries and len(summaries) == len(splits):
+            for finding in data.require_trainable_data(*summaries):
+                console.print(f"! {finding}", style="yellow")
+        else:
+            for summary in summaries:
+                require_evaluable_data(summary)
+    except data.DatasetError as error:
+        faults.append(str(error))
     if faults:
         return _refuse(console, faults)
-    console.print("[bold green]This data set can be trained on.[/]")
+    console.print("This data set can be trained on.", style="bold green")
     return 0
 
 
@@ -105,7 +123,6 @@ def _open_coco(
         except data.DatasetError as error:
             faults.append(str(error))
             continue
-        console.print(splits[name].summary())
     if len(splits) > 1:
         try:
             data.require_same_classes(splits)
@@ -120,24 +137,17 @@ def _open_masks(options: argparse.Namespace) -> dict[str, MaskFiles]:
     return data.find_segmentation_splits(options.data_dir)
 
 
-def _decode_all(
-    console: Console, name: str, dataset: data.CocoDataset | MaskFiles
-) -> dict[int, str]:
+def _open_class_folders(options: argparse.Namespace) -> dict[str, data.ImageFolder]:
+    folders = data.find_class_folders(options.data_dir)
+    train = data.ImageFolder(folders["train"])
+    return {"train": train, "val": data.ImageFolder(folders["val"], train.class_names)}
+
+
+def _decode_all(console: Console, name: str, dataset: Split) -> dict[int, str]:
     """Reads every image; returns position and fault of those that cannot be used."""
-
-    def fault_of(index: int) -> str | None:
-        try:
-            dataset[index]
-        except (data.ImageError, data.DatasetError) as error:
-            return str(error)
-        return None
-
     faults: dict[int, str] = {}
-    with (
-        progress(console, f"Decoding the images of {name}", len(dataset), "broken") as show,
-        ThreadPoolExecutor(_DECODING_THREADS) as threads,
-    ):
-        for index, fault in enumerate(threads.map(fault_of, range(len(dataset)))):
+    with progress(console, f"Decoding the images of {name}", len(dataset), "broken") as show:
+        for index, fault in enumerate(find_unreadable(dataset, range(len(dataset)))):
             if fault is not None:
                 faults[index] = fault
             show(index + 1, len(faults))
@@ -145,7 +155,7 @@ def _decode_all(
 
 
 def _write_samples(
-    folder: str, name: str, dataset: data.CocoDataset | MaskFiles, count: int, broken: set[int]
+    folder: Path, name: str, dataset: Split, count: int, broken: set[int]
 ) -> Path | None:
     """Draws images spread evenly over the split into one sheet; None without usable images."""
     usable = [index for index in range(len(dataset)) if index not in broken]
@@ -157,7 +167,10 @@ def _write_samples(
     seen: set[int] = set()
     for position in np.linspace(0, len(usable) - 1, count).astype(int):
         record = dataset[usable[position]]
-        if record.semantic is not None:
+        if isinstance(record, data.LabelledImage):
+            legend_of_one = draw_legend([record.label], dataset.class_names, record.image.shape[1])
+            drawn = np.concatenate([legend_of_one, record.image])
+        elif record.semantic is not None:
             drawn = draw_semantic(record.image, record.semantic, dataset.class_names)
             seen |= set(np.unique(record.semantic).tolist())
         else:
@@ -185,7 +198,7 @@ def _write_samples(
         for tile in row:
             sheet.paste(tile, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
             x += tile.width + gap
-    path = Path(folder) / f"samples_{name}.png"
+    path = folder / f"samples_{name}.png"
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
@@ -194,9 +207,9 @@ def _write_samples(
 
 def _refuse(console: Console, faults: list[str]) -> int:
     for fault in faults[:_MAX_FAULTS]:
-        console.print(f"- {fault}", style="red", markup=False)
+        console.print(f"- {fault}", style="red")
     if len(faults) > _MAX_FAULTS:
         console.print(f"- and {len(faults) - _MAX_FAULTS:,} more faults", style="red")
     counted = "1 fault" if len(faults) == 1 else f"{len(faults):,} faults"
-    console.print(f"[bold red]This data set cannot be trained on: {counted}.[/]")
+    console.print(f"This data set cannot be trained on: {counted}.", style="bold red")
     return 1

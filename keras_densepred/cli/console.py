@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 def open_console() -> Console:
-    """A console on standard output. Requires rich, extra `data`."""
-    return require("rich.console", "data").Console(highlight=False, soft_wrap=True)
+    """A console on standard output. Requires rich, extra `data`.
+
+    Without markup, which would take `[x]` in the name of a class or a file for its own.
+    """
+    return require("rich.console", "data").Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -30,7 +33,11 @@ def progress(
         counted: word behind a second number, such as "broken"; None for none.
     """
     module = require("rich.progress", "data")
-    columns = [module.TextColumn(what), module.BarColumn(), module.MofNCompleteColumn()]
+    columns = [
+        module.TextColumn(what, markup=False),
+        module.BarColumn(),
+        module.MofNCompleteColumn(),
+    ]
     if counted:
         columns.append(module.TextColumn("{task.fields[count]} " + counted))
     columns.append(module.TimeRemainingColumn())

@@ -18,12 +18,13 @@ from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
+    add_output_arguments,
     check_data_arguments,
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
 from keras_densepred.data.readers.mask_files import MaskFiles
-from keras_densepred.files import write_atomically
+from keras_densepred.files import require_new_file, write_atomically
 from keras_densepred.metrics.average_precision import MASK_PREFIX
 from keras_densepred.saved.load import SavedModel
 
@@ -41,17 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="of --data-dir (default: val)"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/evaluation.json"),
-        help="JSON file to write (default: runs/evaluation.json)",
-    )
+    add_output_arguments(parser, "JSON file", "runs/evaluation.json")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluates; returns the exit code."""
     check_data_arguments(options)
+    options.output = require_new_file(
+        options.output, inputs=[options.model], overwrite=options.overwrite, is_ours=_is_evaluation
+    )
     model = open_chosen_model(options)
     task = {"detection": _detector, "segmentation": _segmenter, "classification": _classifier}
     split, results = task[model.task](model, options, console)
@@ -169,5 +168,13 @@ def _print_table(
             continue
         values = (value, results[f"{MASK_PREFIX}{name}"]) if has_masks else (value,)
         cells = ("-" if number < 0 else f"{number:.3f}" for number in values)
-        table.add_row(name.replace("[", "\\["), *cells)
+        table.add_row(name, *cells)
     console.print(table)
+
+
+def _is_evaluation(path: Path) -> bool:
+    """Whether a file is one that this command wrote."""
+    try:
+        return {"model", "split", "results"} <= json.loads(path.read_text("utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False

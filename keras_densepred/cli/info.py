@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     import_user_modules(options)
     backbone = backbones.load_backbone(options.preset, image_shape=(side, side, 3))
     name = backbones.built_in_preset(options.preset)
-    console.print(f"[bold]{name or options.preset}[/], {type(backbone).__name__}")
+    console.print(f"{name or options.preset}, {type(backbone).__name__}", style="bold")
     if name is not None:
         entry = type(backbone).architecture_presets()[name]
         console.print(entry["description"], markup=False)

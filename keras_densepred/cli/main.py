@@ -1,12 +1,11 @@
 """Reads the command line, runs one command, and turns what went wrong into one sentence."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from keras_densepred import command
 from keras_densepred.cli import check_data, evaluate, info, predict
 from keras_densepred.cli.console import open_console
-from keras_densepred.faults import sentence
 
 _DESCRIPTION = """Runs, measures and describes models of keras_densepred.
 
@@ -28,8 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command line without the program's name; None takes it from the process.
 
     Returns:
-        0, or 1 after a sentence on what is at fault.
+        0, 1 after a sentence on what is at fault, or 130 when interrupted.
     """
+    return command.run(_run, argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m keras_densepred",
         description=_DESCRIPTION,
@@ -37,16 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
+    for module in _COMMANDS:
         sub = commands.add_parser(
-            command.NAME, help=command.SUMMARY, description=command.__doc__, epilog=_EPILOG
+            module.NAME, help=module.SUMMARY, description=module.__doc__, epilog=_EPILOG
         )
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
-        command.add_arguments(sub)
-        sub.set_defaults(run=command.run, refuse=sub.error)
+        module.add_arguments(sub)
+        sub.add_argument(command.DEBUG_FLAG, action="store_true", help=command.DEBUG_HELP)
+        sub.set_defaults(run=module.run, refuse=sub.error)
     options = parser.parse_args(argv)
-    try:
-        return options.run(options, open_console())
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1
+    return options.run(options, open_console())

@@ -26,7 +26,11 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred._optional import require
-from keras_densepred.cli.arguments import add_model_arguments, open_chosen_model
+from keras_densepred.cli.arguments import (
+    add_model_arguments,
+    add_output_arguments,
+    open_chosen_model,
+)
 from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import (
@@ -41,7 +45,7 @@ from keras_densepred.data.readers.unlabelled import (
     find_images,
     output_names,
 )
-from keras_densepred.files import write_atomically
+from keras_densepred.files import claim_folder, write_atomically
 from keras_densepred.metrics import detections_on_image, detections_to_coco, labels_at_own_size
 from keras_densepred.saved.load import SavedModel
 
@@ -57,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_model_arguments(parser)
     parser.add_argument("images", nargs="+", help="image files, folders, or patterns in quotes")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/predict"), help="folder (default: runs/predict)"
-    )
+    add_output_arguments(parser, "folder", "runs/predict")
     parser.add_argument(
         "--score",
         type=float,
@@ -71,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Predicts; returns the exit code."""
     paths = find_images(options.images)
+    options.output = claim_folder(
+        options.output,
+        NAME,
+        inputs=[options.model, *options.images],
+        overwrite=options.overwrite,
+    )
     model = open_chosen_model(options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")

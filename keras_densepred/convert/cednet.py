@@ -104,7 +104,7 @@ _WEIGHTS = {
 
 _BUFFERS = ("relative_position_index", "num_batches_tracked")  # recomputed, not needed
 
-# Parts of the authors' models around the body: first component of a key -> what it belongs to.
+# Parts of the authors' models around the body: first component of a key -> name of the part.
 _CLASSIFIER = ("final_layers", "norms", "heads")
 _PYRAMID = ("reduce_convs", "add_blocks", "reduce_c2", "merge_c2")
 _CED_HEAD = ("last_encoder", "last_decoder", "psp_modules", "bottleneck")

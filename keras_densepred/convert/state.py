@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_densepred._optional import require
+
+_WRAPPERS = ("module.", "model.", "ema_model.", "_model.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +36,8 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray
 
     Returns:
         Keys as the families' `load_state` takes them, to arrays: wrappers (`model`, `state_dict`,
-        `module`) and prefixes (`module.`, `backbone.`) are taken off. Of a fine-tuned detector or
-        segmenter only the backbone is returned.
+        `module`), their prefixes (`unwrapped`) and `backbone.` are taken off. Of a fine-tuned
+        detector or segmenter only the backbone is returned.
 
     Raises:
         ValueError: if the file cannot be read or holds no weights.
@@ -59,7 +62,7 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray
             if isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
                 break
-    state = {key.removeprefix("module."): value for key, value in content.items()}
+    state = unwrapped(content)
     if any(key.startswith("backbone.") for key in state):
         state = {
             key.removeprefix("backbone."): value
@@ -71,6 +74,26 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray
     if not state:
         raise ValueError(f"{path} holds no weights: is it a checkpoint of a model?")
     return state
+
+
+def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes off what wrappers put before every key, however they are nested.
+
+    `torch.compile` puts `_orig_mod.` there, or inside where a part was compiled,
+    DistributedDataParallel `module.`, Lightning and exponential averages `model.` or `ema_model.`.
+
+    Args:
+        state: keys to anything. Lightning's loss or metrics beside the model are left out.
+    """
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    while True:
+        for prefix in _WRAPPERS:
+            inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if len(inside) > len(state) / 2:
+                state = inside
+                break
+        else:
+            return state
 
 
 def _read_safetensors(path: Path) -> Mapping:
@@ -105,7 +128,7 @@ def _read_torch(path: Path) -> Mapping:
 
 
 def _to_numpy(value) -> np.ndarray | None:
-    """The array of a tensor; None for what is no tensor."""
+    """A tensor as an array; None for anything else."""
     if hasattr(value, "detach"):
         value = value.detach().float() if value.is_floating_point() else value.detach()
         return value.cpu().numpy()
@@ -113,7 +136,7 @@ def _to_numpy(value) -> np.ndarray | None:
 
 
 def to_keras_layout(value: np.ndarray, is_kernel: bool, depthwise: bool = True) -> np.ndarray:
-    """An array of PyTorch's axis order in Keras'.
+    """Converts an array from PyTorch's axis order to Keras'.
 
     Args:
         value: weights of a convolution (out, in, height, width), of a linear layer (out, in), or

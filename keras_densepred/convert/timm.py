@@ -120,7 +120,7 @@ def timm_keys(model: keras.Model) -> dict[str, list[keras.Variable]]:
 
 
 def preset_of(state: Mapping[str, np.ndarray]) -> str:
-    """The preset that a state of timm's belongs to.
+    """The preset whose architecture a state of timm's has.
 
     Raises:
         ValueError: if it belongs to none of the three.

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _START_OF_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
-_START_BYTES = 16  # of a file, enough to recognise the two
+_START_BYTES = 16  # of a file, enough to recognise the format
+_OTHER_STARTS = (b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_BOX = slice(4, 8)  # where MPEG-4's container (HEIC, AVIF) says `ftyp`
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restart markers are part of the pixels
 _ORIENTATION = 0x0112  # the EXIF tag
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -176,6 +178,26 @@ def check_header(path: str | os.PathLike[str]) -> None:
         stored_size(read_content(name), name)
 
 
+def begins_like_an_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of any name has the first bytes of a common image format."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError:
+        return False
+    if start.startswith((_START_OF_JPEG, _START_OF_PNG, *_OTHER_STARTS)):
+        return True
+    is_webp = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+    return is_webp or _is_heif(start)
+
+
+def _is_heif(start: bytes) -> bool:
+    """Whether a file is of the family of HEIC and AVIF, not a film in the same container."""
+    return start[_BOX] == b"ftyp" and start[8:12] in (
+        *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis"),
+    )
+
+
 def _decode_jpeg(
     content: bytes, image: Image.Image, start: int, upright: bool, reduction: int
 ) -> np.ndarray | None:
@@ -252,6 +274,9 @@ def explained(content: bytes, name: str) -> Iterator[None]:
         fault = "is not an image file, or its header is damaged"
         if not content:
             fault = "is empty (0 bytes)"
+        elif _is_heif(content[:_START_BYTES]):
+            fault = "is a HEIC or AVIF image, which the installed Pillow does not read"
+            raise ImageError(f"{name} {fault}: convert it to JPEG or PNG.") from error
         raise ImageError(f"{name} {fault}: replace it or remove it from the data set.") from error
     # What Pillow's decoders raise on damaged content, beside OSError for most of it: SyntaxError
     # (PNG chunks), ValueError and TypeError (tags, conversions), EOFError and IndexError (cut-off

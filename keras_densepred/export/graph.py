@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_densepred.layers.conv import Conv, Pointwise
+from keras_densepred.models.classifier import Classifier
 from keras_densepred.models.detector import DenseDetector, Detector
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.ops.nms import non_max_suppression
@@ -46,6 +47,9 @@ class Exported(keras.Model):
                 f"{model.name!r} computes in {', '.join(sorted(low))}: build or load it with the "
                 "dtype policy float32 for export."
             )
+        if isinstance(model, Classifier):
+            # Of CEDNet's heads, one a stage, the last predicts; the others are for training.
+            model = keras.Model(model.inputs, model.outputs[-1], name=model.name)
         folded = fold_batch_norm(model)
         # Not `graph`: torch.fx, with which PyTorch exports, calls its own graph that.
         self.network = plain_convolutions(

@@ -1,9 +1,8 @@
-"""What the networks are built from."""
+"""Building blocks of the networks."""
 
 from keras_densepred.layers.basic_blocks import bottleneck_block, residual_block
-from keras_densepred.layers.concat import ChannelSlice, Concat
 from keras_densepred.layers.conv import Conv, Pointwise
-from keras_densepred.layers.conv_norm import Activation, ConvNorm, OrderedConvNorm
+from keras_densepred.layers.conv_norm import ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
 from keras_densepred.layers.darknet import (
     Maxout,
@@ -22,10 +21,11 @@ from keras_densepred.layers.mobile import (
     squeeze_excitation,
 )
 from keras_densepred.layers.msfm import MSFM
-from keras_densepred.layers.norm import GELU, BatchNorm, LayerNorm
+from keras_densepred.layers.norm import GELU, Activation, BatchNorm, LayerNorm
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
-from keras_densepred.layers.residual import Add, DropPath, LayerScale, drop_path
+from keras_densepred.layers.residual import DropPath, LayerScale, drop_path
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
+from keras_densepred.layers.stateless import Add, ChannelSlice, Concat
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
     CSwinMixer,

@@ -3,13 +3,13 @@
 import keras
 
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.conv import conv2d
 from keras_densepred.ops.pointwise import pointwise
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Conv(Direct, keras.layers.Layer):
+class Conv(Stateless, keras.layers.Layer):
     """2D convolution with a square kernel and `(kernel_size - 1) // 2` zeros on each side.
 
     So 3x3 keeps the size, or with stride 2 halves it, rounded up; 2x2 with stride 2 halves it,
@@ -25,7 +25,7 @@ class Conv(Direct, keras.layers.Layer):
         use_bias: whether to add a bias per output channel.
         kernel_initializer: Keras initializer of the kernel, which has the shape `(kernel_size,
             kernel_size, channels / groups, filters)`; None is `FanOutNormal`.
-        groups: number of groups of channels, each of which makes its share of the filters.
+        groups: number of groups of channels; each makes its share of the filters.
 
     Raises:
         ValueError: if the channels or the filters do not divide into the groups.
@@ -77,7 +77,14 @@ class Conv(Direct, keras.layers.Layer):
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
 
     def call(self, inputs):
-        return conv2d(inputs, self.kernel, self.bias, strides=self.strides, padding=self.padding)
+        return conv2d(
+            inputs,
+            self.kernel,
+            self.bias,
+            strides=self.strides,
+            padding=self.padding,
+            groups=self.groups,
+        )
 
     def compute_output_shape(self, input_shape):
         batch, *sizes, _ = input_shape
@@ -98,7 +105,7 @@ class Conv(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Pointwise(Direct, keras.layers.Dense):
+class Pointwise(Stateless, keras.layers.Dense):
     """A Dense layer for maps: a 1x1 convolution over `(batch, height, width, channels)`.
 
     Arguments are those of `keras.layers.Dense` but `activation`, which has layers of its own.

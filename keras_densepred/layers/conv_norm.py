@@ -3,103 +3,15 @@
 import dataclasses
 
 import keras
-from keras import layers, ops
 
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanInNormal
-from keras_densepred.layers.norm import BatchNorm
-from keras_densepred.layers.residual import Add, drop_path
-from keras_densepred.layers.stateless import Direct
-from keras_densepred.ops.pointwise import scale_shift
-from keras_densepred.runtime.eager import can_run_directly
+from keras_densepred.layers.norm import Activation, LeakyReLU, batch_norm
+from keras_densepred.layers.residual import drop_path
+from keras_densepred.layers.stateless import Add
 
 ACTIVATIONS = ("relu", "swish", "leaky_relu", "mish")
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class Activation(Direct, keras.layers.Activation):
-    """`keras.layers.Activation`, which PyTorch runs without Keras' bookkeeping."""
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class LeakyReLU(Direct, keras.layers.LeakyReLU):
-    """`keras.layers.LeakyReLU`, which PyTorch runs without Keras' bookkeeping."""
-
-
-class _QuickInference:
-    """Batch normalisation of the last axis outside of training: one product and one sum."""
-
-    def __call__(self, *args, **kwargs):
-        # Told so by the caller; where nobody says, Keras has to look at its call context.
-        if (
-            kwargs.get("training") is False
-            and self.compute_dtype == "float32"
-            and can_run_directly(self, args, kwargs)
-        ):
-            return self._infer(args[0])
-        return super().__call__(*args, **kwargs)
-
-    def call(self, inputs, training=None, mask=None):
-        # Half precision is for Keras, which computes this in float32.
-        if (training and self.trainable) or mask is not None or self.compute_dtype != "float32":
-            return super().call(inputs, training=training, mask=mask)
-        return self._infer(inputs)
-
-    def _infer(self, inputs):
-        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-        return scale_shift(inputs, scale, self.beta - self.moving_mean * scale)
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class ConvBatchNorm(_QuickInference, layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
-
-    The same arguments, weights and results.
-    """
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class SyncConvBatchNorm(_QuickInference, BatchNorm):
-    """`ConvBatchNorm` whose statistics are of all devices' rows."""
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class FixedBatchNorm(ConvBatchNorm):
-    """`ConvBatchNorm` that always normalises with its moving statistics, which stay as they are.
-
-    How detectors fine-tune ("norm_eval"): their batches are too small for statistics. Unlike in a
-    layer with `trainable=False`, scale and offset train.
-    """
-
-    def call(self, inputs, training=None, mask=None):
-        return super().call(inputs, training=False, mask=mask)
-
-
-def batch_norm(
-    name: str,
-    momentum: float,
-    epsilon: float,
-    synchronized: bool = False,
-    dtype=None,
-    fixed: bool = False,
-    plain: type[ConvBatchNorm] = ConvBatchNorm,
-) -> keras.layers.Layer:
-    """The one place where networks get their batch normalisation from.
-
-    Args:
-        name: layer name.
-        momentum: share of the moving statistics that a step keeps.
-        epsilon: added to the variance.
-        synchronized: whether the devices of `training.distribute` share the statistics of a batch
-            in training. On JAX they always do.
-        dtype: dtype policy of the layer.
-        fixed: whether the moving statistics normalise in training too, and stay as they are.
-        plain: class where it is neither synchronized nor fixed.
-    """
-    layer: type[keras.layers.Layer] = SyncConvBatchNorm if synchronized else plain
-    layer = FixedBatchNorm if fixed else layer
-    return layer(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)

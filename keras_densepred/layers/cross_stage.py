@@ -13,9 +13,9 @@ the other part's gradient out of it.
 import dataclasses
 from collections.abc import Callable
 
-from keras_densepred.layers.concat import ChannelSlice, Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.pooling import MaxPool
+from keras_densepred.layers.stateless import ChannelSlice, Concat
 
 FUSIONS = ("both", "first", "last")
 SPLITS = ("convs", "slices", "slice_and_conv")

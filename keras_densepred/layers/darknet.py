@@ -11,14 +11,14 @@ from keras import ops
 
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.mobile import Gate
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.pooling import largest, max_pool2d
 
 SPP_KERNELS = (5, 9, 13)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Maxout(Direct, keras.layers.Layer):
+class Maxout(Stateless, keras.layers.Layer):
     """The largest of every `filters`-th channel: result g is max over channels g, g + filters, ...
 
     Input: `(batch, height, width, channels)`. Output: `(batch, height, width, filters)`. Darknet's
@@ -55,7 +55,7 @@ class Maxout(Direct, keras.layers.Layer):
         return (*input_shape[:-1], self.filters)
 
     def comparisons(self, input_shape, output_shape) -> int:
-        """What `metrics.darknet_costs` counts: each channel it reads."""
+        """What `analysis.darknet_costs` counts: each channel it reads."""
         return math.prod(input_shape)
 
     def get_config(self):
@@ -63,7 +63,7 @@ class Maxout(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class PartialAdd(Direct, keras.layers.Layer):
+class PartialAdd(Stateless, keras.layers.Layer):
     """Adds the channels that two maps `(batch, height, width, channels)` both have.
 
     The first min(c1, c2) channels are added; the result has the channels of the first map
@@ -82,8 +82,8 @@ class PartialAdd(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class SpatialPyramidPooling(Direct, keras.layers.Layer):
-    """A map beside its maxima over 13x13, 9x9 and 5x5 positions, in this order before itself.
+class SpatialPyramidPooling(Stateless, keras.layers.Layer):
+    """Concatenates a map's maxima over 13x13, 9x9 and 5x5 positions, in this order, and the map.
 
     Input: `(batch, height, width, channels)`. Output: `(batch, height, width, 4 * channels)`.
     """
@@ -99,7 +99,7 @@ class SpatialPyramidPooling(Direct, keras.layers.Layer):
         return (*input_shape[:-1], 4 * input_shape[-1])
 
     def comparisons(self, input_shape, output_shape) -> int:
-        """What `metrics.darknet_costs` counts: every position of the three windows."""
+        """What `analysis.darknet_costs` counts: every position of the three windows."""
         return sum(kernel**2 for kernel in SPP_KERNELS) * math.prod(input_shape)
 
 

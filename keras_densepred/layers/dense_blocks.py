@@ -7,16 +7,16 @@ Convolutional Networks" (2018).
 
 import dataclasses
 
-from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.mobile import squeeze_excitation
+from keras_densepred.layers.stateless import Concat
 
 GROUP_WIDTH = 4  # channels of a group in PeleeNeXt
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseBlock:
-    """A chain of layers, each of which adds channels to what it was given.
+    """A chain of layers, each of which adds channels to its input.
 
     A two-way layer makes half of its channels by a bottleneck and a 3x3 convolution, half by a
     bottleneck of its own and two 3x3 convolutions; a one-way layer all by the former.

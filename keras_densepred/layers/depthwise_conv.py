@@ -3,13 +3,13 @@
 import keras
 
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.depthwise import depthwise_conv
 from keras_densepred.runtime.devices import tensorflow_runs_on_cpu
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class DepthwiseConv(Direct, keras.layers.Layer):
+class DepthwiseConv(Stateless, keras.layers.Layer):
     """Depthwise 2D convolution with a square kernel and half its reach of zeros on each side.
 
     Input: `(batch, height, width, channels)`. Output: `(batch, height / strides, width / strides,

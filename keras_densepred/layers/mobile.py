@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.pooling import GlobalMean
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 
 EXPANSION = 6  # channels of an MB-Conv's depthwise convolution, over those it takes in
 
@@ -66,7 +66,7 @@ def squeeze_excitation(kit: ConvNorm, x, width: int, name: str):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Gate(Direct, keras.layers.Layer):
+class Gate(Stateless, keras.layers.Layer):
     """`x * sigmoid(gate)`, for maps `(batch, height, width, channels)`; the gate's may be 1x1."""
 
     def call(self, x, gate):
@@ -77,7 +77,7 @@ class Gate(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class SpaceToDepth(Direct, keras.layers.Layer):
+class SpaceToDepth(Stateless, keras.layers.Layer):
     """Moves each 2x2 square of positions into the channels, zeros completing an odd size.
 
     Input: `(batch, height, width, channels)`. Output: `(batch, ceil(height / 2), ceil(width / 2),
@@ -101,7 +101,7 @@ class SpaceToDepth(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class FastFusion(Direct, keras.layers.Layer):
+class FastFusion(Stateless, keras.layers.Layer):
     """EfficientDet's fast normalised fusion of two maps (Tan et al., 2020, section 3.3).
 
     `(relu(a) * x + relu(b) * y) / (relu(a) + relu(b) + 1e-4)` with scalar weights a and b, which

@@ -45,7 +45,7 @@ class MSFM(keras.layers.Layer):
             not divide into the groups.
     """
 
-    fuses_scales = True  # what `metrics.fusion_time` cannot see from outside
+    fuses_scales = True  # what `analysis.fusion_time` cannot see from outside
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class MSFM(keras.layers.Layer):
         self.fusion = fusion
         self.zero_init = zero_init
         self._convs_per_branch = convs
-        # In whole numbers a product with 0.7 is rounded alike everywhere.
+        # In integers: a product with 0.7 would be rounded differently by backend.
         self._fractions = [fractions.Fraction(s).limit_denominator(1000) for s in self.scales]
 
     def build(self, input_shape):
@@ -148,7 +148,7 @@ class MSFM(keras.layers.Layer):
         return input_shape
 
     def multiply_adds(self, output_shape: tuple[int, ...], norms: bool = False) -> int:
-        """Multiply-adds of one call, as `metrics.count_multiply_adds` asks for them.
+        """Multiply-adds of one call, for `analysis.count_multiply_adds`.
 
         Args:
             output_shape: (H, W, channels).

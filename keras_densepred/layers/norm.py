@@ -1,14 +1,16 @@
 """Normalisation and activation of channels-last maps."""
 
 import keras
+from keras import layers, ops
 
-from keras_densepred.layers.stateless import Direct
-from keras_densepred.ops.pointwise import gelu, layer_norm
+from keras_densepred.layers.stateless import Stateless
+from keras_densepred.ops.pointwise import gelu, layer_norm, scale_shift
+from keras_densepred.runtime.eager import can_run_directly
 from keras_densepred.runtime.replicas import batch_moments
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class LayerNorm(Direct, keras.layers.LayerNormalization):
+class LayerNorm(Stateless, keras.layers.LayerNormalization):
     """Layer normalisation over the channels (last axis) of each position, epsilon 1e-6."""
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
@@ -19,7 +21,7 @@ class LayerNorm(Direct, keras.layers.LayerNormalization):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class GELU(Direct, keras.layers.Layer):
+class GELU(Stateless, keras.layers.Layer):
     """Exact (not tanh) Gaussian error linear unit; any shape."""
 
     def call(self, inputs):
@@ -33,13 +35,98 @@ class GELU(Direct, keras.layers.Layer):
 class BatchNorm(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` whose statistics are of all devices' rows ("SyncBN").
 
-    The same weights, arguments and, on one device, the same results. With the devices of
-    `training.distribute` the results are those of one device on the whole batch, on every backend:
-    Keras 3.15.1 takes `synchronized=True` on TensorFlow only, and on JAX statistics are of the
-    whole batch in any case. Masked batches, which images are not, have statistics per device.
+    Same weights, arguments and, on one device, results. On several devices the results are those
+    of one device on the whole batch, on every backend: Keras 3.15.1 takes `synchronized=True` on
+    TensorFlow only; on JAX statistics are always of the whole batch. Masked batches, which images
+    are not, have statistics per device.
     """
 
     def _moments(self, inputs, mask):
         if mask is not None:
             return super()._moments(inputs, mask)
         return batch_moments(inputs, tuple(self._reduction_axes))
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class Activation(Stateless, keras.layers.Activation):
+    """`keras.layers.Activation`, which PyTorch runs without Keras' bookkeeping."""
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class LeakyReLU(Stateless, keras.layers.LeakyReLU):
+    """`keras.layers.LeakyReLU`, which PyTorch runs without Keras' bookkeeping."""
+
+
+class _QuickInference:
+    """Batch normalisation of the last axis outside of training: one product and one sum."""
+
+    def __call__(self, *args, **kwargs):
+        # Told so by the caller; where nobody says, Keras has to look at its call context.
+        if (
+            kwargs.get("training") is False
+            and self.compute_dtype == "float32"
+            and can_run_directly(self, args, kwargs)
+        ):
+            return self._infer(args[0])
+        return super().__call__(*args, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        # Half precision is for Keras, which computes this in float32.
+        if (training and self.trainable) or mask is not None or self.compute_dtype != "float32":
+            return super().call(inputs, training=training, mask=mask)
+        return self._infer(inputs)
+
+    def _infer(self, inputs):
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        return scale_shift(inputs, scale, self.beta - self.moving_mean * scale)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class ConvBatchNorm(_QuickInference, layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
+
+    The same arguments, weights and results.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class SyncConvBatchNorm(_QuickInference, BatchNorm):
+    """`ConvBatchNorm` whose statistics are of all devices' rows."""
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FixedBatchNorm(ConvBatchNorm):
+    """`ConvBatchNorm` that always normalises with its moving statistics, which stay as they are.
+
+    How detectors fine-tune ("norm_eval"): their batches are too small for statistics. Unlike in a
+    layer with `trainable=False`, scale and offset train.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
+def batch_norm(
+    name: str,
+    momentum: float,
+    epsilon: float,
+    synchronized: bool = False,
+    dtype=None,
+    fixed: bool = False,
+    plain: type[ConvBatchNorm] = ConvBatchNorm,
+) -> keras.layers.Layer:
+    """The one place where networks get their batch normalisation from.
+
+    Args:
+        name: layer name.
+        momentum: share of the moving statistics that a step keeps.
+        epsilon: added to the variance.
+        synchronized: whether the devices of `training.distribute` share the statistics of a batch
+            in training. On JAX they always do.
+        dtype: dtype policy of the layer.
+        fixed: whether the moving statistics normalise in training too, and stay as they are.
+        plain: class where it is neither synchronized nor fixed.
+    """
+    layer: type[keras.layers.Layer] = SyncConvBatchNorm if synchronized else plain
+    layer = FixedBatchNorm if fixed else layer
+    return layer(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

@@ -5,17 +5,16 @@ import math
 import keras
 from keras import ops
 
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.pooling import max_pool2d
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class MaxPool(Direct, keras.layers.Layer):
+class MaxPool(Stateless, keras.layers.Layer):
     """Max-pooling that keeps the size or, with a stride, divides it, rounded up, as Darknet does.
 
-    A window of odd side is padded alike on each side, one of even side has one position more below
-    and on the right: 2x2 pooling of stride 2 pads odd sizes only. What is padded is never the
-    largest.
+    An odd window is padded equally on all sides, an even one by one position more below and on the
+    right: 2x2 pooling of stride 2 pads odd sizes only. Padding is never the largest value.
 
     Input: `(batch, height, width, channels)`.
 
@@ -39,7 +38,7 @@ class MaxPool(Direct, keras.layers.Layer):
         return (batch, *sizes, channels)
 
     def comparisons(self, input_shape, output_shape) -> int:
-        """What `metrics.darknet_costs` counts: a window's positions at each of the output's."""
+        """What `analysis.darknet_costs` counts: a window's positions at each of the output's."""
         return self.pool_size**2 * math.prod(output_shape)
 
     def get_config(self):
@@ -47,7 +46,7 @@ class MaxPool(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class GlobalMean(Direct, keras.layers.Layer):
+class GlobalMean(Stateless, keras.layers.Layer):
     """The mean over all positions, kept as a map of one: `(batch, 1, 1, channels)`."""
 
     def call(self, inputs):
@@ -58,7 +57,7 @@ class GlobalMean(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class Subsample(Direct, keras.layers.Layer):
+class Subsample(Stateless, keras.layers.Layer):
     """Every other position along both axes: halves a map, rounded up.
 
     Input: `(batch, height, width, channels)`.

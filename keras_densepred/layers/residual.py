@@ -1,13 +1,13 @@
-"""What a residual branch passes through: layer scale, drop path, the sum."""
+"""Regularisation of residual branches: layer scale and drop path."""
 
 import keras
 
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.runtime.replicas import own_seed
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class LayerScale(Direct, keras.layers.Layer):
+class LayerScale(Stateless, keras.layers.Layer):
     """Multiplies each channel (last axis) by a learned factor (Touvron et al., CaiT, eq. 4).
 
     Args:
@@ -33,17 +33,6 @@ class LayerScale(Direct, keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "initial_value": self.initial_value}
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class Add(Direct, keras.layers.Layer):
-    """The sum of two maps of the same shape."""
-
-    def call(self, x, y):
-        return x + y
-
-    def compute_output_shape(self, x_shape, y_shape):
-        return x_shape
 
 
 class ReplicaSeedGenerator(keras.random.SeedGenerator):

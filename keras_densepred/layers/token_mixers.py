@@ -13,11 +13,11 @@ import keras
 from keras import layers
 
 from keras_densepred.layers.conv import Conv, Pointwise
-from keras_densepred.layers.conv_norm import ConvBatchNorm, batch_norm
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.layers.norm import GELU, LayerNorm
-from keras_densepred.layers.residual import Add, LayerScale, drop_path
+from keras_densepred.layers.norm import GELU, ConvBatchNorm, LayerNorm, batch_norm
+from keras_densepred.layers.residual import LayerScale, drop_path
+from keras_densepred.layers.stateless import Add
 from keras_densepred.layers.window_attention import (
     CrossShapedWindowAttention,
     ShiftedWindowAttention,

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.initializers import FanOutNormal
-from keras_densepred.layers.stateless import Direct
+from keras_densepred.layers.stateless import Stateless
 from keras_densepred.ops.resize import upsample_bilinear, upsample_nearest
 
 
@@ -36,7 +36,7 @@ def _double(x, axis: int):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class NearestUpsample(Direct, keras.layers.Layer):
+class NearestUpsample(Stateless, keras.layers.Layer):
     """Repeats the positions of a map and cuts it to the size of another, finer one.
 
     Input: a map `(batch, height, width, channels)` and a map of a stride `factor` times as fine,
@@ -61,12 +61,12 @@ class NearestUpsample(Direct, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class TransposedConv(Direct, keras.layers.Layer):
+class TransposedConv(Stateless, keras.layers.Layer):
     """Transposed convolution whose windows do not overlap: kernel and strides are `factor`.
 
-    Each position becomes `factor` x `factor` others, so that it is a product and a rearrangement.
-    The weights are those of `keras.layers.Conv2DTranspose`, of which XLA's gradient takes 2.3 s on
-    CPU where this one takes 0.2: 256 maps of 14x14, 64 to 64 channels.
+    Each position becomes `factor` x `factor` others: a matrix product and a rearrangement. The
+    weights are those of `keras.layers.Conv2DTranspose`, whose gradient takes XLA 2.3 s on CPU where
+    this one takes 0.2: 256 maps of 14x14, 64 to 64 channels.
 
     Input: `(batch, height, width, channels)`. Output: `(batch, factor * height, factor * width,
     filters)`.
@@ -166,7 +166,7 @@ class UpsampleToImage(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class BroadcastLike(Direct, keras.layers.Layer):
+class BroadcastLike(Stateless, keras.layers.Layer):
     """A map of one position `(batch, 1, 1, channels)` repeated to the size of another map."""
 
     def call(self, inputs, like):

@@ -64,6 +64,11 @@ class Classifier(HubTask, keras_hub.models.ImageClassifier):
         self.activation = activation
         self.head_dtype = head_dtype
 
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it."""
+        return getattr(self.backbone, "size_divisor", 1)
+
     @classmethod
     def outputs_of(
         cls, backbone: PyramidBackbone, num_classes: int, activation: Any, dtype: Any

@@ -19,7 +19,8 @@ def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Keras 3.15 saves what `jit_compile="auto"` became on the backend of training. A model trained
     with PyTorch would run operation by operation on JAX, and one trained with JAX would be compiled
-    by PyTorch for every new shape. So the choice is left to the backend again.
+    by PyTorch for every new shape. So the choice is left to the backend again. Likewise it saves
+    PyTorch's own class of an optimizer, which cannot train on the others.
 
     Args:
         config: what `get_compile_config` gave.
@@ -27,6 +28,9 @@ def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The arguments, without `jit_compile`.
     """
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, dict) and optimizer["module"].startswith("keras.src.backend."):
+        config = {**config, "optimizer": {**optimizer, "module": "keras.optimizers"}}
     arguments = keras.saving.deserialize_keras_object(config)
     arguments.pop("jit_compile", None)
     return arguments

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_densepred.models.anchors import decode_boxes
+from keras_densepred.ops.boxes import decode_boxes
 from keras_densepred.ops.nms import gather_rows, non_max_suppression
 
 Tensor = Any

@@ -119,6 +119,11 @@ class Detector(CompiledAsSaved):
         return self.detections(outputs, images)
 
     @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it."""
+        return getattr(self.backbone, "size_divisor", 1)
+
+    @property
     def plain_backbone(self) -> keras.Model:
         """The backbone without its neck."""
         backbone = self.backbone
@@ -216,7 +221,8 @@ class Detector(CompiledAsSaved):
         )
         targets["boxes"] = ops.cast(boxes, "float32")
         targets["labels"] = ops.cast(targets["labels"], "int32")
-        if boxes.shape[1] != 0:
+        # None: TensorFlow has met several numbers of rows, and may meet none.
+        if boxes.shape[1] not in (0, None):
             return targets
         return {
             key: ops.pad(

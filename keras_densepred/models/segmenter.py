@@ -73,6 +73,11 @@ class Segmenter(CompiledAsSaved):
     backbone: Any
     num_classes: int
 
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it."""
+        return getattr(self.backbone, "size_divisor", 1)
+
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """What `compile` takes by default: SGD with momentum, at BiCSNet's peak learning rate."""
         return keras.optimizers.SGD(PAPER_LEARNING_RATE, momentum=0.9)

@@ -10,7 +10,7 @@ import keras
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.initializers import XavierUniform
 from keras_densepred.layers.pooling import Subsample
-from keras_densepred.layers.residual import Add
+from keras_densepred.layers.stateless import Add
 from keras_densepred.layers.upsampling import NearestUpsample
 from keras_densepred.necks.neck import Neck
 

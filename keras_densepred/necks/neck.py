@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_densepred.backbones.backbone import PyramidBackbone, to_channels_last
+from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.layers.image_input import to_channels_last
 
 
 class Neck(PyramidBackbone):

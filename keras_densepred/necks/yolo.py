@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_densepred.layers.concat import Concat
 from keras_densepred.layers.conv import Pointwise
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.darknet import (
@@ -26,6 +25,7 @@ from keras_densepred.layers.darknet import (
 )
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
+from keras_densepred.layers.stateless import Concat
 from keras_densepred.layers.upsampling import BroadcastLike, NearestUpsample
 
 Tensor = Any

@@ -1,4 +1,4 @@
-"""Masks that reach from edge to edge of a box: laid onto an image, and cut anew for a region."""
+"""Masks that span their box: pasted onto an image, and cropped to a region."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ Tensor = Any
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Resizes each mask to its box, bilinear, on a canvas of the image's size.
 
-    A pixel's centre is at +0.5; the mask reaches from edge to edge of its box, outside of which the
-    result falls to 0 within half a mask cell. As Detectron2 and MMDetection paste. Bilinear
-    resampling of a box is separable, so this is two matrix products for each mask, with static
-    shapes; memory is the result's.
+    A pixel's centre is at +0.5; the mask spans its box, outside of which the result falls to 0
+    within half a mask cell, as in Detectron2 and MMDetection. Bilinear resampling of a box is
+    separable, so this is two matrix products for each mask, with static shapes; memory is the
+    result's.
 
     Args:
         masks: (..., S, S) probabilities, float.
@@ -33,10 +33,10 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
 
 
 def crop_masks(masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tensor:
-    """What regions show of the masks: the targets of a mask head.
+    """Crops masks to regions: the targets of a mask head.
 
     Args:
-        masks: (..., S, S) float, 1 on the object, each from edge to edge of its box.
+        masks: (..., S, S) float, 1 on the object, each spanning its box.
         boxes: (..., 4) xyxy in pixels, of the masks.
         regions: (..., 4) xyxy in pixels.
         size: cells on a side of the result.

@@ -9,10 +9,10 @@ convolution if asked. Two more reasons to call them directly:
 * JAX and PyTorch on CPU: a 2x2 convolution of stride 2 is faster as a product of its patches, which
   do not overlap. On JAX the gradient from (4, 56, 56, 96) to 192 channels takes 14 ms instead of
   33, on PyTorch the forward pass from (1, 14, 14, 352) to 512 channels 1.1 ms instead of 3.5.
-* PyTorch on CPU lays a kernel out anew at each call. Where a map has fewer positions than the
-  kernel has filters, that is more work than gathering the map's patches for a product: from
-  (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with gradient
-  9.2 and 3.8 (one thread).
+* PyTorch on CPU changes a kernel's memory layout at every call. Where a map has fewer positions
+  than the kernel has filters, that is more work than gathering the map's patches for a product:
+  from (1, 7, 7, 256) to 256 channels 3x3 takes 3.8 ms as a convolution, 0.8 as a product, with
+  gradient 9.2 and 3.8 (one thread).
 
 And on CPU only:
 
@@ -25,8 +25,8 @@ And on CPU only:
   2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's in `conv_jax.py` as well: products
   of patches are no faster there.
 * TensorFlow, in groups: it has no such convolution on CPU outside of XLA; `keras.ops.conv` has XLA
-  compile one, anew at each eager call, with that gradient. `grouped_tensorflow.py` is products of
-  patches.
+  compile one, again at each eager call, with that gradient. `grouped_tensorflow.py` multiplies
+  patches instead.
 """
 
 import math
@@ -40,7 +40,7 @@ _WIDE = 64  # channels and filters from which on
 _LARGE = 1024  # positions of all maps from which on a matrix product gives the gradient on JAX
 
 
-def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
+def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0, groups: int = 1):
     """Convolves a batch of maps.
 
     Equal to zero padding, `keras.ops.conv` with `padding="valid"` and the bias, in value and
@@ -48,22 +48,29 @@ def conv2d(inputs, kernel, bias=None, *, strides: int = 1, padding: int = 0):
 
     Args:
         inputs: float tensor `(batch, height, width, channels)`.
-        kernel: float tensor `(kernel_height, kernel_width, channels / groups, filters)`. A kernel
-            for fewer channels than the input has makes groups of channels: the first filters see
-            the first channels only, and so on.
+        kernel: float tensor `(kernel_height, kernel_width, channels / groups, filters)`.
         bias: float tensor `(filters,)`, or None.
         strides: step of the window in pixels, the same along both axes.
         padding: zeros on each of the four sides, in pixels.
+        groups: number of groups of channels: the first filters see the first channels only, and
+            so on.
 
     Returns:
         `(batch, out_height, out_width, filters)` in the dtype of `inputs`, with
         `out = (size + 2 * padding - kernel_size) // strides + 1`.
+
+    Raises:
+        ValueError: if the kernel does not fit the channels of the input in so many groups.
     """
     inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+    if inputs.shape[-1] != groups * kernel.shape[2] or kernel.shape[3] % groups:
+        raise ValueError(
+            f"A kernel of shape {tuple(kernel.shape)} in {groups} groups does not fit maps of "
+            f"{inputs.shape[-1]} channels."
+        )
     if bias is not None:
         bias = ops.convert_to_tensor(bias)
     backend = keras.config.backend()
-    groups = inputs.shape[-1] // kernel.shape[2]
     if isinstance(inputs, KerasTensor):
         outputs = _conv_keras(inputs, kernel, strides, padding)
     elif groups > 1:
@@ -85,11 +92,11 @@ def _conv_grouped(inputs, kernel, strides, padding, groups):
     if keras.config.backend() == "torch":
         return _conv_torch(inputs, kernel, strides, padding, groups)
     if keras.config.backend() == "jax":
-        return _conv_jax(inputs, kernel, strides, padding)
+        return _conv_jax(inputs, kernel, strides, padding, groups)
     if tensorflow_runs_on_cpu() and padding < min(kernel.shape[:2]):
         from keras_densepred.ops.grouped_tensorflow import grouped_conv
 
-        return grouped_conv(inputs, kernel, strides, padding)
+        return grouped_conv(inputs, kernel, strides, padding, groups)
     return _conv_keras(inputs, kernel, strides, padding)
 
 
@@ -165,14 +172,12 @@ def _conv_tensorflow(inputs, kernel, strides, padding):
     return tf.nn.conv2d(inputs, kernel, strides, [[0, 0], around, around, [0, 0]])
 
 
-def _conv_jax(inputs, kernel, strides, padding):
+def _conv_jax(inputs, kernel, strides, padding, groups=1):
     from keras_densepred.ops import conv_jax
 
-    own_gradient = jax_runs_on_cpu() and (
-        inputs.shape[-1] > kernel.shape[2] or _is_wide_and_large(inputs, kernel, strides)
-    )
+    own_gradient = jax_runs_on_cpu() and (groups > 1 or _is_wide_and_large(inputs, kernel, strides))
     convolve = conv_jax.conv_on_cpu if own_gradient else conv_jax.conv
-    return convolve(inputs, kernel, strides, padding)
+    return convolve(inputs, kernel, strides, padding, groups)
 
 
 def _is_wide_and_large(inputs, kernel, strides) -> bool:

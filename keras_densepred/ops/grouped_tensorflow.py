@@ -6,7 +6,7 @@ Imported on the TensorFlow backend only; `conv.py` says when this path is taken 
 import tensorflow as tf
 
 
-def grouped_conv(inputs, kernel, strides, padding):
+def grouped_conv(inputs, kernel, strides, padding, groups):
     """Grouped convolution of a channels-last map.
 
     Args:
@@ -15,6 +15,7 @@ def grouped_conv(inputs, kernel, strides, padding):
             `padding`.
         strides: step of the window in pixels along both axes.
         padding: zeros on each side.
+        groups: number of groups of channels.
 
     Returns:
         `(batch, out_height, out_width, filters)` in the dtype of `inputs`.
@@ -23,18 +24,18 @@ def grouped_conv(inputs, kernel, strides, padding):
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(gradient):
-            # The patches are gathered anew: kept, they would be nine times the map.
-            patches, _ = _patches(_pad(inputs, padding), kernel, strides)
-            groups = inputs.shape[-1] // kernel.shape[2]
+            # The patches are gathered again: kept, they would be nine times the map.
+            patches, _ = _patches(_pad(inputs, padding), kernel, strides, groups)
             by_group = tf.reshape(
                 tf.transpose(_split(gradient, groups), (3, 0, 1, 2, 4)),
                 (groups, -1, kernel.shape[3] // groups),
             )
             kernel_gradient = tf.matmul(patches, by_group, transpose_a=True)
             kernel_gradient = tf.reshape(tf.transpose(kernel_gradient, (1, 0, 2)), kernel.shape)
-            return _input_gradient(inputs, gradient, kernel, strides, padding), kernel_gradient
+            inputs_gradient = _input_gradient(inputs, gradient, kernel, strides, padding, groups)
+            return inputs_gradient, kernel_gradient
 
-        return _products(_pad(inputs, padding), kernel, strides), gradients
+        return _products(_pad(inputs, padding), kernel, strides, groups), gradients
 
     # A variable itself would be a second kind of argument to `custom_gradient`.
     return convolve(inputs, tf.convert_to_tensor(kernel))
@@ -55,14 +56,13 @@ def _split(x, groups):
     return tf.reshape(x, (-1, *_sizes(x), groups, x.shape[-1] // groups))
 
 
-def _patches(padded, kernel, strides):
+def _patches(padded, kernel, strides, groups):
     """What each window of each group sees: `(groups, positions, taps * channels / groups)`."""
     kernel_height, kernel_width, width, _ = kernel.shape
     rows, columns = (
         (size - taps) // strides + 1
         for size, taps in zip(_sizes(padded), kernel.shape[:2], strict=True)
     )
-    groups = padded.shape[-1] // width
     windows = [
         padded[
             :,
@@ -77,20 +77,18 @@ def _patches(padded, kernel, strides):
     return tf.reshape(patches, (groups, -1, len(windows) * width)), (rows, columns)
 
 
-def _products(padded, kernel, strides):
+def _products(padded, kernel, strides, groups):
     *taps, width, filters = kernel.shape
-    groups = padded.shape[-1] // width
-    patches, sizes = _patches(padded, kernel, strides)
+    patches, sizes = _patches(padded, kernel, strides, groups)
     by_group = tf.reshape(kernel, (taps[0] * taps[1] * width, groups, filters // groups))
     outputs = tf.matmul(patches, tf.transpose(by_group, (1, 0, 2)))
     outputs = tf.reshape(outputs, (groups, -1, *sizes, filters // groups))
     return tf.reshape(tf.transpose(outputs, (1, 2, 3, 0, 4)), (-1, *sizes, filters))
 
 
-def _input_gradient(inputs, gradient, kernel, strides, padding):
+def _input_gradient(inputs, gradient, kernel, strides, padding, groups):
     """The output gradient, spread by the stride, under the flipped kernel of swapped channels."""
     kernel_height, kernel_width, width, filters = kernel.shape
-    groups = inputs.shape[-1] // width
     rows, columns = _sizes(gradient)
     if strides > 1:
         gradient = tf.reshape(gradient, (-1, rows, 1, columns, 1, filters))
@@ -111,4 +109,4 @@ def _input_gradient(inputs, gradient, kernel, strides, padding):
         tf.transpose(swapped, (0, 1, 4, 3, 2)),
         (kernel_height, kernel_width, filters // groups, groups * width),
     )
-    return _products(gradient, swapped, 1)
+    return _products(gradient, swapped, 1, groups)

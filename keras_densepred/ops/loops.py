@@ -1,4 +1,4 @@
-"""Loops and branches that the data decide while a compiled program runs."""
+"""Data-dependent loops and branches in compiled programs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ def while_loop(
     loop_vars: tuple[Tensor, ...],
     maximum_iterations: int,
 ) -> tuple[Tensor, ...]:
-    """`keras.ops.while_loop`, also where PyTorch writes down what is computed.
+    """`keras.ops.while_loop`, also while `torch.export` traces.
 
     On PyTorch `keras.ops.while_loop` (keras 3.15.1) is Python's `while`, which asks for the value
     of `cond`; while `torch.export` traces there is none. PyTorch's own operator is used then.
@@ -25,7 +25,7 @@ def while_loop(
             it alone decides, so it has to become False in `maximum_iterations` rounds.
         body: the variables to the new ones, of the same shapes and dtypes.
         loop_vars: the first values.
-        maximum_iterations: rounds after which the loop ends in any case.
+        maximum_iterations: largest number of rounds.
 
     Returns:
         The last values.
@@ -49,18 +49,18 @@ def while_loop(
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Tensor]]) -> Tensor:
-    """`keras.ops.switch` without operands, with room for the gradient of one branch only.
+    """`keras.ops.switch` without operands, with memory for the gradient of one branch only.
 
-    Under XLA each branch gives back what any of them keeps for its gradient, zeros for that of the
-    others: of branches of 1/8, 1/4, 1/2 and 1 of the work nearly twice what the largest needs. On
-    JAX a branch keeps nothing, and computes its inside again in the backward pass.
+    Under XLA each branch returns what any of them keeps for its gradient, zeros for the others:
+    with branches of 1/8, 1/4, 1/2 and 1 of the work, nearly twice what the largest needs. On JAX
+    branches therefore keep nothing and are computed again in the backward pass.
 
     Args:
         index: scalar int32, 0 <= index < number of branches.
         branches: functions of nothing, whose results have the same shapes and types.
 
     Returns:
-        What the branch number `index` gives.
+        The result of branch number `index`.
     """
     if keras.config.backend() == "jax":
         branches = [keras.remat(branch) for branch in branches]

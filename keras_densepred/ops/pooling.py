@@ -18,7 +18,7 @@ Tensor = Any
 
 
 def largest(parts: Iterable[Tensor]) -> Tensor:
-    """The largest of several tensors, value by value, NaN where one is; its gradient to that alone.
+    """Elementwise maximum of tensors, NaN where one is; the gradient goes to the largest alone.
 
     `ops.max` divides the gradient by the number of values equal to the maximum. XLA may compute
     them once for the maximum and again for the comparison, with another rounding: then none is
@@ -44,8 +44,8 @@ def max_pool2d(inputs, *, pool_size: int, strides: int, padding: int | tuple[int
         inputs: float tensor `(batch, height, width, channels)`.
         pool_size: side of the window in pixels.
         strides: step of the window in pixels, the same along both axes.
-        padding: positions of no value on each of the four sides, at most half a window; or how
-            many there are above and on the left, and how many below and on the right.
+        padding: padding that never wins, in pixels on each of the four sides, at most half a
+            window; or the padding above and on the left, and that below and on the right.
 
     Returns:
         `(batch, out_height, out_width, channels)` in the dtype of `inputs`, with

@@ -1,8 +1,8 @@
 """RoIAlign: the features of a box, resampled to a fixed size (He et al., "Mask R-CNN", section 3).
 
-Each box reads from one level of a feature pyramid, the one its size asks for. All levels lie in one
-table of positions, so that a box gathers from its own level only, and all shapes are static: a step
-compiles once, however the boxes are spread over the levels.
+Each box reads from one level of a feature pyramid, chosen by its size. All levels are concatenated
+into one table of positions, so a box gathers from its own level only and all shapes are static: a
+step compiles once, however the boxes are spread over the levels.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from keras_densepred.ops.weighted_gather import weighted_gather
 
 Tensor = Any
 
-CANONICAL_CELLS = 14.0  # a box of 14 x 14 cells or more, up to twice as many, belongs to a level
+CANONICAL_CELLS = 14.0  # boxes of 14 to 28 cells a side belong to a level
 
 
 def roi_align(
@@ -46,7 +46,8 @@ def roi_align(
         (B, N, size, size, C) in the features' type.
 
     Raises:
-        ValueError: if there is not one stride for each map, or a number is not positive.
+        ValueError: if there is not one stride for each map, the maps are not equally wide, or a
+            number is not positive.
     """
     if len(features) != len(strides) or not features:
         raise ValueError(
@@ -58,6 +59,9 @@ def roi_align(
         )
     features = [ops.convert_to_tensor(feature) for feature in features]
     channels = features[0].shape[-1]
+    if any(feature.shape[-1] != channels for feature in features):
+        widths = ", ".join(str(feature.shape[-1]) for feature in features)
+        raise ValueError(f"RoIAlign needs maps with equally many channels, got {widths}.")
     batch, num = ops.shape(boxes)[:2]
     heights, widths, starts, positions = _layout(features)
     table = ops.concatenate(

@@ -1,4 +1,4 @@
-"""The gradient of a scalar with respect to what goes into a network, on each backend."""
+"""The gradient of a scalar with respect to a network's input, on each backend."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ Targets = Mapping[str, Tensor]
 def input_gradient(
     function: Callable[[Tensor, Targets], Tensor], variables: Sequence[keras.Variable] = ()
 ) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]:
-    """Makes a function that returns the gradient of another in its first argument.
+    """Makes a function that returns the gradient of another with respect to its first argument.
 
-    What the function changes in variables, such as seeds and metrics, is dropped, so the same
-    arguments have the same gradient. JAX and TensorFlow compile once for each shape of arguments.
+    Changes that the function makes to variables, such as seeds and metrics, are discarded, so the
+    same arguments have the same gradient. JAX and TensorFlow compile once for each shape.
 
     Args:
         function: from `x` and `targets`, as tensors, to a scalar, written with Keras' operations.

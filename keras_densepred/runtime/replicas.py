@@ -30,7 +30,7 @@ def replica_count() -> int:
 
 
 def sum_over_replicas(x: Tensor) -> Tensor:
-    """Sums a tensor of the same shape over all replicas; the gradient is summed likewise.
+    """Sums a tensor of the same shape over all replicas; so is the gradient.
 
     All replicas must call it the same number of times, and get the same result.
 
@@ -109,7 +109,7 @@ def _replica_index() -> Any:
 
 
 def own_seed(seed: Tensor) -> Tensor:
-    """Makes another seed of a seed on every replica, which otherwise draw the same for their rows.
+    """A different seed on every replica, which otherwise draw the same numbers for their rows.
 
     Args:
         seed: (2,) integers, of a `keras.random.SeedGenerator`.
@@ -126,7 +126,7 @@ def own_seed(seed: Tensor) -> Tensor:
 
 
 def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
-    """What a replica divides the sum of its losses by, for the gradient of the whole batch's loss.
+    """Divisor of a replica's summed losses that gives the gradient of the whole batch's loss.
 
     That loss is the sum over all rows of the batch, divided by `max(count of all rows, least)`: a
     RetinaNet's, divided by the batch's positive anchors. TensorFlow's replicas add their gradients
@@ -144,7 +144,7 @@ def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
 
 
 def loss_for_logs(loss: Tensor) -> Tensor:
-    """A replica's share of a loss so scaled that the mean over replicas is the whole batch's.
+    """Scales a replica's share of a loss so that the mean over replicas is the whole batch's loss.
 
     Args:
         loss: float32 scalar, a sum divided by `loss_normalizer`.
@@ -157,10 +157,10 @@ def loss_for_logs(loss: Tensor) -> Tensor:
 
 
 def share_of_mean(count: Tensor) -> Tensor:
-    """What a replica multiplies the mean over its own items by, where replicas have unlike many.
+    """Weight that turns per-replica means into the global mean when item counts differ.
 
-    The engines average the replicas' means, which is the mean of the whole batch only if each
-    replica has as many items, such as labelled pixels, as the others.
+    The engines average the replicas' means. That is the mean over the whole batch only if all
+    replicas hold equally many items, such as labelled pixels.
 
     Args:
         count: float32 scalar, items of this replica's rows.

@@ -13,6 +13,7 @@ import keras
 
 from keras_densepred import models
 from keras_densepred.faults import sentence
+from keras_densepred.files import expanded
 from keras_densepred.saved.classes import Classes, read_classes
 from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
 
@@ -73,6 +74,8 @@ def open_model(
     given = {"image_size": image_size, "mean": mean, "std": std}
     preprocessing = _preprocessing(path, task, given)
     model = load_model(path)
+    if preprocessing.image_size is not None:
+        require_size(model, preprocessing.image_size)
     boxes = getattr(model, "bounding_box_format", "xyxy")
     if boxes != "xyxy":
         raise ValueError(
@@ -92,13 +95,32 @@ def open_model(
     )
 
 
+def require_size(model: keras.Model, side: int) -> None:
+    """Refuses images that a model cannot take.
+
+    Args:
+        model: a detector, segmenter, classifier or backbone.
+        side: of the images in pixels.
+
+    Raises:
+        ValueError: if it is not positive, or no multiple of the model's `size_divisor`.
+    """
+    divisor = getattr(model, "size_divisor", 1)
+    if side < 1 or side % divisor:
+        near = max(divisor, round(side / divisor) * divisor)
+        raise ValueError(
+            f"--image-size {side} does not fit {model.name}, whose images have sides that are "
+            f"multiples of {divisor}: {near} is the nearest."
+        )
+
+
 def find_model(name: str | os.PathLike[str]) -> Path:
     """The saved model that a user means: the file itself, or the one in a run's directory.
 
     Raises:
         ValueError: if there is none.
     """
-    path = Path(name)
+    path = expanded(name)
     if path.is_file():
         return path
     if not path.exists():
@@ -113,6 +135,12 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         f"{path} holds no trained model, looked for {', '.join(_MODEL_FILES)} in it and in "
         "preset/: give the --output of a recipe that has ended."
     )
+
+
+def is_backbone(name: str | os.PathLike[str]) -> bool:
+    """Whether a directory is the preset of a backbone alone, without a head."""
+    path = expanded(name)
+    return (path / "config.json").is_file() and not (path / "task.json").exists()
 
 
 def load_model(path: Path) -> keras.Model:

@@ -4,71 +4,87 @@ from keras_densepred.files import write_atomically
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.model_card import write_model_card
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.training.build import build_backbone, make_optimizer, make_schedule
 from keras_densepred.training.devices.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.devices.distribute import distribute
-from keras_densepred.training.layer_decay import (
-    cednet_layer_id,
-    cednet_rules,
-    cednet_variant,
-    matrix_decay_rules,
+from keras_densepred.training.experiments import (
+    AtLeast,
+    ByArchitecture,
+    Epochs,
+    Experiment,
+    PerBatch,
 )
+from keras_densepred.training.identity import claim_output, decisive_settings
+from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
 from keras_densepred.training.loop.divergence import NanGuard, TrainingDiverged
 from keras_densepred.training.loop.fit import fit
 from keras_densepred.training.loop.memory import keep_freed_memory
 from keras_densepred.training.loop.snapshots import CheckpointError, Position
-from keras_densepred.training.optim import (
-    AdamW,
-    WarmupCosine,
-    WarmupSteps,
-    averaged_weights,
-    momentum_sgd,
-)
+from keras_densepred.training.optim import AdamW, averaged_weights, momentum_sgd
 from keras_densepred.training.report.classification import draw_classified, draw_confusion
-from keras_densepred.training.report.progress import (
-    MetricsLog,
-    Progress,
-    draw_predictions,
-    plot_curves,
-)
+from keras_densepred.training.report.metrics_log import MetricsLog, plot_curves
+from keras_densepred.training.report.objects import draw_predictions
+from keras_densepred.training.report.progress import Progress
 from keras_densepred.training.report.semantic import (
     describe_iou,
     draw_segmentations,
     write_iou,
 )
 from keras_densepred.training.run import (
-    predict_samples,
+    Recipe,
+    require_size,
     require_trainable,
+    run_script,
     tell_skipped,
-    train_detector,
 )
+from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
 from keras_densepred.training.settings import (
+    CommonSettings,
+    DetectionSettings,
+    PyramidDetectionSettings,
+    RandomScaleSettings,
+    SegmentationSettings,
     SettingsError,
-    claim_output,
-    decisive_settings,
+    head_setting,
     parse_settings,
     setting,
 )
+from keras_densepred.training.tasks.classification import Classification
+from keras_densepred.training.tasks.detection import Detection, predict_samples, train_detector
+from keras_densepred.training.tasks.segmentation import Segmentation
 
 __all__ = [
     "AdamW",
+    "AtLeast",
+    "ByArchitecture",
     "CheckpointError",
+    "Classification",
     "Cluster",
+    "CommonSettings",
+    "Detection",
+    "DetectionSettings",
     "DevicesError",
+    "Epochs",
+    "Experiment",
     "MetricsLog",
     "NanGuard",
+    "PerBatch",
     "Position",
     "Preprocessing",
     "Progress",
+    "PyramidDetectionSettings",
+    "RandomScaleSettings",
+    "Recipe",
     "ResumableCheckpoint",
+    "Segmentation",
+    "SegmentationSettings",
     "SettingsError",
     "TrainingDiverged",
     "WarmupCosine",
     "WarmupSteps",
     "averaged_weights",
-    "cednet_layer_id",
-    "cednet_rules",
-    "cednet_variant",
+    "build_backbone",
     "claim_output",
     "current_cluster",
     "decisive_settings",
@@ -79,13 +95,19 @@ __all__ = [
     "draw_predictions",
     "draw_segmentations",
     "fit",
+    "head_setting",
     "keep_freed_memory",
+    "layer_decay_rules",
+    "make_optimizer",
+    "make_schedule",
     "matrix_decay_rules",
     "momentum_sgd",
     "parse_settings",
     "plot_curves",
     "predict_samples",
+    "require_size",
     "require_trainable",
+    "run_script",
     "setting",
     "tell_skipped",
     "train_detector",

@@ -1,145 +1,11 @@
-"""Learning-rate schedules, AdamW with per-variable settings, SGD, averaged weights.
-
-The schedules are mmcv's linear warm-up followed by steps or a cosine.
-"""
+"""AdamW with per-variable settings, SGD with an L2 penalty, averaged weights."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-
-
-def _warmed_up(
-    step: Any, learning_rate: Any, warmup_steps: int, warmup_factor: float, power: float = 1.0
-) -> Any:
-    """Scales `learning_rate` from `warmup_factor` to 1 over the first `warmup_steps`."""
-    if warmup_steps == 0:
-        return learning_rate
-    done = keras.ops.minimum(step / float(warmup_steps), 1.0) ** power
-    return learning_rate * (warmup_factor + (1.0 - warmup_factor) * done)
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
-    """Warm-up, then a constant rate multiplied by `drop_factor` at each of `drops`.
-
-    CEDNet on COCO: `WarmupSteps(1e-4, 500, drops=(27 * steps_per_epoch, 33 * steps_per_epoch))`;
-    CSPNet's detectors, in Darknet: `WarmupSteps(1e-3, 1000, (400_000, 450_000), warmup_factor=0,
-    warmup_power=4)`.
-
-    Args:
-        learning_rate: rate after the warm-up and before the first drop.
-        warmup_steps: optimizer steps of the warm-up; 0 for none.
-        drops: increasing optimizer steps; from each of them on the rate is lower.
-        drop_factor: what each drop multiplies the rate by.
-        warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
-        warmup_power: the rate rises with this power of the steps done; 1 is linearly.
-
-    Raises:
-        ValueError: if `warmup_steps` is negative or `drops` does not increase.
-    """
-
-    def __init__(
-        self,
-        learning_rate: float,
-        warmup_steps: int = 500,
-        drops: Sequence[int] = (),
-        drop_factor: float = 0.1,
-        warmup_factor: float = 0.001,
-        warmup_power: float = 1.0,
-    ):
-        super().__init__()
-        _check_warmup(warmup_steps)
-        if list(drops) != sorted(set(drops)):
-            raise ValueError(f"drops must increase from one to the next; got {tuple(drops)}.")
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.drops = tuple(int(drop) for drop in drops)
-        self.drop_factor = drop_factor
-        self.warmup_factor = warmup_factor
-        self.warmup_power = warmup_power
-
-    def __call__(self, step: Any) -> Any:
-        """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
-        step = keras.ops.cast(step, "float32")
-        rate = keras.ops.full_like(step, self.learning_rate)
-        for drop in self.drops:
-            rate = keras.ops.where(step >= float(drop), rate * self.drop_factor, rate)
-        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor, self.warmup_power)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "drops": list(self.drops),
-            "drop_factor": self.drop_factor,
-            "warmup_factor": self.warmup_factor,
-            "warmup_power": self.warmup_power,
-        }
-
-
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then half a cosine down to `floor` at `total_steps`, constant from there.
-
-    Args:
-        learning_rate: rate at the top of the cosine, which starts where the warm-up ends.
-        warmup_steps: optimizer steps of the warm-up; 0 for none.
-        total_steps: optimizer step at which `floor` is reached.
-        floor: lowest rate.
-        warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
-
-    Raises:
-        ValueError: if `warmup_steps` is negative or `total_steps` does not exceed it.
-    """
-
-    def __init__(
-        self,
-        learning_rate: float,
-        warmup_steps: int,
-        total_steps: int,
-        floor: float = 0.0,
-        warmup_factor: float = 0.001,
-    ):
-        super().__init__()
-        _check_warmup(warmup_steps)
-        if total_steps <= warmup_steps:
-            raise ValueError(
-                f"total_steps must exceed warmup_steps; got {total_steps} and {warmup_steps}."
-            )
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
-        self.floor = floor
-        self.warmup_factor = warmup_factor
-
-    def __call__(self, step: Any) -> Any:
-        """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
-        step = keras.ops.cast(step, "float32")
-        done = (step - self.warmup_steps) / float(self.total_steps - self.warmup_steps)
-        height = 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(done, 0.0, 1.0)))
-        rate = self.floor + (self.learning_rate - self.floor) * height
-        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "total_steps": self.total_steps,
-            "floor": self.floor,
-            "warmup_factor": self.warmup_factor,
-        }
-
-
-def _check_warmup(warmup_steps: int) -> None:
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must not be negative; got {warmup_steps}.")
-
 
 # Keras on PyTorch swaps keras.optimizers.AdamW for a class that updates all variables in a few
 # `foreach` calls, but only where the class is exactly its own; a plain subclass updates one at a
@@ -160,7 +26,7 @@ class AdamW(_BackendAdamW):
         learning_rate: float or schedule.
         weight_decay: decay of variables without a rule.
         rules: `{variable.path: (learning-rate scale, weight decay)}`; a variable without a rule has
-            scale 1 and `weight_decay`. `cednet_rules` makes them.
+            scale 1 and `weight_decay`. `layer_decay_rules` makes them.
         epsilon: added to the root of the second moment. 1e-8 as in PyTorch, not Keras' 1e-7.
         **kwargs: the other arguments of `keras.optimizers.AdamW`.
 
@@ -251,10 +117,10 @@ def momentum_sgd(
 ) -> keras.optimizers.SGD:
     """SGD with momentum and an L2 penalty on kernels and matrices, as convolutional networks train.
 
-    The papers add `weight_decay * weight` to the gradient, where it goes through the momentum and
-    so takes `learning_rate * weight_decay / (1 - momentum)` of a weight in each step once that has
-    settled. Keras takes its decay off the weight beside the gradient: it is told that product.
-    Biases, and scales and shifts of norms, are not decayed.
+    The papers add `weight_decay * weight` to the gradient; through the momentum this takes
+    `learning_rate * weight_decay / (1 - momentum)` off a weight in each step, in the long run.
+    Keras decays weights apart from the gradient, so it gets that product. Biases, and scales and
+    shifts of norms, are not decayed.
 
     Args:
         model: the model to train, with the variables that are to be trained.
@@ -289,7 +155,7 @@ def assign_trainable(model: keras.Model, values: Sequence[np.ndarray]) -> None:
 
 
 def take_averages(model: keras.Model) -> None:
-    """Puts the optimizer's moving averages into `model` for good, if the optimizer keeps any.
+    """Replaces the weights of `model` by the optimizer's moving averages, if it keeps any.
 
     On JAX Keras (3.15.1) makes a weight and its average one buffer, which `predict` and `fit` then
     donate while the other still needs it ("Array has been deleted"); assigning a copy parts them.
@@ -326,3 +192,14 @@ def averaged_weights(model: keras.Model) -> Iterator[keras.Model]:
         yield model
     finally:
         assign_trainable(model, raw)
+
+
+def current_learning_rate(model: keras.Model) -> float:
+    """Returns the rate that the optimizer of `model` uses for its next step."""
+    optimizer = model.optimizer
+    # `optimizer.learning_rate` computes with variables that lie on all processes' devices, which a
+    # process must not do alone; there is no public name for the schedule (keras 3.15.1).
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(keras.ops.convert_to_numpy(optimizer._iterations))
+    return float(keras.ops.convert_to_numpy(rate))

@@ -1,186 +1,357 @@
-"""What all detection recipes do around their model: fit, evaluate, draw, save."""
+"""The one way a recipe runs: settings, data, model, training, evaluation, what is written.
+
+A recipe is a `Recipe` of its task: `tasks.detection.Detection` and its neighbours add how the
+task's data are read, how a model is evaluated, and what is drawn and saved.
+"""
 
 import contextlib
-import itertools
+import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import keras
-import numpy as np
 
-from keras_densepred import data, metrics
-from keras_densepred.saved.classes import write_classes
+from keras_densepred import command, data, files, plugins
+from keras_densepred._optional import require
+from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.devices.cluster import Cluster
+from keras_densepred.training.devices.distribute import distribute
+from keras_densepred.training.experiments import Experiment, complete
+from keras_densepred.training.identity import (
+    claim_output,
+    decisive_settings,
+    is_free,
+    recorded_settings,
+)
 from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
 from keras_densepred.training.loop.fit import fit
-from keras_densepred.training.optim import averaged_weights
-from keras_densepred.training.report.progress import MetricsLog, Progress, draw_predictions
-from keras_densepred.training.settings import SettingsError, claim_output
+from keras_densepred.training.loop.memory import keep_freed_memory
+from keras_densepred.training.report.metrics_log import MetricsLog
+from keras_densepred.training.report.progress import Progress
+from keras_densepred.training.settings import CommonSettings, check_numbers, parse_settings
 
-NUM_SAMPLES = 8
+Batches = Callable[[int], Generator[tuple[Any, Any], None, None]]
 
 
-def require_trainable(train: Any, batch_size: int, image_size: int) -> None:
+def _nothing_to_check(settings: Any, train: Any, cluster: Cluster) -> None:
+    """A recipe without checks of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A script that trains one kind of model; subclasses are of a task.
+
+    Args:
+        name: of the recipe: its output is `runs/NAME` by default.
+        description: the script's docstring, which `--help` shows.
+        settings: the dataclass of its settings.
+        experiments: published settings by name, the default one first; `"small"` is for few images.
+        build_model: takes the settings and the training split, returns the compiled model.
+        augmentation: takes the settings and the side of training images, returns the transforms.
+        preprocessing: takes the settings, returns how evaluation prepares images.
+        defaults: settings of all experiments that do not say otherwise.
+        check: takes settings, training split and cluster, and raises what makes a run impossible.
+        large: training images from which on a published experiment is the default.
+    """
+
+    name: str
+    description: str
+    settings: type[CommonSettings]
+    experiments: Mapping[str, Experiment]
+    build_model: Callable[[Any, Any], keras.Model]
+    augmentation: Callable[[Any, int], list[Callable]]
+    preprocessing: Callable[[Any], Preprocessing]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[[Any, Any, Cluster], None] = _nothing_to_check
+    large: int = 20_000
+
+    packages: ClassVar[tuple[str, ...]] = ()  # that the task needs besides those of all
+    not_decisive: ClassVar[tuple[str, ...]] = ()  # settings that leave the weights as they are
+
+    # --- what a task adds --------------------------------------------------------------------
+
+    def open_data(self, settings: Any) -> tuple[Any, Any]:
+        """Returns the training and the validation split."""
+        raise NotImplementedError
+
+    def open_stream(self, settings: Any, train: Any, **options: Any) -> data.BatchStream:
+        """Returns the training batches, from the options that all tasks share."""
+        raise NotImplementedError
+
+    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+        """Returns what the model learns from a batch: images and targets."""
+        raise NotImplementedError
+
+    def train(self, run: "Run") -> dict[str, float]:
+        """Fits the model, or goes on with it, evaluates, and writes what the task leaves behind."""
+        raise NotImplementedError
+
+    # --- one run -----------------------------------------------------------------------------
+
+    def main(self, argv: Sequence[str] | None = None) -> dict[str, float]:
+        """Trains, evaluates and writes everything to `--output`.
+
+        Args:
+            argv: flags; None for those of the process.
+
+        Returns:
+            What the task's evaluation gives for the validation split.
+
+        Raises:
+            ValueError: for settings or data that cannot be trained; one sentence.
+            TrainingDiverged: if the loss becomes NaN.
+        """
+        given = parse_settings(self.settings, argv, self.description, self.experiments)
+        given = _with_homes(given)
+        check_numbers(given)
+        for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
+            require(module, "data")
+        # Pictures and maps are channels-last here, whatever keras.json says.
+        keras.config.set_image_data_format("channels_last")
+        if given.imports:
+            plugins.import_modules(name.strip() for name in given.imports.split(","))
+        with distribute(
+            given.devices, given.processes, given.process_id, given.coordinator
+        ) as cluster:
+            cluster.say("Reading what data there are ...")
+            train, val = self.open_data(given)
+            settings = self.complete(given, train)
+            require_trainable(train, settings.batch_size)
+            self.check(settings, train, cluster)
+            self.prepare_memory(settings)
+            cluster.say(cluster.describe(settings.step_size))
+            left_open = {name for name, value in vars(given).items() if value is None}
+            with _own_output(cluster, settings.output):
+                return self.run(settings, cluster, train, val, left_open)
+
+    def complete(self, settings: Any, train: Any) -> Any:
+        """Fills in what the flags left open; see `experiments.complete`."""
+        defaults = {"output": f"runs/{self.name}", **self.defaults}
+        return complete(settings, self.experiments, train, large=self.large, defaults=defaults)
+
+    def prepare_memory(self, settings: Any) -> None:
+        """Makes small runs on a CPU faster."""
+        keep_freed_memory()
+
+    def run(
+        self, settings: Any, cluster: Cluster, train: Any, val: Any, left_open: set[str]
+    ) -> dict[str, float]:
+        """Does what `main` promises, with every setting decided; in all processes alike."""
+        cluster.say("Looking through the data ...")
+        summaries = train.summary(), val.summary()
+        for summary in summaries:
+            cluster.say(summary)
+        for finding in data.require_trainable_data(*summaries):
+            cluster.say(str(finding))
+        cluster.run_on_main(lambda: require_readable_images(train, val, settings.on_bad_image))
+        cluster.say(f"Building the model on {settings.weights or settings.preset} ...")
+        keras.utils.set_random_seed(settings.seed)
+        model = self.build_model(settings, train)
+        require_size(settings.image_size, model)
+        model.backbone.rematerialize(settings.rematerialize)
+        cluster.say(
+            f"{type(model).__name__} with {model.count_params():,} parameters; "
+            f"{settings.steps:,} steps of {settings.optimizer}, learning rate "
+            f"{settings.learning_rate:g}"
+        )
+        decisive = decisive_settings(settings, train, but=self.not_decisive)
+        return self.train(Run(self, settings, cluster, train, val, model, decisive, left_open))
+
+    def batches(
+        self,
+        settings: Any,
+        train: Any,
+        *,
+        size_divisor: int = 1,
+        streams: list[data.BatchStream] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Makes what opens the training batches at a step, for `training.fit`.
+
+        Args:
+            settings: complete.
+            train: the training split.
+            size_divisor: of the network, for recipes that change the size of images.
+            streams: takes every stream that is opened, which knows the images it passed over.
+            shard: which process of how many this is.
+        """
+        streams = [] if streams is None else streams
+
+        def batches_from(step: int) -> Generator[tuple[Any, Any], None, None]:
+            with self.stream(settings, train, settings.image_size, shard) as stream:
+                streams.append(stream)
+                stream.set_state({**stream.get_state(), "next_batch": step})
+                for batch in stream:
+                    yield self.example(batch)
+
+        return batches_from
+
+    def stream(
+        self, settings: Any, train: Any, image_size: int, shard: tuple[int, int]
+    ) -> data.BatchStream:
+        """The training batches, augmented as the recipe or `--augment` says."""
+        augment = self.augmentation(settings, image_size)
+        if settings.augment:
+            augment = data.load_augmentation(settings.augment)(image_size, augment)
+        prepared = self.preprocessing(settings)
+        return self.open_stream(
+            settings,
+            train,
+            batch_size=settings.step_size,
+            image_size=image_size,
+            seed=settings.seed,
+            mean=prepared.mean,
+            std=prepared.std,
+            augment=augment,
+            workers=settings.workers,
+            on_bad_image=settings.on_bad_image,
+            shard=shard,
+        )
+
+    def evaluation_options(self, settings: Any, shard: tuple[int, int]) -> dict[str, Any]:
+        """Arguments of the task's evaluation batches."""
+        return {
+            "batch_size": settings.step_size,
+            "workers": settings.workers,
+            "on_bad_image": settings.on_bad_image,
+            "shard": shard,
+            **self.preprocessing(settings).batch_options(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is about to train: a recipe, its settings, and what they came to.
+
+    Attributes:
+        decisive: what decides the run's result, see `decisive_settings`.
+        left_open: names of settings that no flag gave.
+    """
+
+    recipe: Recipe
+    settings: Any
+    cluster: Cluster
+    train: Any
+    val: Any
+    model: Any
+    decisive: Mapping[str, Any]
+    left_open: set[str]
+
+    @property
+    def output(self) -> pathlib.Path:
+        """Directory for everything written."""
+        return pathlib.Path(self.settings.output)
+
+    def fit(self, evaluation: keras.callbacks.Callback) -> None:
+        """Trains the model, or goes on with it, and says which images could not be read."""
+        settings = self.settings
+        streams: list[data.BatchStream] = []
+        batches_from = self.recipe.batches(
+            settings,
+            self.train,
+            size_divisor=self.model.size_divisor,
+            streams=streams,
+            shard=self.cluster.shard,
+        )
+        fit_in_output(
+            self.model,
+            batches_from,
+            evaluation,
+            cluster=self.cluster,
+            output=self.output,
+            decisive=self.decisive,
+            left_open=self.left_open,
+            step_size=settings.step_size,
+            epochs=settings.epochs,
+            steps_per_epoch=settings.steps_per_epoch,
+            checkpoint_minutes=settings.checkpoint_minutes,
+        )
+        tell_skipped(streams)
+
+
+def fit_in_output(
+    model: keras.Model,
+    batches_from: Batches,
+    evaluation: keras.callbacks.Callback,
+    *,
+    cluster: Cluster,
+    output: pathlib.Path,
+    decisive: Mapping[str, Any],
+    left_open: Collection[str] = (),
+    step_size: int,
+    epochs: int,
+    steps_per_epoch: int,
+    checkpoint_minutes: float,
+) -> None:
+    """Claims an output and fits a model in it: progress, `metrics.csv`, curves and checkpoints."""
+    cluster.run_on_main(lambda: claim_output(output, decisive, left_open))
+    checkpoint = ResumableCheckpoint(
+        output / "checkpoints",
+        recorded_settings(output, decisive),
+        every_minutes=checkpoint_minutes,
+    )
+    log = MetricsLog(output / "metrics.csv", output / "curves.png")
+    with contextlib.closing(Progress(step_size)) as progress:
+        fit(
+            model,
+            batches_from,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            checkpoint=checkpoint,
+            callbacks=[evaluation, log, progress],
+        )
+
+
+def require_trainable(train: Any, batch_size: int) -> None:
     """Refuses what cannot be trained before anything slow happens.
 
     Args:
         train: the training split.
         batch_size: images per step.
-        image_size: side of the training images in pixels.
 
     Raises:
-        SettingsError: if there are too few images or no class, or the size is no multiple of 32.
+        SettingsError: if there are too few images, or no class.
     """
     if len(train) < batch_size:
         raise SettingsError(
             f"There are {len(train)} training images and a batch takes {batch_size}: "
             f"use --batch-size {len(train)} or less."
         )
-    if image_size % 32:
-        raise SettingsError(
-            f"--image-size {image_size} is no multiple of 32, which the backbone needs."
-        )
     if not train.class_names:
-        raise SettingsError(
-            "The training annotations name no category, so there is nothing to detect."
-        )
+        raise SettingsError("The training data name no class, so there is nothing to learn.")
 
 
-def train_detector(
-    model: keras.Model,
-    batches_from: Callable[[int], Iterator],
-    *,
-    cluster: Cluster,
-    train: Any,
-    val: Any,
-    eval_batches: data.EvalBatches,
-    preprocessing: Preprocessing,
-    output: str | pathlib.Path,
-    decisive: Mapping[str, Any],
-    batch_size: int,
-    epochs: int,
-    steps_per_epoch: int,
-    evaluate_every: int,
-    checkpoint_minutes: float,
-) -> dict[str, float]:
-    """Fits a detector, or goes on with it, evaluates, and writes everything to `output`.
-
-    In all processes alike. Written are `settings.json`, `checkpoints`, `metrics.csv`, `curves.png`,
-    `predictions.png` and `preset` with the backbone, the detector, the names of its classes and how
-    its images are prepared.
-
-    Args:
-        model: a compiled detector whose `predict` returns final boxes, with a `backbone`.
-        batches_from: opens the training batches at a step, see `fit`.
-        cluster: of `distribute`.
-        train: the training split.
-        val: the validation split.
-        eval_batches: of the validation split.
-        preprocessing: what these do to an image.
-        output: directory of the run, see `claim_output`.
-        decisive: what decides the run's result; a run with other values is another one.
-        batch_size: images per step over all devices.
-        epochs: of the whole run.
-        steps_per_epoch: batches in an epoch.
-        evaluate_every: epochs between evaluations.
-        checkpoint_minutes: between checkpoints within an epoch.
-
-    Returns:
-        What `metrics.evaluate_detector` gives for the validation split, with averaged weights where
-        the optimizer keeps them.
+def require_readable_images(train: Any, val: Any, on_bad_image: Any) -> None:
+    """Looks at the images before the first step, as far as that is cheap, and says what is wrong.
 
     Raises:
-        SettingsError: if `output` holds something else.
-        TrainingDiverged: if the loss becomes NaN.
+        data.ImageError: if one cannot be read and `on_bad_image` is `"raise"`.
     """
-    output = pathlib.Path(output)
-    cluster.run_on_main(lambda: claim_output(output, decisive))
-    predictor = cluster.predictor(model)
-    evaluation = metrics.CocoEvaluation(
-        eval_batches,
-        val,
-        every=evaluate_every,
-        weights=lambda: averaged_weights(model),
-        predictor=predictor,
-        gather=cluster.gather,
-        verbose=False,
-    )
-    with contextlib.closing(Progress(batch_size)) as progress:
-        fit(
-            model,
-            batches_from,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            checkpoint=ResumableCheckpoint(
-                output / "checkpoints", decisive, every_minutes=checkpoint_minutes
-            ),
-            callbacks=[
-                evaluation,
-                MetricsLog(output / "metrics.csv", output / "curves.png"),
-                progress,
-            ],
-        )
-    if not evaluation.results:  # the run had been finished before
-        cluster.say("Evaluating ...")
-        evaluation.results = metrics.evaluate_detector(
-            predictor, eval_batches, val, gather=cluster.gather
-        )
-    cluster.say("Drawing predictions and saving the preset ...")
-    # The same number of batches in all processes, some of which may have fewer images in them.
-    enough = -(-NUM_SAMPLES // cluster.rows(batch_size))
-    samples = predict_samples(predictor, eval_batches, val, enough)
-
-    def write() -> None:
-        draw_predictions(*samples, val.class_names, output / "predictions.png")
-        _plain_backbone(model).save_to_preset(str(output / "preset" / "backbone"))
-        model.save(output / "preset" / "detector.keras")
-        write_classes(output / "preset" / "classes.json", train)
-        preprocessing.write(output / "preset")
-
-    cluster.run_on_main(write)
-    results = evaluation.results
-    files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
-    cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
-    masks = ""
-    if "mask_AP" in results:
-        masks = f", masks {results['mask_AP']:.3f} and {results['mask_AP50']:.3f}"
-    cluster.say(
-        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}{masks} on {len(val)} validation images"
-    )
-    return results
+    for fault in data.require_readable(val, on_bad_image):
+        print(f"passed over: {fault}")
+    data.require_readable(train, on_bad_image, decode=False)
 
 
-def predict_samples(
-    predictor: Any, batches: Any, dataset: Any, batch_count: int
-) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
-    """Takes up to eight images of the first batches: images, objects, what is found.
+def require_size(image_size: int, model: Any) -> None:
+    """Refuses an image size that a model cannot divide into its levels.
 
     Args:
-        predictor: has `predict_on_batch`, as a detector or `Cluster.predictor` of one.
-        batches: `data.eval_batches` of the split.
-        dataset: the split.
-        batch_count: batches to run; processes that predict together take the same number.
+        image_size: side of the training images in pixels.
+        model: a detector, segmenter, classifier or backbone.
 
-    Returns:
-        Three lists as `draw_predictions` takes them, in pixels of the images; with masks where the
-        records and the predictions have them.
+    Raises:
+        SettingsError: if the size is no multiple of `model.size_divisor`.
     """
-    index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
-    images: list[np.ndarray] = []
-    truth, found = [], []
-    for batch in itertools.islice(batches, batch_count):
-        predictions = predictor.predict_on_batch(batch["images"])
-        for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)]:
-            record = dataset[index_of[int(batch["image_ids"][row])]]
-            images.append(record.image)
-            objects = {"boxes": record.boxes, "labels": record.labels}
-            if record.masks is not None:
-                objects["masks"] = record.masks
-            truth.append(objects)
-            found.append(metrics.detections_on_image(predictions, batch, row, record.size))
-    return images, truth, found
+    divisor = model.size_divisor
+    if image_size % divisor:
+        nearest = max(divisor, round(image_size / divisor) * divisor)
+        raise SettingsError(
+            f"--image-size {image_size} is no multiple of {divisor}, which the backbone needs: use "
+            f"{nearest}."
+        )
 
 
 def tell_skipped(streams: Sequence[data.BatchStream]) -> None:
@@ -190,7 +361,34 @@ def tell_skipped(streams: Sequence[data.BatchStream]) -> None:
         print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
 
 
-def _plain_backbone(model: keras.Model) -> Any:
-    """The detector's backbone without what a pyramid puts on it."""
-    backbone: Any = model.backbone
-    return getattr(backbone, "backbone", backbone)
+def run_script(main: Callable[[Sequence[str] | None], Any]) -> None:
+    """Runs a recipe as a program: whatever goes wrong is one sentence and an exit code."""
+    sys.exit(command.run(main))
+
+
+def _with_homes(settings: Any) -> Any:
+    """The settings with `~` replaced in paths."""
+    paths = {
+        name: str(files.expanded(path))
+        for name in ("data_dir", "weights", "output")
+        if (path := getattr(settings, name, None)) is not None
+    }
+    return dataclasses.replace(settings, **paths)
+
+
+@contextlib.contextmanager
+def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
+    """Keeps other runs out of an output, and tells who interrupts this one how to go on."""
+    hint = f"The same command continues the run in {output} from its last checkpoint."
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(command.on_interrupt(hint))
+
+        def lock() -> None:
+            folder = pathlib.Path(output)
+            # Of anything else `claim_output` says what is wrong with it.
+            if is_free(folder) or (folder / "settings.json").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(files.locked(folder))
+
+        cluster.run_on_main(lock)
+        yield

@@ -1,43 +1,225 @@
-"""A recipe's settings: one frozen dataclass, its command-line flags, and the claim on an output."""
+"""The settings that all recipes share, and the command line made from a recipe's settings.
+
+A recipe's settings are one frozen dataclass that inherits `CommonSettings`. None means "not given":
+the experiment decides (`experiments.complete`).
+"""
 
 import argparse
 import dataclasses
-import json
-import pathlib
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import keras
-
+from keras_densepred.command import DEBUG_FLAG, DEBUG_HELP
 from keras_densepred.faults import SettingsError
-from keras_densepred.files import write_atomically
+
+__all__ = [
+    "CommonSettings",
+    "DetectionSettings",
+    "PyramidDetectionSettings",
+    "RandomScaleSettings",
+    "SegmentationSettings",
+    "SettingsError",
+    "check_numbers",
+    "head_setting",
+    "parse_settings",
+    "setting",
+]
 
 T = TypeVar("T")
 
-# What changes where a run continues or how fast it goes, but not its result.
-_NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output", "rematerialize"),
-    *("devices", "processes", "process_id", "coordinator"),
-)
+GROUPS = ("data", "model", "optimizer", "evaluation and output")  # of `--help`
 
 
-def setting(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    choices: Sequence[Any] | None = None,
+    *,
+    group: str = "model",
+    flag: str | None = None,
+) -> Any:
     """Makes a dataclass field with the text of its flag.
 
     Args:
         default: the value without the flag.
         help: one line for `--help`.
         choices: the allowed values; None for any.
+        group: the heading below which `--help` lists the flag, one of `GROUPS`.
+        flag: the flag, where it is not the field's name.
 
     Returns:
         What `dataclasses.field` returns.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+    metadata = {"help": help, "choices": choices, "group": group, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def parse_settings(cls: type[T], argv: Sequence[str] | None, description: str) -> T:
+def _data(default: Any, help: str, choices: Sequence[Any] | None = None, **options: Any) -> Any:
+    return setting(default, help, choices, group="data", **options)
+
+
+def _optimizer(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
+    return setting(default, help, choices, group="optimizer")
+
+
+def _output(default: Any, help: str) -> Any:
+    return setting(default, help, group="evaluation and output")
+
+
+def head_setting(choices: Sequence[str]) -> Any:
+    """The field `head` of a recipe that can put several heads on a backbone."""
+    return setting(None, "what stands on the backbone", choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonSettings:
+    """What every recipe can be told; None leaves it to the experiment."""
+
+    data_dir: str | None = _data(None, "folder of the data; none: built-in shapes")
+    tfds: str | None = _data(None, "TensorFlow Datasets name instead of a folder")
+    experiment: str | None = _data(None, "published settings by name (default: by the data)")
+    image_size: int | None = _data(None, "side of training images in pixels")
+    batch_size: int | None = _data(None, "images of one update, over all devices")
+    augment: str | None = _data(None, "your augmentation, as module:function; see the guides")
+    imports: str | None = _data(
+        None, "modules with your own backbones, separated by commas", flag="--import"
+    )
+    on_bad_image: str = _data("raise", "at an unreadable training image", ("raise", "skip"))
+    workers: int = _data(0, "processes that read images; 0: a background thread")
+
+    preset: str | None = setting(None, "backbone of any family, with random weights if built in")
+    weights: str | None = setting(None, "run or preset directory of backbone weights to start from")
+    freeze_backbone: bool = setting(False, "train only what stands on the backbone")
+    drop_path: float | None = setting(None, "drop path rate of the backbone")
+    layer_scale: float | None = setting(None, "start of the backbone's layer scale")
+    precision: str = setting("float32", "computation", ("float32", "mixed_bfloat16"))
+    rematerialize: bool = setting(False, "compute blocks again in the backward pass: less memory")
+
+    epochs: int | None = _optimizer(None, "passes over the training images")
+    steps: int | None = _optimizer(None, "steps in all, rounded up to epochs, instead of --epochs")
+    steps_per_epoch: int | None = _optimizer(None, "steps of an epoch, if not one pass")
+    optimizer: str | None = _optimizer(None, "update rule", ("adamw", "sgd"))
+    learning_rate: float | None = _optimizer(None, "peak rate")
+    schedule: str | None = _optimizer(None, "after the warm-up", ("steps", "cosine", "power4"))
+    floor: float | None = _optimizer(None, "rate at the end of a cosine or power")
+    warmup_steps: int | None = _optimizer(None, "steps of the warm-up")
+    weight_decay: float | None = _optimizer(None, "of kernels and matrices")
+    ema: float | None = _optimizer(None, "momentum of averaged weights; 0: none")
+    seed: int = _optimizer(0, "of weights, order, augmentation and drop path")
+
+    evaluate_every: int | None = _output(None, "epochs between evaluations")
+    devices: int | None = _output(None, "GPUs or TPUs in all processes together; none: all")
+    processes: int | None = _output(
+        None, "processes, each with this command; none: the environment's"
+    )
+    process_id: int | None = _output(None, "number of this process, from 0")
+    coordinator: str | None = _output(
+        None, "host:port of process 0 (TensorFlow: of all, by commas); auto: JAX asks the cluster"
+    )
+    checkpoint_minutes: float = _output(10.0, "between checkpoints within an epoch")
+    output: str | None = _output(None, "directory for everything written (default: runs/RECIPE)")
+
+    @property
+    def step_size(self) -> int:
+        """Images of one step."""
+        assert self.batch_size is not None
+        return self.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomScaleSettings(CommonSettings):
+    """Of recipes that crop from randomly scaled images and have a head of some width."""
+
+    scale_min: float | None = _data(None, "random scale from")
+    scale_max: float | None = _data(None, "random scale to")
+    width: int | None = setting(None, "channels of neck and head")
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSettings(CommonSettings):
+    """Of recipes that train detectors."""
+
+    max_boxes: int | None = _data(None, "most objects of an image that train; none: all")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detector learns instance masks."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class PyramidDetectionSettings(RandomScaleSettings, DetectionSettings):
+    """Of detectors on a pyramid, as MMDetection and Detectron2 train them."""
+
+    copy_paste: bool | None = _data(None, "rectangle copy-paste")
+    layer_decay: float | None = _optimizer(None, "layer-wise decay of the backbone's rate; 1: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationSettings(RandomScaleSettings):
+    """Of recipes that train segmenters."""
+
+    photometric: bool = _data(False, "change brightness, contrast, saturation and hue")
+    evaluate_train: bool = _output(False, "at the end, also mean IoU of the training split")
+    sliding_window: bool = _output(False, "test at the images' own size, in windows of the crop's")
+    multi_scale: bool = _output(False, "test at scales 0.5, 0.75, ... 1.75")
+    flip: bool = _output(False, "test mirrored images too")
+
+
+# Least values of numbers that are given; rates and the like must be larger than 0.
+_LEAST = {
+    **dict.fromkeys(("image_size", "batch_size", "accumulate", "width", "max_boxes"), 1),
+    **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every"), 1),
+    **dict.fromkeys(("devices", "processes"), 1),
+    **dict.fromkeys(("workers", "process_id", "head_depth", "warmup_steps", "warmup_epochs"), 0),
+    **dict.fromkeys(("weight_decay", "floor", "mixup", "cutmix", "layer_scale"), 0),
+}
+_POSITIVE = (
+    *("learning_rate", "checkpoint_minutes", "scale_min", "scale_max", "layer_decay"),
+    *("anchor_scale", "focal_gamma", "min_area"),
+)
+_SHARES = ("drop_path", "smoothing", "erasing", "jitter")  # from 0 up to 1
+_BELOW_ONE = {
+    "drop_path": "drops every branch",
+    "smoothing": "leaves nothing of the labels",
+    "ema": "never leaves the initial weights",
+}
+
+
+def check_numbers(settings: Any) -> None:
+    """Refuses numbers that no run can have, before anything is read.
+
+    Raises:
+        SettingsError: naming the flag.
+    """
+    for name, value in vars(settings).items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        flag = f"--{name.replace('_', '-')} {value:g}"
+        if not math.isfinite(value):
+            raise SettingsError(f"{flag} is no finite number.")
+        if name in _LEAST and value < _LEAST[name]:
+            raise SettingsError(f"{flag} is too small: give {_LEAST[name]} or more.")
+        if name in _POSITIVE and value <= 0:
+            raise SettingsError(f"{flag} must be larger than 0.")
+        if name in (*_SHARES, "ema") and not 0 <= value <= 1:
+            raise SettingsError(f"{flag} must lie from 0 to 1.")
+        if name in _BELOW_ONE and value == 1:
+            raise SettingsError(f"{flag} {_BELOW_ONE[name]}: give less than 1.")
+    low, high = getattr(settings, "scale_min", None), getattr(settings, "scale_max", None)
+    if low is not None and high is not None and low > high:
+        raise SettingsError(f"--scale-min {low:g} is larger than --scale-max {high:g}: swap them.")
+
+
+def parse_settings(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    description: str,
+    experiments: Mapping[str, Any] | None = None,
+) -> T:
     """Reads settings from command-line flags, one for each field of the dataclass `cls`.
 
     A field `image_size: int | None` becomes `--image-size N`, a `bool` becomes `--name` and
@@ -48,102 +230,51 @@ def parse_settings(cls: type[T], argv: Sequence[str] | None, description: str) -
             or one of them or None.
         argv: the arguments; None for those of the process.
         description: the recipe's docstring, shown by `--help`.
+        experiments: name to `Experiment`: the choices of `--experiment`, described by `--help`.
 
     Returns:
         An instance of `cls`.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage="%(prog)s [flags]",
+        description=description,
+        epilog=_describe(experiments) if experiments else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind = _without_none(hints[field.name])
         default = "" if field.default is None else f" (default: {field.default})"
-        flag = f"--{field.name.replace('_', '-')}"
-        text = (field.metadata["help"] + default).replace("%", "%%")
+        options: dict[str, Any] = {
+            "dest": field.name,
+            "default": field.default,
+            "help": (field.metadata["help"] + default).replace("%", "%%"),
+        }
         if kind is bool:
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=field.default, help=text
-            )
+            options["action"] = argparse.BooleanOptionalAction
         else:
             choices = field.metadata["choices"]
-            parser.add_argument(
-                flag,
-                type=kind,
-                default=field.default,
-                choices=choices,
-                metavar=None if choices else kind.__name__.upper(),
-                help=text,
-            )
-    return cls(**vars(parser.parse_args(argv)))
+            if field.name == "experiment" and experiments:
+                choices = tuple(experiments)
+            options |= {"type": kind, "choices": choices}
+            options["metavar"] = None if choices else kind.__name__.upper()
+        flag = field.metadata["flag"] or f"--{field.name.replace('_', '-')}"
+        groups[field.metadata["group"]].add_argument(flag, **options)
+    parser.add_argument(DEBUG_FLAG, action="store_true", help=DEBUG_HELP)
+    values = vars(parser.parse_args(argv))
+    del values["debug"]  # for `command.run`
+    return cls(**values)
 
 
-def decisive_settings(settings: Any, train: Sized, but: Sequence[str] = ()) -> dict[str, Any]:
-    """Gives what decides a run's result: with other values it is another run.
-
-    Args:
-        settings: a dataclass made by `parse_settings`, complete.
-        train: the training images.
-        but: more settings that leave the weights as they are.
-
-    Returns:
-        The settings by name without those of workers, devices and output, and the backend and the
-        number of training images.
-    """
-    decisive = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in _NOT_OF_THE_RESULT and name not in but
-    }
-    return decisive | {"backend": keras.config.backend(), "train_images": len(train)}
+def _describe(experiments: Mapping[str, Any]) -> str:
+    lines = ["experiments, and what they set where no flag does:"]
+    for name, experiment in experiments.items():
+        lines.extend(("", *experiment.describe(name)))
+    return "\n".join(lines).replace("%", "%%")
 
 
 def _without_none(hint: Any) -> type:
     if isinstance(hint, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     return hint
-
-
-def claim_output(output: str | pathlib.Path, settings: Mapping[str, Any]) -> pathlib.Path:
-    """Takes a directory for a run: a new or empty one, or one of a run with the same settings.
-
-    Writes `settings.json` there, by which the next start recognises the run.
-
-    Args:
-        output: the directory.
-        settings: JSON-able; what decides the run's result.
-
-    Returns:
-        The directory.
-
-    Raises:
-        SettingsError: if another run or other files are there.
-    """
-    output = pathlib.Path(output)
-    path = output / "settings.json"
-    ours = json.loads(json.dumps(dict(settings)))
-    if path.is_file():
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise SettingsError(
-                f"{path} is not readable, so the run in {output} cannot be recognised: give "
-                "another --output."
-            ) from error
-        different = [
-            f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
-            for name in sorted(ours.keys() | theirs.keys())
-            if ours.get(name) != theirs.get(name)
-        ]
-        if different:
-            raise SettingsError(
-                f"{output} holds a run with other settings ({'; '.join(different)}): give another "
-                "--output, or the command of that run to continue it."
-            )
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError(
-            f"{output} exists and is not the output of a run (it has no settings.json): give "
-            "another --output."
-        )
-    write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
-    return output

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred import BiCSNetBackbone, BiCSNetLiteBackbone, DetectionPyramid
+from keras_densepred import BiCSNetBackbone, DetectionPyramid
 from keras_densepred.analysis.multiply_adds import count_multiply_adds
 from keras_densepred.backbones.bicsnet import RESIDUAL_BLOCKS, drop_path_rates, main_path
-from tests.backbones.test_cednet import max_difference, trainable_parameters
-from tests.weights import gradients, set_deterministic_weights
+from tests.networks import (
+    BICSNET_FAMILY,
+    images,
+    max_difference,
+    mini_bicsnet,
+    output_shapes,
+    run,
+    trainable_parameters,
+)
 
-TINY = dict(width_multiplier=0.0625, gamma=0.5, output_width=8)
-LITE_TINY = dict(width_multiplier=0.25, output_width=8)
-FAMILY = {
-    "full": (BiCSNetBackbone, TINY),
-    "lite": (BiCSNetLiteBackbone, LITE_TINY),
-}
 JAX = keras.config.backend() == "jax"
 SIZES = ((97, 131), (45, 70))
 
@@ -38,37 +39,6 @@ OPTIONS = [
     ({"residual_blocks": ("D5", "U6", "U4", "U3", "U2")}, 0.029),
     ({"residual_blocks": ()}, 1.328),
 ]
-
-
-def mini(member="full", **changes):
-    cls, tiny = FAMILY[member]
-    backbone = cls(**{**tiny, **changes})
-    set_deterministic_weights(backbone)
-    return backbone
-
-
-def run(model, batch):
-    """The outputs; on JAX compiled as a whole, which takes half as long as op by op."""
-    if JAX:
-        import jax
-
-        return jax.jit(lambda x: model(x))(batch)
-    return model(batch)
-
-
-def output_shapes(model, batch):
-    """The shapes of the outputs; JAX tells them without compiling anything."""
-    if JAX:
-        import jax
-
-        outputs = jax.eval_shape(lambda x: model(x), batch)
-    else:
-        outputs = model(batch)
-    return {level: tuple(x.shape) for level, x in outputs.items()}
-
-
-def images(height=45, width=70, batch=1):
-    return np.random.default_rng(0).normal(size=(batch, height, width, 3)).astype("float32")
 
 
 @pytest.mark.backend_free
@@ -93,7 +63,7 @@ def test_what_options_cost(options, millions):
 def test_convolutions_of_the_name():
     """48 is every convolution of a block, the stem's and the final layer, as in ResNet-50."""
     for repeat, number in ((1, 48), (2, 94)):
-        names = [layer.name for layer in mini(depth_repeat=repeat).layers]
+        names = [layer.name for layer in mini_bicsnet(depth_repeat=repeat).layers]
         in_blocks = [n for n in names if "_block" in n and n.endswith("_conv")]
         assert len([n for n in in_blocks if "shortcut" not in n]) + 2 == number
 
@@ -113,7 +83,7 @@ def test_every_block_after_the_stem_has_two_sources():
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize("member", BICSNET_FAMILY)
 @pytest.mark.parametrize(
     "options,edges",
     [
@@ -128,7 +98,7 @@ def test_every_block_after_the_stem_has_two_sources():
     ids=str,
 )
 def test_each_pathway_can_be_switched_off(member, options, edges):
-    cls, tiny = FAMILY[member]
+    cls, tiny = BICSNET_FAMILY[member]
     names = [layer.name for layer in cls(**tiny, **options).layers]
     assert sum("_fuse_act" in name for name in names) == 15
     assert len([n for n in names if n.endswith("_project_conv") and "_from_" in n]) == edges
@@ -137,37 +107,41 @@ def test_each_pathway_can_be_switched_off(member, options, edges):
 
 @pytest.mark.backend_free
 def test_without_spatial_fusion_there_is_no_global_context():
-    names = [layer.name for layer in mini(spatial_fusion=False).layers]
+    names = [layer.name for layer in mini_bicsnet(spatial_fusion=False).layers]
     assert not any("context" in name for name in names)
-    assert any("context" in layer.name for layer in mini().layers)
+    assert any("context" in layer.name for layer in mini_bicsnet().layers)
 
 
 @pytest.mark.backend_free
 def test_drop_path_rates_rise_over_the_15_blocks():
     rates = drop_path_rates("up", 0.3)
     assert rates["D3"] == pytest.approx(0.02) and rates["E7"] == pytest.approx(0.3)
-    layers = {layer.name: layer for layer in mini(drop_path_rate=0.3, depth_repeat=2).layers}
+    layers = {
+        layer.name: layer for layer in mini_bicsnet(drop_path_rate=0.3, depth_repeat=2).layers
+    }
     assert layers["u6_block2_drop_path"].rate == pytest.approx(rates["U6"]) == pytest.approx(0.12)
     assert not any(name.startswith("s") and "drop_path" in name for name in layers)
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize("member", BICSNET_FAMILY)
 def test_layer_names_and_presets_are_pinned(member, golden):
     """Layer names and preset contents are public API: weights and user code refer to them."""
     pinned = json.loads((golden / "bicsnet_public.json").read_text())[member]
-    cls, _ = FAMILY[member]
+    cls, _ = BICSNET_FAMILY[member]
     presets = cls.architecture_presets()
     assert {name: entry["config"] for name, entry in presets.items()} == pinned["presets"]
     assert not any(entry["aliases"] for entry in presets.values())
     for case in pinned["cases"]:
-        assert [layer.name for layer in mini(member, **case["config"]).layers] == case["layers"]
+        assert [layer.name for layer in mini_bicsnet(member, **case["config"]).layers] == case[
+            "layers"
+        ]
 
 
-@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize("member", BICSNET_FAMILY)
 def test_backends_agree(member, golden):
     """Outputs against one stored reference within 5e-5, so any two backends agree to 1e-4."""
-    outputs = run(mini(member), images())
+    outputs = run(mini_bicsnet(member), images())
     with np.load(golden / "bicsnet_tiny.npz") as file:
         for level, output in outputs.items():
             output = ops.convert_to_numpy(output)
@@ -178,7 +152,7 @@ def test_backends_agree(member, golden):
     "member", ["full", pytest.param("lite", marks=pytest.mark.slow_on("tensorflow"))]
 )
 def test_any_image_size(member):
-    backbone = mini(member)
+    backbone = mini_bicsnet(member)
     for height, width in SIZES:
         assert output_shapes(backbone, images(height, width)) == {
             level: (1, -(-height // info.stride), -(-width // info.stride), info.channels)
@@ -193,21 +167,6 @@ def test_any_image_size(member):
             assert max_difference(call(images(height, width)), backbone(images(height, width))) < (
                 1e-5
             )
-
-
-# XLA takes half a minute for the gradient of 17 blocks however small, so on JAX these are for
-# `make test-slow`; the classifier's test trains there.
-@pytest.mark.parametrize(
-    "member", [pytest.param(name, marks=[pytest.mark.slow] if JAX else []) for name in FAMILY]
-)
-def test_every_weight_gets_a_gradient(member):
-    backbone = mini(member)
-    batch = images(64, 96, batch=2)
-    for weight, gradient in zip(
-        backbone.trainable_variables, gradients(backbone, batch), strict=True
-    ):
-        assert gradient is not None, weight.path
-        assert np.all(np.isfinite(gradient)), weight.path
 
 
 CHANGES = {
@@ -225,7 +184,7 @@ CHANGES = {
     ],
 )
 def test_round_trips_are_exact(member, tmp_path):
-    backbone = mini(member, **CHANGES[member])
+    backbone = mini_bicsnet(member, **CHANGES[member])
     outputs = run(backbone, images())
     cls = type(backbone)
     backbone.save(tmp_path / "model.keras")
@@ -240,33 +199,16 @@ def test_round_trips_are_exact(member, tmp_path):
         assert max_difference(run(copy, images()), outputs) == 0
 
 
-def test_mixed_bfloat16():
-    backbone = mini(dtype="mixed_bfloat16")
-    outputs, reference = run(backbone, images()), run(mini(), images())
-    for level, output in outputs.items():
-        assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
-        output = ops.convert_to_numpy(ops.cast(output, "float32"))
-        expected = ops.convert_to_numpy(reference[level])
-        assert np.mean(np.abs(output - expected)) < 0.05 * (np.std(expected) + 0.1)
-    assert {w.dtype for w in backbone.trainable_weights} == {"float32"}
-
-
-def test_channels_first_is_the_same_network():
-    last, first = mini(), mini(data_format="channels_first", image_shape=(3, None, None))
-    outputs = {
-        level: ops.transpose(x, (0, 2, 3, 1))
-        for level, x in run(first, images().transpose(0, 3, 1, 2)).items()
-    }
-    assert max_difference(outputs, run(last, images())) < 1e-6
-    assert first.feature_info == last.feature_info
-
-
 @pytest.mark.backend_free
 def test_a_detection_pyramid_projects_the_five_levels():
-    pyramid = DetectionPyramid(mini(), width=12)
+    pyramid = DetectionPyramid(mini_bicsnet(), width=12)
     assert {info.channels for info in pyramid.feature_info.values()} == {12}
     assert pyramid.get_layer("pyramid_p7_conv").kernel.shape == (8, 12)  # 1x1, not strided
-    assert list(DetectionPyramid(mini(), 12, max_level=5).pyramid_outputs) == ["P3", "P4", "P5"]
+    assert list(DetectionPyramid(mini_bicsnet(), 12, max_level=5).pyramid_outputs) == [
+        "P3",
+        "P4",
+        "P5",
+    ]
 
 
 @pytest.mark.backend_free
@@ -291,7 +233,7 @@ def test_a_detection_pyramid_projects_the_five_levels():
 )
 def test_bad_arguments_are_named(member, changes, message):
     with pytest.raises(ValueError, match=message):
-        mini(member, **changes)
+        mini_bicsnet(member, **changes)
 
 
 @pytest.mark.backend_free

@@ -10,11 +10,9 @@ from keras import ops
 import keras_densepred
 from keras_densepred import CEDNetBackbone, DetectionPyramid
 from keras_densepred.training import cednet_layer_id
+from tests.networks import CEDNET_TINY, max_difference, mini_cednet, trainable_parameters
 from tests.weights import gradients, set_deterministic_weights
 
-TINY = dict(
-    p2_width=32, p2_depth=1, widths=(32, 64, 96), depths=(2, 2, 2), num_stages=2, stem_width=8
-)
 PRESETS = sorted(CEDNetBackbone.architecture_presets())
 JAX = keras.config.backend() == "jax"
 
@@ -32,17 +30,6 @@ PARAMETERS_NO_FINAL_DECODER = {
     "cednet_next_tiny_unet": 28_388_992,
     "cednet_next_tiny_hourglass": 27_822_144,
 }
-
-
-def trainable_parameters(model):
-    return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-
-
-def max_difference(a, b):
-    return max(
-        float(np.max(np.abs(ops.convert_to_numpy(x) - ops.convert_to_numpy(y))))
-        for x, y in zip(keras.tree.flatten(a), keras.tree.flatten(b), strict=True)
-    )
 
 
 @pytest.mark.backend_free
@@ -104,12 +91,6 @@ def preset_images():
     return np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype("float32")
 
 
-def mini(**changes):
-    backbone = CEDNetBackbone(**{**TINY, **changes})
-    set_deterministic_weights(backbone)
-    return backbone
-
-
 # XLA compiles each of these for half a minute; what varies is the graph, which the other backends
 # and `backends_agree` see in `make test`. On JAX and TensorFlow `make test-slow` has the rest.
 STYLES = [
@@ -157,7 +138,7 @@ def test_every_weight_gets_a_gradient(case):
         set_deterministic_weights(backbone)
     else:
         # A dropped block has no gradient.
-        backbone = mini(**{**case, "drop_path_rate": 0.0})
+        backbone = mini_cednet(**{**case, "drop_path_rate": 0.0})
     images = preset_images()
     for weight, gradient in zip(
         backbone.trainable_variables, gradients(backbone, images), strict=True
@@ -170,7 +151,7 @@ def test_every_weight_gets_a_gradient(case):
 
 @pytest.mark.parametrize("changes", STYLES, ids=str)
 def test_round_trips_are_exact(changes, tmp_path):
-    backbone = mini(**changes)
+    backbone = mini_cednet(**changes)
     images = np.random.default_rng(0).normal(size=(1, 64, 32, 3)).astype("float32")
     outputs = backbone(images)
     rebuilt = CEDNetBackbone.from_config(backbone.get_config())
@@ -191,7 +172,7 @@ def test_round_trips_are_exact(changes, tmp_path):
     "token_mixer", ["next", *(pytest.param(name, marks=COMPILED) for name in ("swin", "cswin"))]
 )
 def test_any_multiple_of_32_and_dynamic_shapes(token_mixer):
-    backbone = mini(token_mixer=token_mixer, p2_width=64, widths=(64, 128, 64))
+    backbone = mini_cednet(token_mixer=token_mixer, p2_width=64, widths=(64, 128, 64))
     for height, width in ((32, 32), (96, 160)):
         outputs = backbone(np.zeros((1, height, width, 3), "float32"))
         for level, info in backbone.feature_info.items():
@@ -209,39 +190,11 @@ def test_any_multiple_of_32_and_dynamic_shapes(token_mixer):
 
 
 def test_other_sizes_are_refused_in_one_sentence():
-    backbone = mini()
+    backbone = mini_cednet()
     with pytest.raises(ValueError, match="multiples of 32, got 60 x 96: pad or resize"):
         backbone(np.zeros((1, 60, 96, 3), "float32"))
     with pytest.raises(ValueError, match="multiples of 32, got 100 x 64"):
-        CEDNetBackbone(**TINY, image_shape=(100, 64, 3))
-
-
-@pytest.mark.slow_on("jax")
-def test_mixed_bfloat16():
-    backbone = mini(dtype="mixed_bfloat16")
-    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
-    outputs = backbone(images)
-    reference = mini()(images)
-    for level, output in outputs.items():
-        assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
-        difference = ops.convert_to_numpy(ops.cast(output, "float32")) - ops.convert_to_numpy(
-            reference[level]
-        )
-        assert np.mean(np.abs(difference)) < 0.05 * np.std(ops.convert_to_numpy(reference[level]))
-    assert {w.dtype for w in backbone.weights} == {"float32"}
-    assert all(np.all(np.isfinite(g)) for g in gradients(backbone, images))
-
-
-@pytest.mark.slow_on("jax")
-def test_channels_first_is_the_same_network():
-    last, first = mini(), mini(data_format="channels_first", image_shape=(3, None, None))
-    images = np.random.default_rng(0).normal(size=(1, 32, 64, 3)).astype("float32")
-    outputs = {
-        level: ops.transpose(x, (0, 2, 3, 1))
-        for level, x in first(images.transpose(0, 3, 1, 2)).items()
-    }
-    assert max_difference(outputs, last(images)) == 0
-    assert first.feature_info == last.feature_info
+        CEDNetBackbone(**CEDNET_TINY, image_shape=(100, 64, 3))
 
 
 @pytest.mark.backend_free
@@ -309,7 +262,7 @@ def test_initial_weights_follow_the_authors():
 )
 def test_bad_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        CEDNetBackbone(**{**TINY, **changes})
+        CEDNetBackbone(**{**CEDNET_TINY, **changes})
 
 
 # CEDNET.md 2.2: `layer_wise_cednet_small` of S and B has 9 layers, of CSwin 7; the others' 4.

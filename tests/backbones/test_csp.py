@@ -5,30 +5,17 @@ import json
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_densepred import CSPDenseNetBackbone, CSPNetBackbone, PeleeNetBackbone
-from keras_densepred.backbones import CSPStage, ElasticDenseNetBackbone
-from tests.backbones.test_bicsnet import images, output_shapes, run
-from tests.backbones.test_cednet import max_difference
-from tests.weights import gradients, set_deterministic_weights
+from tests.networks import (
+    CSP_MEMBERS,
+    CSP_STAGES,
+    images,
+    mini_csp,
+)
+from tests.weights import gradients
 
 JAX = keras.config.backend() == "jax"
-STAGES = (
-    CSPStage(1, width=8, bottleneck=4, parts=(8, 4), out=8),
-    CSPStage(1, width=8, bottleneck=8, parts=(4, 8), out=8, down=8, linear_split=True),
-    CSPStage(1, width=8, bottleneck=4, parts=(8, 8), out=12, down=8),
-    CSPStage(1, width=8, bottleneck=4, parts=(8, 8), out=12, down=12),
-)
-MEMBERS = {
-    "residual": (CSPNetBackbone, dict(stages=STAGES, stem_width=8, groups=4)),
-    "pelee": (PeleeNetBackbone, dict(depths=(1, 1, 2, 1), bottlenecks=(4, 4, 4, 4), growth=4)),
-    "dense": (
-        CSPDenseNetBackbone,
-        dict(depths=(1, 1, 2, 1), bottlenecks=(4, 4, 4, 4), growth=4),
-    ),
-    "elastic": (ElasticDenseNetBackbone, dict(depths=(1, 1, 1, 1), growth=4, bottleneck=4)),
-}
 OTHER_FORMS = {
     "timm": ("residual", dict(flavour="timm")),
     "dark": ("residual", dict(block="dark", activation="mish", groups=1)),
@@ -45,30 +32,11 @@ OTHER_FORMS = {
 }
 
 
-def mini(member, **changes):
-    cls, tiny = MEMBERS[member]
-    backbone = cls(**{**tiny, **changes})
-    set_deterministic_weights(backbone)
-    return backbone
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_image_sizes_and_levels(member):
-    backbone = mini(member)
-    assert list(backbone.feature_info) == ["P2", "P3", "P4", "P5"]
-    sizes = ((64, 96),) if member == "elastic" else ((97, 131), (45, 70))
-    for height, width in sizes:
-        assert output_shapes(backbone, images(height, width)) == {
-            level: (1, -(-height // info.stride), -(-width // info.stride), info.channels)
-            for level, info in backbone.feature_info.items()
-        }
-
-
 @pytest.mark.backend_free
 @pytest.mark.parametrize("form", OTHER_FORMS)
 def test_forms_build_with_the_same_levels(form):
     member, changes = OTHER_FORMS[form]
-    backbone = mini(member, **changes)
+    backbone = mini_csp(member, **changes)
     assert [info.stride for info in backbone.feature_info.values()] == [4, 8, 16, 32]
     assert backbone.pyramid_level_inputs.keys() == backbone.feature_info.keys()
     copy = type(backbone).from_config(backbone.get_config())
@@ -80,7 +48,7 @@ def test_forms_build_with_the_same_levels(form):
 )
 def test_forms_run_and_every_weight_gets_a_gradient(form):
     member, changes = OTHER_FORMS[form]
-    backbone = mini(member, **changes)
+    backbone = mini_csp(member, **changes)
     batch = images(64, 64, batch=2)
     for weight, gradient in zip(
         backbone.trainable_variables, gradients(backbone, batch), strict=True
@@ -90,46 +58,11 @@ def test_forms_run_and_every_weight_gets_a_gradient(form):
 
 @pytest.mark.slow_on("jax")
 def test_every_weight_gets_a_gradient():
-    backbone = mini("dense")
+    backbone = mini_csp("dense")
     for weight, gradient in zip(
         backbone.trainable_variables, gradients(backbone, images(64, 64, batch=2)), strict=True
     ):
         assert gradient is not None and np.any(gradient != 0), weight.path
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        "residual",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("pelee", "dense", "elastic")),
-    ],
-)
-def test_round_trips_are_exact(member, tmp_path):
-    backbone = mini(member)
-    batch = images(64, 96)
-    outputs = run(backbone, batch)
-    cls = type(backbone)
-    backbone.save(tmp_path / "model.keras")
-    backbone.save_to_preset(tmp_path / "preset")
-    for copy in (
-        keras.models.load_model(tmp_path / "model.keras"),
-        cls.from_preset(str(tmp_path / "preset")),
-    ):
-        assert isinstance(copy, cls)
-        assert copy.get_config() == backbone.get_config()
-        assert [w.path for w in copy.weights] == [w.path for w in backbone.weights]
-        assert max_difference(run(copy, batch), outputs) == 0
-
-
-def test_channels_first_is_the_same_network():
-    last = mini("dense")
-    first = mini("dense", data_format="channels_first", image_shape=(3, None, None))
-    outputs = {
-        level: ops.transpose(x, (0, 2, 3, 1))
-        for level, x in run(first, images().transpose(0, 3, 1, 2)).items()
-    }
-    assert max_difference(outputs, run(last, images())) < 1e-6
-    assert first.feature_info == last.feature_info
 
 
 @pytest.mark.backend_free
@@ -148,7 +81,7 @@ def test_the_first_shortcut_of_resnets_is_partial():
 @pytest.mark.backend_free
 def test_concats_start_with_the_branch_and_with_the_bypass_in_timm():
     for flavour, first in (("darknet", "stage2_transition_act"), ("timm", "stage2_bypass_norm")):
-        concat = mini("residual", flavour=flavour).get_layer("stage2_concat")
+        concat = mini_csp("residual", flavour=flavour).get_layer("stage2_concat")
         assert concat.input[0]._keras_history.operation.name == first
 
 
@@ -164,7 +97,7 @@ def test_sparse_layers_read_powers_of_two_back():
 @pytest.mark.backend_free
 def test_fusions_have_their_transitions():
     names = {
-        fusion: {layer.name for layer in mini("dense", fusion=fusion).layers}
+        fusion: {layer.name for layer in mini_csp("dense", fusion=fusion).layers}
         for fusion in ("both", "first", "last")
     }
     for fusion, first, last in (
@@ -191,10 +124,10 @@ def public() -> dict:
     """What `tests/golden/csp/public.json` pins."""
     presets = {
         name: entry["config"]
-        for cls, _ in MEMBERS.values()
+        for cls, _ in CSP_MEMBERS.values()
         for name, entry in cls.architecture_presets().items()
     }
-    layers = {member: [layer.name for layer in mini(member).layers] for member in MEMBERS}
+    layers = {member: [layer.name for layer in mini_csp(member).layers] for member in CSP_MEMBERS}
     return {"presets": presets, "layers": layers}
 
 
@@ -205,7 +138,7 @@ def public() -> dict:
         ("residual", {"block": "edge"}, "`block` must be one of"),
         ("residual", {"flavour": "onnx"}, "`flavour` must be one of"),
         ("residual", {"stem_stride": 2}, "`stem_stride` must be 1 or 4, got 2"),
-        ("residual", {"stages": STAGES[:3]}, r"must have stride 32, but .* make it 16"),
+        ("residual", {"stages": CSP_STAGES[:3]}, r"must have stride 32, but .* make it 16"),
         ("residual", {"stages": [{"depth": 0, "width": 8}]}, "`depth` and `width` must be"),
         ("residual", {"activation": "gelu"}, "`activation` must be one of"),
         ("pelee", {"depths": (1, 2, 3)}, "one positive number for each of 4 stages"),
@@ -223,7 +156,7 @@ def public() -> dict:
 )
 def test_bad_arguments_are_named(member, changes, message):
     with pytest.raises(ValueError, match=message):
-        mini(member, **changes)
+        mini_csp(member, **changes)
 
 
 @pytest.mark.backend_free

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import CEDNetBackbone, DetectionPyramid
-from tests.backbones.test_cednet import TINY, max_difference, mini, trainable_parameters
+from tests.networks import CEDNET_TINY, max_difference, mini_cednet, trainable_parameters
 
 # CEDNET.md 1.15: RetinaNet in all, minus its head of 6,463,220 parameters.
 RETINANET_MILLIONS = {
@@ -41,7 +41,7 @@ def test_without_long_range_blocks():
 @pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("levels", [(3, 7), (2, 6), (3, 5)])
 def test_levels_and_round_trip(levels, tmp_path):
-    pyramid = DetectionPyramid(mini(), 24, *levels)
+    pyramid = DetectionPyramid(mini_cednet(), 24, *levels)
     images = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype("float32")
     outputs = pyramid(images)
     assert list(outputs) == [f"P{level}" for level in range(levels[0], levels[1] + 1)]
@@ -60,7 +60,7 @@ def test_levels_and_round_trip(levels, tmp_path):
 
 
 def test_freezing_the_backbone_leaves_the_projections_trainable():
-    pyramid = DetectionPyramid(mini(), 24)
+    pyramid = DetectionPyramid(mini_cednet(), 24)
     pyramid.backbone.trainable = False
     names = {w.path.split("/")[0] for w in pyramid.trainable_weights}
     assert names and all(name.startswith("pyramid_p") for name in names)
@@ -69,7 +69,7 @@ def test_freezing_the_backbone_leaves_the_projections_trainable():
 @pytest.mark.slow_on("jax")
 def test_levels_above_are_padded_like_the_authors():
     """A stride-2 convolution with symmetric padding: an even map keeps its even positions."""
-    pyramid = DetectionPyramid(mini(), 8, max_level=6)
+    pyramid = DetectionPyramid(mini_cednet(), 8, max_level=6)
     images = np.random.default_rng(0).normal(size=(1, 128, 128, 3)).astype("float32")
     tap = pyramid.get_layer("pyramid_p6_conv").output
     p5, outputs = keras.Function(pyramid.inputs, [pyramid.pyramid_outputs["P5"], tap])([images])
@@ -83,7 +83,7 @@ def test_levels_above_are_padded_like_the_authors():
 
 @pytest.mark.backend_free
 def test_bad_levels_are_named():
-    backbone = CEDNetBackbone(**TINY)
+    backbone = CEDNetBackbone(**CEDNET_TINY)
     with pytest.raises(ValueError, match="`min_level` must be 2 or 3"):
         DetectionPyramid(backbone, min_level=4)
     with pytest.raises(ValueError, match="has no level P2; it has P3"):

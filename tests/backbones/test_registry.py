@@ -20,7 +20,7 @@ from keras_densepred.backbones import (
     register_backbone,
     registry,
 )
-from keras_densepred.layers.conv_norm import SyncConvBatchNorm
+from keras_densepred.layers.norm import SyncConvBatchNorm
 
 pytestmark = pytest.mark.backend_free
 TINY = dict(p2_width=8, p2_depth=1, widths=(8, 8, 8), depths=(1, 1, 1), num_stages=1, stem_width=8)

@@ -9,9 +9,8 @@ from keras import ops
 
 from keras_densepred import ResNetBackbone
 from keras_densepred.layers import MSFM
-from keras_densepred.layers.conv_norm import FixedBatchNorm, batch_norm
-from tests.backbones.test_bicsnet import images, run
-from tests.backbones.test_cednet import max_difference, trainable_parameters
+from keras_densepred.layers.norm import FixedBatchNorm, batch_norm
+from tests.networks import images, max_difference, run, trainable_parameters
 from tests.weights import gradients, set_deterministic_weights
 
 JAX = keras.config.backend() == "jax"

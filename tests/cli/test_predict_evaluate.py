@@ -279,7 +279,7 @@ THEIR_MODULE = """
 import keras
 from keras_densepred import models
 from keras_densepred.backbones import PyramidBackbone, register_backbone
-from keras_densepred.backbones.backbone import image_input
+from keras_densepred.layers.image_input import image_input
 
 
 @register_backbone

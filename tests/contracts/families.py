@@ -5,7 +5,7 @@ from keras import layers
 
 from keras_densepred import backbones
 from keras_densepred.backbones import CSPStage, PyramidBackbone, register_backbone
-from keras_densepred.backbones.backbone import image_input
+from keras_densepred.layers.image_input import image_input
 
 
 @register_backbone

@@ -6,14 +6,14 @@ import pytest
 
 from keras_densepred import CSPNetBackbone, CSPNetImageClassifier, PeleeNetBackbone
 from keras_densepred.convert.darknet import DarknetHeader, load_weights, read_header
-from tests.backbones.test_csp import mini
 from tests.convert.darknet_file import CLASSES, convolutions, write
+from tests.networks import mini_csp
 
 pytestmark = pytest.mark.backend_free
 
 
 def model():
-    return CSPNetImageClassifier(mini("residual"), num_classes=CLASSES)
+    return CSPNetImageClassifier(mini_csp("residual"), num_classes=CLASSES)
 
 
 @pytest.mark.parametrize("version,size", [((0, 2, 5), 20), ((0, 1, 0), 16), ((1, 0, 0), 20)])
@@ -78,7 +78,7 @@ def test_networks_without_darknets_order_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a PeleeNetBackbone, does not tell Darknet's order"):
         load_weights(PeleeNetBackbone(), path)
     with pytest.raises(ValueError, match='is of the flavour "timm"'):
-        load_weights(mini("residual", flavour="timm"), path)
+        load_weights(mini_csp("residual", flavour="timm"), path)
 
 
 @pytest.mark.parametrize(

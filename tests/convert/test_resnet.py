@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_densepred import CEDNetBackbone, ResNetBackbone
 from keras_densepred.convert import resnet
-from tests.backbones.test_bicsnet import run
+from tests.networks import run
 from tests.weights import normal, set_deterministic_weights
 
 DEPTHS = (1, 2, 1, 1)

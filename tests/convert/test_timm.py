@@ -11,9 +11,9 @@ import pytest
 
 from keras_densepred import CSPNetBackbone, CSPNetImageClassifier, PeleeNetBackbone
 from keras_densepred.convert.timm import load_state, preset_of
-from tests.backbones.test_csp import mini
 from tests.convert.small_states import timm_state
 from tests.convert.timm_state import key_list, make_images, make_state
+from tests.networks import mini_csp
 
 STEPS = {"P2": 8, "P3": 8, "P4": 4, "P5": 2}
 PRESETS = {
@@ -57,20 +57,20 @@ def test_outputs_equal_timms(name, golden):
 
 @pytest.mark.backend_free
 def test_bypass_and_branch_are_the_rows_of_one_convolution():
-    model = CSPNetImageClassifier(mini("residual", flavour="timm"), num_classes=3)
+    model = CSPNetImageClassifier(mini_csp("residual", flavour="timm"), num_classes=3)
     state = timm_state(model)
     load_state(model, state)
     bypass, branch = (model.get_layer(f"stage3_{n}_conv").kernel for n in ("bypass", "branch"))
     assert np.all(keras.ops.convert_to_numpy(bypass) == 0.25)
     assert np.all(keras.ops.convert_to_numpy(branch) == 0.5)
-    backbone = mini("residual", flavour="timm")
+    backbone = mini_csp("residual", flavour="timm")
     report = load_state(backbone, state)
     assert report.skipped == ("head.fc.weight", "head.fc.bias")
 
 
 @pytest.mark.backend_free
 def test_what_does_not_fit_is_named_and_nothing_is_assigned():
-    backbone = mini("residual", flavour="timm")
+    backbone = mini_csp("residual", flavour="timm")
     before = backbone.get_weights()
     state = timm_state(backbone)
     renamed = {key.replace("stem.conv1", "stem.conv7"): value for key, value in state.items()}
@@ -81,11 +81,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_assigned():
         load_state(backbone, wrong)
     assert all(np.array_equal(a, b) for a, b in zip(before, backbone.get_weights(), strict=True))
     with pytest.raises(ValueError, match=r'is of the flavour "darknet".*build a preset "..._timm"'):
-        load_state(mini("residual"), state)
+        load_state(mini_csp("residual"), state)
     with pytest.raises(ValueError, match=r"is a PeleeNetBackbone; `convert\.timm` serves"):
         load_state(PeleeNetBackbone(), state)
     with pytest.raises(ValueError, match="no layer 'stage1_block1_first'"):
-        load_state(mini("residual", flavour="timm", block="basic", groups=1), state)
+        load_state(mini_csp("residual", flavour="timm", block="basic", groups=1), state)
 
 
 @pytest.mark.backend_free

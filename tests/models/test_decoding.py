@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_densepred.models import NonMaxSuppression
-from keras_densepred.models.anchors import anchor_boxes, decode_boxes
+from keras_densepred.models.anchors import anchor_boxes
+from keras_densepred.ops.boxes import decode_boxes
 
 BOXES = np.array(
     [[[10, 20, 30, 60], [11, 21, 31, 61], [40, 5, 60, 25], [10, 20, 30, 60]]], "float32"

@@ -9,8 +9,7 @@ from keras import ops
 from keras_densepred import BiCSNetBackbone, BiCSNetLiteBackbone
 from keras_densepred.analysis.multiply_adds import count_multiply_adds
 from keras_densepred.models import PredictionHead, RetinaNetKerasHub
-from tests.backbones.test_bicsnet import images, mini
-from tests.backbones.test_cednet import trainable_parameters
+from tests.networks import images, mini_bicsnet, trainable_parameters
 
 # expected.json: ret.
 COUNTS = {
@@ -51,7 +50,7 @@ def test_exact_counts(preset, size):
 
 def detector(member):
     return RetinaNetKerasHub(
-        mini(member),
+        mini_bicsnet(member),
         num_classes=2,
         head_depth=1,
         head_norm=True,
@@ -93,7 +92,7 @@ def test_trains_and_predicts_images_of_an_odd_size(host):
         model = detector("full")
     else:
         model = keras_hub.models.RetinaNetObjectDetector(
-            mini("lite", output_width=256),  # the host's heads want it
+            mini_bicsnet("lite", output_width=256),  # the host's heads want it
             num_classes=2,
             bounding_box_format="xyxy",
             pre_logits_num_conv_layers=0,

@@ -4,7 +4,7 @@ import pytest
 
 from keras_densepred import CEDNetBackbone, DetectionPyramid, ResNetBackbone
 from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
-from tests.backbones.test_cednet import trainable_parameters
+from tests.networks import trainable_parameters
 
 pytestmark = pytest.mark.backend_free
 

@@ -66,7 +66,7 @@ def test_convolution(kernel, strides, padding, groups, size):
         return ops.conv(x, weights, strides, "valid", data_format="channels_last") + bias
 
     def ours(x, weights, bias):
-        return conv2d(x, weights, bias, strides=strides, padding=padding)
+        return conv2d(x, weights, bias, strides=strides, padding=padding, groups=groups)
 
     assert_equal(ours, plain, [(kernel, kernel, 6 // groups, 12), (12,)], images)
 
@@ -116,6 +116,19 @@ def test_layer_with_groups():
         Conv(8, 3, groups=3)
 
 
+def test_a_kernel_that_does_not_fit_is_refused():
+    """Groups were once guessed from the shapes: a kernel for narrower maps convolved in groups."""
+    images = np.ones((1, 5, 6, 8), "float32")
+    for kernel, groups in (((3, 3, 4, 8), 1), ((3, 3, 8, 8), 2), ((3, 3, 2, 6), 4)):
+        message = rf"{kernel[2]}, {kernel[3]}\) in {groups} groups does not fit .* 8 channels"
+        with pytest.raises(ValueError, match=message):
+            conv2d(images, np.ones(kernel, "float32"), groups=groups)
+    layer = Conv(8, 3)
+    layer.build((None, None, None, 4))
+    with pytest.raises(ValueError, match="does not fit maps of 8 channels"):
+        layer(images)
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 7, 6), (3, 6)], ids=str)
 def test_pointwise(shape):
     images = np.random.default_rng(0).normal(size=shape).astype("float32")
@@ -144,7 +157,7 @@ def test_half_precision_keeps_its_dtype_and_stays_close(dtype):
     scale, shift = np.ones(8, "float32"), np.zeros(8, "float32")
     for operation, arguments in (
         (lambda x, k, b: conv2d(x, k, b, strides=2), (images, kernel, shift)),
-        (lambda x, k, b: conv2d(x, k, b, strides=2), (images, kernel[:, :, :2], shift)),
+        (lambda x, k, b: conv2d(x, k, b, strides=2, groups=4), (images, kernel[:, :, :2], shift)),
         (pointwise, (images, kernel[0, 0], shift)),
         (lambda x, g, b: layer_norm(x, g, b, 1e-6), (images, scale, shift)),
     ):

@@ -154,6 +154,8 @@ def test_bad_arguments_are_named():
     features, boxes = example()
     with pytest.raises(ValueError, match="2 maps and 1 strides"):
         roi_align(features, boxes, (4,))
+    with pytest.raises(ValueError, match="equally many channels, got 3, 2"):
+        roi_align([features[0], features[1][..., :2]], boxes, STRIDES)
     with pytest.raises(ValueError, match="must be positive, got 7 and 0"):
         roi_align(features, boxes, STRIDES, sampling_ratio=0)
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from keras_densepred import CEDNetBackbone, FeaturePyramid, data, training
 from recipes import coco_mask_rcnn as recipe
-from tests.recipes import recipe_toy as toy
-from tests.recipes.recipe_toy import Split
+from tests.recipes import toy
+from tests.recipes.toy import Split
 
 # A two-stage step is long to compile: on PyTorch, which does not, the recipe runs in every test.
 compiled = pytest.mark.slow if keras.config.backend() != "torch" else ()
@@ -20,7 +20,7 @@ compiled = pytest.mark.slow if keras.config.backend() != "torch" else ()
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return [*toy.make(tmp_path_factory.mktemp("toy")), "--width", "8", "--drop-path", "0.5"]
+    return [*toy.detection(tmp_path_factory.mktemp("toy")), "--width", "8", "--drop-path", "0.5"]
 
 
 @pytest.mark.parametrize("detector", [pytest.param("mask", marks=compiled)])
@@ -99,18 +99,18 @@ def test_killed_recipe_continues_exactly(flags, tmp_path):
 )
 def test_paper_settings(given, expected):
     """MSFM.md, "Protocol"; CEDNET.md 2.2; BICSNET.md 1.4, 1.5."""
-    settings = recipe.complete(recipe.Settings(**given), Split(117_266))
+    settings = recipe.RECIPE.complete(recipe.Settings(**given), Split(117_266))
     assert {name: getattr(settings, name) for name in expected} == expected
     open_yet = {name for name, value in dataclasses.asdict(settings).items() if value is None}
     assert open_yet == {
-        *("data_dir", "weights", "max_boxes"),
+        *("data_dir", "tfds", "weights", "max_boxes", "augment", "imports"),
         *("devices", "processes", "process_id", "coordinator"),
     }
 
 
 @pytest.mark.backend_free
 def test_msfms_schedule():
-    settings = recipe.complete(recipe.Settings(experiment="msfm"), Split(117_266))
+    settings = recipe.RECIPE.complete(recipe.Settings(experiment="msfm"), Split(117_266))
     steps = settings.steps_per_epoch
     assert recipe.make_schedule(settings).drops == (8 * steps, 11 * steps)
 
@@ -119,7 +119,7 @@ def test_msfms_schedule():
 def test_each_family_has_its_pyramid():
     def built(**given):
         settings = recipe.Settings(experiment="small", width=8, **given)
-        return recipe.build_model(recipe.complete(settings, Split(100)), 3)
+        return recipe.build_model(recipe.RECIPE.complete(settings, Split(100)), Split(100))
 
     cednet = built(detector="cascade")
     assert cednet.pyramid_levels == (2, 3, 4, 5, 6) and cednet.box_loss == "giou"

@@ -10,18 +10,23 @@ import pytest
 from keras_densepred import CEDNetBackbone, data, training
 from recipes import coco_retinanet as recipe
 from tests.hosts import needs_keras_cv
-from tests.recipes import recipe_toy as toy
-from tests.recipes.recipe_toy import Split
+from tests.recipes import toy
+from tests.recipes.toy import Split
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return [*toy.make(tmp_path_factory.mktemp("toy")), *toy.RETINANET]
+    return [*toy.detection(tmp_path_factory.mktemp("toy")), *toy.RETINANET]
 
 
 @pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize(
-    "head", ["keras_hub", pytest.param("keras_cv", marks=[pytest.mark.slow, needs_keras_cv])]
+    "head",
+    [
+        "keras_hub",
+        pytest.param("ours", marks=pytest.mark.slow),
+        pytest.param("keras_cv", marks=[pytest.mark.slow, needs_keras_cv]),
+    ],
 )
 def test_from_flags_to_files(flags, tmp_path, capsys, head):
     output = tmp_path / "out"
@@ -82,7 +87,7 @@ def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
 
 def test_paper_settings_for_coco():
     """CEDNET.md 2.2."""
-    settings = recipe.complete(recipe.Settings(preset="cednet_next_s"), Split(117_266))
+    settings = recipe.RECIPE.complete(recipe.Settings(preset="cednet_next_s"), Split(117_266))
     expected = {
         "image_size": 1024,
         "batch_size": 16,
@@ -99,14 +104,13 @@ def test_paper_settings_for_coco():
     }
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.steps_per_epoch == 7329
-    schedule = recipe.make_schedule(settings)
-    assert schedule.drops == (27 * 7329, 33 * 7329)
+    assert recipe.make_schedule(settings).drops == (27 * 7329, 33 * 7329)
     assert None not in (
         value
         for name, value in dataclasses.asdict(settings).items()
         if name
         not in (
-            *("data_dir", "tfds", "weights", "activation"),
+            *("data_dir", "tfds", "weights", "activation", "augment", "imports", "max_boxes"),
             *("devices", "processes", "process_id", "coordinator"),
         )
     )
@@ -122,7 +126,7 @@ def test_paper_settings_for_coco():
 )
 def test_bicsnets_strategies(experiment, epochs, drops, scale_min, activation, drop_path):
     """BICSNET.md 1.5."""
-    settings = recipe.complete(recipe.Settings(experiment=experiment), Split(117_266))
+    settings = recipe.RECIPE.complete(recipe.Settings(experiment=experiment), Split(117_266))
     steps = 117_266 // 128
     expected = {
         "preset": "bicsnet_48",
@@ -150,49 +154,54 @@ def test_bicsnets_strategies(experiment, epochs, drops, scale_min, activation, d
 
 @pytest.mark.backend_free
 def test_bicsnet_by_its_name_and_at_its_size():
-    settings = recipe.complete(recipe.Settings(preset="bicsnet_94", batch_size=64), Split(117_266))
+    settings = recipe.RECIPE.complete(
+        recipe.Settings(preset="bicsnet_94", batch_size=64), Split(117_266)
+    )
     assert (settings.experiment, settings.image_size) == ("bicsnet_b", 1024)
     assert settings.learning_rate == pytest.approx(0.08)
-    assert recipe.complete(recipe.Settings(preset="bicsnet_94"), Split(99)).experiment == "small"
+    assert (
+        recipe.RECIPE.complete(recipe.Settings(preset="bicsnet_94"), Split(99)).experiment
+        == "small"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["bicsnet_48", "bicsnet_lite0"])
 def test_bicsnet_trains_with_its_heads(flags, tmp_path, preset):
     more = ["--experiment", "bicsnet_b", "--preset", preset, "--width", "8"]
-    settings = recipe.complete(
+    settings = recipe.RECIPE.complete(
         training.parse_settings(recipe.Settings, [*flags, *more], ""), Split(12)
     )
     settings = dataclasses.replace(settings, weights=None)
-    backbone = recipe.build_backbone(settings)
-    model = recipe.build_model(settings, backbone, 3)
+    train = data.ShapesDataset(12, 64)
+    model = recipe.build_model(settings, train)
+    backbone = model.plain_backbone
     assert backbone.activation == model.head_activation == "swish" and backbone.sync_batch_norm
     assert (model.head_norm, model.head_width, model.anchor_scale) == (True, 8, 3.0)
     assert model.head_separable == ("lite" in preset)
     decayed = [v for v in model.trainable_variables if model.optimizer._use_weight_decay(v)]
     assert {len(v.shape) for v in decayed} == {2, 4}
-    train = data.ShapesDataset(12, 64)
-    images, targets = next(recipe.batch_opener(settings, train, [])(0))
+    images, targets = next(recipe.RECIPE.batches(settings, train)(0))
     assert np.isfinite(model.train_on_batch(images, targets)).all()
 
 
 def test_flags_win_over_the_paper():
     given = recipe.Settings(epochs=12, learning_rate=2e-4, copy_paste=False, drop_path=0.0)
-    settings = recipe.complete(given, Split(117_266))
+    settings = recipe.RECIPE.complete(given, Split(117_266))
     assert (settings.epochs, settings.learning_rate) == (12, 2e-4)
     assert (settings.copy_paste, settings.drop_path) == (False, 0.0)
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_frozen_backbone_does_not_move(flags, tmp_path):
-    settings = recipe.complete(
+    settings = recipe.RECIPE.complete(
         training.parse_settings(recipe.Settings, [*flags, "--freeze-backbone"], ""), Split(12)
     )
-    backbone = recipe.build_backbone(settings)
-    model = recipe.build_model(settings, backbone, 3)
-    before = [keras.ops.convert_to_numpy(weight).copy() for weight in backbone.weights]
     train = data.ShapesDataset(12, 64)
-    images, targets = next(recipe.batch_opener(settings, train, [])(0))
+    model = recipe.build_model(settings, train)
+    backbone = model.plain_backbone
+    before = [keras.ops.convert_to_numpy(weight).copy() for weight in backbone.weights]
+    images, targets = next(recipe.RECIPE.batches(settings, train)(0))
     model.train_on_batch(images, targets)
     for weight, value in zip(backbone.weights, before, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)

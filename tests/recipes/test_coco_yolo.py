@@ -9,15 +9,15 @@ import pytest
 from keras_densepred import data, models
 from recipes import coco_yolo as recipe
 from tests.hosts import needs_keras_cv
-from tests.recipes import recipe_toy as toy
-from tests.recipes.recipe_toy import Split
+from tests.recipes import toy
+from tests.recipes.toy import Split
 
 JAX = keras.config.backend() == "jax"
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return toy.detection(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_killed_recipe_continues_exactly(flags, tmp_path):
     ],
 )
 def test_the_papers_settings(experiment, preset, head, size):
-    settings = recipe.complete(recipe.Settings(experiment=experiment), Split(117_266))
+    settings = recipe.RECIPE.complete(recipe.Settings(experiment=experiment), Split(117_266))
     assert (settings.preset, settings.head, settings.image_size) == (preset, head, size)
     assert (settings.batch_size, settings.jitter, settings.loss) == (64, 0.3, "mse")
     assert settings.multi_scale and not settings.mosaic and settings.anchors == "coco"
@@ -76,8 +76,8 @@ def test_the_papers_settings(experiment, preset, head, size):
 
 
 def test_by_default_the_data_decide():
-    assert recipe.complete(recipe.Settings(), Split(117_266)).experiment == "efm"
-    settings = recipe.complete(recipe.Settings(learning_rate=1e-4), Split(300))
+    assert recipe.RECIPE.complete(recipe.Settings(), Split(117_266)).experiment == "efm"
+    settings = recipe.RECIPE.complete(recipe.Settings(learning_rate=1e-4), Split(300))
     assert (settings.experiment, settings.learning_rate, settings.image_size) == (
         *("small", 1e-4),
         416,
@@ -87,8 +87,8 @@ def test_by_default_the_data_decide():
 def test_sizes_change_and_boxes_with_them():
     train = data.ShapesDataset(8, 64, 0, "train")
     given = recipe.Settings(image_size=96, batch_size=2, multi_scale=True, jitter=0.0)
-    settings = recipe.complete(given, train)
-    opener = recipe.batch_opener(settings, train, [])
+    settings = recipe.RECIPE.complete(given, train)
+    opener = recipe.RECIPE.batches(settings, train, size_divisor=32)
     drawn = list(itertools.islice(opener(0), 31))
     sizes = [images.shape[1] for images, _ in drawn]
     assert set(sizes) > {sizes[0]} and set(sizes) <= {64, 96, 128}

@@ -1,12 +1,8 @@
 """The ImageNet recipe from flags to files, at toy size."""
 
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
 import keras_hub
 import numpy as np
@@ -14,22 +10,13 @@ import pytest
 
 from keras_densepred import BiCSNetImageClassifier, CEDNetImageClassifier
 from recipes import imagenet_pretrain as recipe
-from tests.recipes import pretrain_toy as toy
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-class Split:
-    def __init__(self, length):
-        self.length = length
-
-    def __len__(self):
-        return self.length
+from tests.recipes import toy
+from tests.recipes.toy import Split
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return toy.classification(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.mark.slow_on("jax")
@@ -58,36 +45,17 @@ def test_from_flags_to_files(flags, tmp_path, capsys):
     assert [entry["name"] for entry in classes] == ["blue", "red"]
 
 
-def run(kill_after, flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tests.recipes.pretrain_toy", str(kill_after), *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-    ).returncode
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--accumulate", "2"]], ids=["each", "accumulated"])
 def test_killed_recipe_continues_exactly(flags, tmp_path, more):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = [*flags, *more, "--checkpoint-minutes", "1e-6"]  # after every step
-    assert run(0, [*more, "--output", str(whole)]) == 0
-    assert run(5, [*more, "--output", str(broken)]) == -signal.SIGKILL
-    assert not (broken / "preset").exists()
-    assert run(0, [*more, "--output", str(broken)]) == 0
-    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    states = []
-    for output in (whole, broken):
-        with np.load(output / "checkpoints" / "step-00000006" / "state.npz") as file:
-            states.append({name: file[name] for name in file if name != "state"})
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+    toy.assert_killed_recipe_continues_exactly(
+        "imagenet_pretrain", [*flags, *more], tmp_path, kill=5
+    )
 
 
 @pytest.mark.backend_free
 def test_large_data_get_the_papers_settings():
-    settings = recipe.complete(recipe.Settings(), Split(1_281_167))
+    settings = recipe.RECIPE.complete(recipe.Settings(), Split(1_281_167))
     assert (settings.experiment, settings.preset) == ("cednet", "cednet_next_tiny")
     assert (settings.batch_size, settings.learning_rate, settings.epochs) == (4096, 4e-3, 300)
     assert (settings.warmup_epochs, settings.weight_decay, settings.ema) == (20, 0.05, 0.9999)
@@ -98,7 +66,9 @@ def test_large_data_get_the_papers_settings():
 @pytest.mark.backend_free
 @pytest.mark.parametrize("preset, rate", [("cednet_next_s", 0.4), ("cednet_next_base", 0.5)])
 def test_larger_backbones_drop_more(preset, rate):
-    assert recipe.complete(recipe.Settings(preset=preset), Split(1_281_167)).drop_path == rate
+    assert (
+        recipe.RECIPE.complete(recipe.Settings(preset=preset), Split(1_281_167)).drop_path == rate
+    )
 
 
 @pytest.mark.backend_free
@@ -112,7 +82,7 @@ def test_larger_backbones_drop_more(preset, rate):
 )
 def test_bicsnets_settings(given):
     """BICSNET.md 1.5."""
-    settings = recipe.complete(recipe.Settings(**given), Split(1_281_167))
+    settings = recipe.RECIPE.complete(recipe.Settings(**given), Split(1_281_167))
     assert (settings.preset, settings.image_size, settings.batch_size) == ("bicsnet_48", 224, 1024)
     assert (settings.epochs, settings.warmup_epochs, settings.optimizer) == (250, 5, "sgd")
     assert (settings.rand_augment, settings.erasing, settings.mixup) == (False, 0.0, 0.0)
@@ -132,7 +102,7 @@ def test_bicsnets_settings(given):
 )
 def test_cspnets_settings(given, preset, steps):
     """CSPNET.md, section 2."""
-    settings = recipe.complete(recipe.Settings(**given), Split(1_281_167))
+    settings = recipe.RECIPE.complete(recipe.Settings(**given), Split(1_281_167))
     assert (settings.preset, settings.image_size, settings.batch_size) == (preset, 256, 128)
     assert settings.epochs * settings.steps_per_epoch == pytest.approx(steps, rel=0.002)
     assert (settings.optimizer, settings.weight_decay) == ("sgd", 5e-4)
@@ -143,7 +113,7 @@ def test_cspnets_settings(given, preset, steps):
 
 @pytest.mark.backend_free
 def test_a_power_has_no_warm_up():
-    settings = recipe.complete(recipe.Settings(schedule="power4"), Split(500))
+    settings = recipe.RECIPE.complete(recipe.Settings(schedule="power4"), Split(500))
     with pytest.raises(ValueError, match="--schedule power4 has no warm-up"):
         recipe.make_schedule(settings)
 
@@ -161,7 +131,7 @@ def test_bicsnet_from_flags_to_files(flags, tmp_path):
 @pytest.mark.backend_free
 def test_the_rate_follows_the_batch_and_flags_win():
     given = recipe.Settings(batch_size=1024, accumulate=4, epochs=100, mixup=0.0)
-    settings = recipe.complete(given, Split(1_281_167))
+    settings = recipe.RECIPE.complete(given, Split(1_281_167))
     assert settings.learning_rate == pytest.approx(1e-3)
     assert (settings.epochs, settings.mixup, settings.steps_per_epoch) == (100, 0.0, 5004)
 

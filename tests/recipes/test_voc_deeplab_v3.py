@@ -2,12 +2,7 @@
 
 import csv
 import json
-import os
-import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
 import keras
 import keras_hub
@@ -18,25 +13,15 @@ from PIL import Image
 from keras_densepred import CEDNetBackbone, data, training
 from recipes import voc_deeplab_v3 as recipe
 from tests.hosts import needs_keras_cv
-from tests.recipes import segmentation_toy as toy
+from tests.recipes import toy
+from tests.recipes.toy import Split
 
-ROOT = pathlib.Path(__file__).parents[2]
 NAMES = data.ShapesSegmentation.class_names
-
-
-class Split:
-    """A data set of which only the number of images is asked."""
-
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return self.images
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return toy.segmentation(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.mark.parametrize(
@@ -84,31 +69,11 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     assert f"| mIoU | {results['mIoU']:.4f} |" in card
 
 
-def run(kill_after, flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tests.recipes.segmentation_toy", str(kill_after), *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-    ).returncode
-
-
 @pytest.mark.slow
 def test_killed_recipe_continues_exactly(flags, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = [*flags, "--checkpoint-minutes", "1e-6"]  # after every step
-    assert run(0, [*more, "--output", str(whole)]) == 0
-    assert run(4, [*more, "--output", str(broken)]) == -signal.SIGKILL
-    assert not (broken / "preset").exists()
-    assert run(0, [*more, "--output", str(broken)]) == 0
-    for name in ("metrics.csv", "iou.csv", "settings.json"):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes()
-    states = []
-    for output in (whole, broken):
-        with np.load(output / "checkpoints" / "step-00000006" / "state.npz") as file:
-            states.append({name: file[name] for name in file if name != "state"})
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+    toy.assert_killed_recipe_continues_exactly(
+        "voc_deeplab_v3", flags, tmp_path, files=("iou.csv",)
+    )
 
 
 @pytest.mark.slow
@@ -189,7 +154,7 @@ def test_masks_without_any_label_are_refused(flags, tmp_path):
 @pytest.mark.parametrize("images", [1_464, 10_582], ids=["VOC", "VOC and SBD"])
 def test_voc_gets_the_papers_settings(images):
     """BICSNET.md 1.4, 1.5 and 2.6."""
-    settings = recipe.complete(recipe.Settings(), Split(images))
+    settings = recipe.RECIPE.complete(recipe.Settings(), Split(images))
     expected = {
         "preset": "bicsnet_48",
         "image_size": 512,
@@ -212,22 +177,25 @@ def test_voc_gets_the_papers_settings(images):
 @pytest.mark.backend_free
 def test_the_rate_follows_the_batch_and_flags_win():
     given = recipe.Settings(batch_size=64, steps=2500, aspp=False)
-    settings = recipe.complete(given, Split(10_582))
+    settings = recipe.RECIPE.complete(given, Split(10_582))
     assert settings.learning_rate == pytest.approx(0.005)
     assert (settings.steps, settings.aspp) == (3000, False), "whole epochs of 1000"
-    assert recipe.complete(recipe.Settings(learning_rate=0.1), Split(10_582)).learning_rate == 0.1
+    assert (
+        recipe.RECIPE.complete(recipe.Settings(learning_rate=0.1), Split(10_582)).learning_rate
+        == 0.1
+    )
 
 
 @pytest.mark.slow
 def test_frozen_backbone_does_not_move(flags):
-    settings = recipe.complete(
+    settings = recipe.RECIPE.complete(
         training.parse_settings(recipe.Settings, [*flags, "--freeze-backbone"], ""), Split(6)
     )
-    backbone = recipe.build_backbone(settings)
-    model = recipe.build_model(settings, backbone, len(NAMES))
+    train, _ = recipe.RECIPE.open_data(settings)
+    model = recipe.build_model(settings, train)
+    backbone = model.backbone
     before = [keras.ops.convert_to_numpy(weight).copy() for weight in backbone.weights]
-    train, _ = recipe.open_data(settings)
-    images, masks = next(recipe.batch_opener(settings, train, [])(0))
+    images, masks = next(recipe.RECIPE.batches(settings, train)(0))
     model.train_on_batch(images, masks)
     for weight, value in zip(backbone.weights, before, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.class_pictures import write_split
 from tests.data.masks import write_image, write_mask, write_voc
 
 pytestmark = pytest.mark.backend_free
 
+SHEETS = ["samples_train.png", "samples_val.png"]
 SCRIPT = Path(__file__).parents[2] / "tools" / "check_dataset.py"
 
 
@@ -66,8 +68,11 @@ def test_good_data(main, tree, tmp_path, capsys):
     assert "bar: no boxes" in printed
     assert "5/5" in printed
     assert "can be trained on" in printed
-    assert sorted(path.name for path in out.iterdir()) == ["samples_train.png", "samples_val.png"]
-    for path in out.iterdir():
+    assert sorted(file.name for file in out.glob("*.png")) == [
+        "samples_train.png",
+        "samples_val.png",
+    ]
+    for path in out.glob("*.png"):
         assert str(path) in printed
         with Image.open(path) as sheet:
             assert sheet.height > 900, "two rows of pictures"
@@ -96,7 +101,7 @@ def test_corrupt_images_are_named_and_counted(main, tree, tmp_path, capsys):
 
 def test_wrong_stated_size_is_found(main, tree, tmp_path, capsys):
     change(tree, "val", lambda content: content["images"][2].update(width=1234))
-    assert main(["--data-dir", str(tree), "--output", str(tmp_path)]) == 1
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr().out
     assert "val2.png is 64 x 48 pixels" in printed
     assert "1234" in printed
@@ -112,7 +117,7 @@ def test_wrong_stated_size_is_found(main, tree, tmp_path, capsys):
 )
 def test_faulty_annotations(main, tree, tmp_path, capsys, edit, expected):
     change(tree, "val", edit)
-    assert main(["--data-dir", str(tree), "--output", str(tmp_path)]) == 1
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr().out
     assert expected in printed
     assert "instances_train.json: 5 images" in printed, "the good split is still summarised"
@@ -120,9 +125,9 @@ def test_faulty_annotations(main, tree, tmp_path, capsys, edit, expected):
 
 def test_masks_are_checked_when_asked_for(main, tree, tmp_path, capsys):
     change(tree, "val", lambda content: content["annotations"][0].update(segmentation=[[1, 2, 3]]))
-    assert main(["--data-dir", str(tree), "--output", str(tmp_path)]) == 0
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path / "out")]) == 0
     assert "not needed for boxes" in capsys.readouterr().out
-    assert main(["--data-dir", str(tree), "--output", str(tmp_path), "--masks"]) == 1
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path / "out"), "--masks"]) == 1
     assert "at least three points" in capsys.readouterr().out
 
 
@@ -163,7 +168,10 @@ def test_good_masks(main, voc, tmp_path, capsys):
     assert "voc, train: 2 images, 21 classes" in printed
     assert "ignored 16.7 % of all pixels" in printed
     assert "can be trained on" in printed
-    assert sorted(path.name for path in out.iterdir()) == ["samples_train.png", "samples_val.png"]
+    assert sorted(file.name for file in out.glob("*.png")) == [
+        "samples_train.png",
+        "samples_val.png",
+    ]
     with Image.open(out / "samples_val.png") as sheet:
         assert sheet.height > 480 + 20, "a legend above the picture"
 
@@ -187,3 +195,67 @@ def test_a_folder_of_masks(main, tmp_path, capsys):
     paths = ["--images", str(tmp_path / "pictures"), "--mask-dir", str(tmp_path / "labels")]
     assert main([*paths, "--samples", "0"]) == 0
     assert "class_2" in capsys.readouterr().out
+
+
+def test_what_cannot_be_learnt_from(main, tree, tmp_path, capsys):
+    for split in ("train", "val"):
+        change(tree, split, lambda c: [a.update(iscrowd=1) for a in c["annotations"]])
+    assert main(["--data-dir", str(tree), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "all 10 objects are crowd regions" in printed and "cannot be trained on" in printed
+
+
+def test_what_is_suspicious(main, tmp_path, capsys):
+    for split in ("train", "val"):
+        write_image(tmp_path / "images" / split / "a.jpg")
+        labels = np.array([[0, 128, 255], [0, 0, 128]], np.uint8)
+        write_mask(tmp_path / "masks" / split / "a.png", labels)
+    assert main(["--data-dir", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert "! 127 of 129 labels never occur, the masks hold 0, 128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("classes, code", [(("cat", "[x] dog"), 0), (("cat",), 1)])
+def test_class_folders(main, tmp_path, capsys, classes, code):
+    for split in ("train", "val"):
+        write_split(tmp_path / "data" / split, classes)
+    out = tmp_path / "out"
+    assert main(["--data-dir", str(tmp_path / "data"), "--output", str(out)]) == code
+    printed = capsys.readouterr().out
+    assert (out / "samples_val.png").exists()
+    if code:
+        assert "all images are of one class (cat)" in printed
+    else:
+        assert "[x] dog" in printed and "6 images, 2 classes" in printed
+
+
+def test_a_bad_class_image_is_named(main, tmp_path, capsys):
+    for split in ("train", "val"):
+        write_split(tmp_path / split)
+    image = tmp_path / "val" / "cat" / "0.jpg"
+    image.write_bytes(image.read_bytes()[:-60])
+    assert main(["--data-dir", str(tmp_path), "--samples", "0"]) == 1
+    assert "0.jpg is damaged" in capsys.readouterr().out
+
+
+def test_brackets_in_paths_and_names(main, tree, tmp_path, capsys):
+    place = tmp_path / "[x] [bold]"
+    tree.rename(place)
+    for split in ("train", "val"):
+        change(place, split, lambda c: c["categories"][0].update(name="[/red]"))
+    assert main(["--data-dir", str(place), "--output", str(tmp_path / "[out]")]) == 0
+    printed = capsys.readouterr().out
+    assert "[x] [bold]" in printed and "[/red]" in printed and "[out]" in printed
+    assert main(["--data-dir", str(tmp_path / "[/gone]"), "--samples", "0"]) == 1
+
+
+def test_the_output_is_in_the_home_folder_and_not_over_others(main, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data-dir", "~/tree", "--output=~/seen", "--samples", "1"]
+    assert main(arguments) == main(arguments) == 0, "again, into what it wrote"
+    assert (tmp_path / "seen" / "samples_val.png").exists() and not (tmp_path / "~").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("my only copy")
+    assert main([*arguments[:2], "--output", "mine"]) == 1
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

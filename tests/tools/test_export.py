@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+import keras_densepred
 from keras_densepred import data, training
+from keras_densepred.export.graph import Exported
 from keras_densepred.models import YOLOv3Detector
 from tests.models.conftest import ToyPyramid
 from tools import export
@@ -32,6 +34,66 @@ def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     assert sorted(p.name for p in output.parent.iterdir()) == [small.name, output.name]
     for path in (output, small):
         assert runner(path)(np.zeros((1, 64, 64, 3), "float32"))["boxes"].shape == (1, 100, 4)
+
+
+def saved_toy(folder):
+    model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn")
+    model.save(folder / "toy.keras")
+    return folder / "toy.keras"
+
+
+@pytest.mark.backend_free
+def test_a_users_folder_stays_as_it_is(tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("my only copy")
+    for more in ([], ["--overwrite"]):
+        for kind in ("onnx", "saved_model", "openvino"):
+            arguments = ["cednet_next_pico", "--image-size", "64", "--output", str(mine), *more]
+            assert export.main([*arguments, "--format", kind]) == 1
+            assert "mine" in capsys.readouterr().err
+    assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.backend_free
+def test_neither_the_model_nor_a_file_is_written_over(tmp_path, capsys):
+    model = saved_toy(tmp_path)
+    content = model.read_bytes()
+    assert export.main([str(model), "--image-size", "64", "--output", str(model)]) == 1
+    assert "which is read" in capsys.readouterr().err
+    assert model.read_bytes() == content
+    other = tmp_path / "other.onnx"
+    other.write_text("of somebody else")
+    assert export.main([str(model), "--image-size", "64", "--output", str(other)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert other.read_text() == "of somebody else"
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("side", ["0", "50"])
+def test_a_size_that_the_model_cannot_take_is_refused(tmp_path, capsys, side):
+    model = saved_toy(tmp_path)
+    output = tmp_path / "toy.onnx"
+    assert export.main([str(model), "--image-size", side, "--output", str(output)]) == 1
+    assert f"--image-size {side} does not fit" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("inside", ["classifier", ""])
+def test_a_classifiers_preset_is_exported_with_its_classes(tmp_path, inside):
+    model = keras_densepred.CEDNetImageClassifier(
+        keras_densepred.CEDNetBackbone(
+            p2_width=8, p2_depth=1, widths=(8, 12, 16), depths=(1, 1, 1), num_stages=2
+        ),
+        num_classes=3,
+    )
+    model.save_to_preset(str(tmp_path / "classifier"))
+    loaded = export.load(str(tmp_path / inside))
+    assert type(loaded) is type(model) and loaded.num_classes == 3
+    exported = Exported(loaded)
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    (logits,) = exported(images)
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (logits, model(images))), atol=1e-4)
 
 
 def refuse(*_, **__):

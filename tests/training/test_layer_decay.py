@@ -4,80 +4,55 @@ import keras
 import numpy as np
 import pytest
 
+from keras_densepred import CEDNetBackbone, DetectionPyramid, ResNetBackbone
 from keras_densepred.training import layer_decay
 
-COARSE = {
-    "stem_conv1/kernel": 0,
-    "p2_block1_dwconv/kernel": 1,
-    "p2_downsample_conv/kernel": 1,
-    "stage1_encoder_c3_block1_norm/gamma": 2,
-    "stage3_encoder_c5_block2_pwconv1/kernel": 4,
-    "stage2_decoder_norm2/beta": 3,
-    "pyramid_p6_conv/kernel": None,
-    "box_head/conv1/kernel": None,
-}
-FINE = {
-    "stem_norm2/gamma": 0,
-    "p2_downsample_norm/beta": 1,
-    "stage2_encoder_c3_block2_dwconv/kernel": 4,
-    "stage2_encoder_downsample1_conv/kernel": 4,
-    "stage2_encoder_c4_block4_dwconv/kernel": 4,
-    "stage2_encoder_c4_block5_dwconv/kernel": 5,
-    "stage2_encoder_c4_block12_dwconv/kernel": 5,
-    "stage2_encoder_downsample2_norm/gamma": 5,
-    "stage2_encoder_c5_block1_dwconv/kernel": 5,
-    "stage2_decoder_upsample1/kernel": 5,
-    "pyramid_p3_norm/gamma": None,
-}
+
+def scales(rules, *prefixes):
+    """The learning-rate scales of the layers whose names start so."""
+    found = [{scale for path, (scale, _) in rules.items() if path.startswith(p)} for p in prefixes]
+    assert all(len(values) == 1 for values in found), found
+    return [value for (value,) in found]
 
 
-@pytest.mark.parametrize(("path", "layer_id"), COARSE.items())
-def test_layer_ids(path, layer_id):
-    assert layer_decay.cednet_layer_id(path) == layer_id
-
-
-@pytest.mark.parametrize(("path", "layer_id"), FINE.items())
-def test_fine_layer_ids(path, layer_id):
-    assert layer_decay.cednet_layer_id(path, fine=True) == layer_id
+def cednet(num_stages=3, c4_blocks=1):
+    return CEDNetBackbone(
+        p2_width=8,
+        p2_depth=1,
+        widths=(8, 8, 8),
+        depths=(1, c4_blocks, 1),
+        num_stages=num_stages,
+        stem_width=8,
+    )
 
 
 def test_rules_are_the_papers():
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(4, 3, name="stem_conv1")(inputs)
-    x = keras.layers.LayerNormalization(name="p2_block1_norm")(x)
-    for stage in (1, 2, 3):
-        x = keras.layers.Conv2D(4, 1, name=f"stage{stage}_encoder_c3_block1_pwconv1")(x)
-    model = keras.Model(inputs, keras.layers.Conv2D(4, 1, name="pyramid_p3_conv")(x))
-    rules = layer_decay.cednet_rules(model, 0.95)
-    scales = [rules[v.path][0] for v in model.weights]
-    # CEDNET.md 2.2, T at 0.95: 0.774, 0.815, 0.857, 0.903, 0.95, 1
-    expected = np.repeat([0.774, 0.815, 0.857, 0.903, 0.95, 1.0], 2)
-    np.testing.assert_allclose(scales, expected, atol=5e-4)
-    assert rules["stem_conv1/kernel"][1] == 0.05
-    assert rules["stem_conv1/bias"][1] == 0.0
+    """CEDNET.md 2.2, T at 0.95: 0.774, 0.815, 0.857, 0.903, 0.95, 1."""
+    pyramid = DetectionPyramid(cednet(), 8)
+    rules = layer_decay.layer_decay_rules(pyramid, 0.95)
+    assert rules.keys() == {variable.path for variable in pyramid.weights}
+    found = scales(rules, "stem_", "p2_", "stage1_", "stage2_", "stage3_", "pyramid_p6_")
+    np.testing.assert_allclose(found, [0.774, 0.815, 0.857, 0.903, 0.95, 1.0], atol=5e-4)
+    assert rules["p2_downsample_conv/kernel"][1] == 0.05
+    assert rules["p2_downsample_conv/bias"][1] == 0.0
     assert rules["p2_block1_norm/gamma"][1] == 0.0
 
 
-def test_rules_need_a_cednet():
-    with pytest.raises(ValueError, match="no CEDNet layers"):
-        inputs = keras.Input((4,))
-        layer_decay.cednet_rules(
-            keras.Model(inputs, keras.layers.Dense(2, name="dense_x")(inputs)), 0.9
-        )
+def test_large_variants_have_finer_layers():
+    """CEDNET.md 2.2: S and B have 9 layers, each stage is two of them."""
+    rules = layer_decay.layer_decay_rules(cednet(num_stages=4, c4_blocks=6), 0.9)
+    first = scales(rules, "stage4_encoder_c3_", "stage4_encoder_c4_block4_")
+    second = scales(rules, "stage4_encoder_c4_block5_", "stage4_encoder_c5_")
+    np.testing.assert_allclose([first, second], [[0.9**2] * 2, [0.9] * 2])
+    np.testing.assert_allclose(scales(rules, "stem_"), [0.9**10])
 
 
-@pytest.mark.parametrize(
-    ("preset", "variant"),
-    [
-        ("cednet_next_t", "tiny"),
-        ("cednet_next_base", "base"),
-        ("cednet_next_tiny_unet", "tiny"),
-        ("cednet_swin_tiny", "swin"),
-        ("cednet_resnet50", "resnet50"),
-    ],
-)
-def test_variants(preset, variant):
-    assert layer_decay.cednet_variant(preset) == variant
+def test_a_rate_needs_depths():
+    resnet = ResNetBackbone(depths=(1, 1, 1, 1), width=8)
+    with pytest.raises(ValueError, match="ResNetBackbone does not say how deep its layers lie"):
+        layer_decay.layer_decay_rules(resnet, 0.9)
+    rules = layer_decay.layer_decay_rules(resnet, 1.0, 0.1)
+    assert rules == layer_decay.matrix_decay_rules(resnet, 0.1)
 
 
 def test_matrices_are_decayed_and_vectors_are_not():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.training import optim
+from keras_densepred.training import optim, schedules
 
 
 def at(schedule, step):
@@ -12,7 +12,7 @@ def at(schedule, step):
 
 
 def test_warmup_and_drops():
-    schedule = optim.WarmupSteps(1e-2, 100, drops=(200, 300))
+    schedule = schedules.WarmupSteps(1e-2, 100, drops=(200, 300))
     rates = [at(schedule, step) for step in (0, 50, 100, 199, 200, 299, 300, 1000)]
     np.testing.assert_allclose(
         rates, [1e-5, 5.005e-3, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5
@@ -20,13 +20,13 @@ def test_warmup_and_drops():
 
 
 def test_cosine_reaches_the_floor():
-    schedule = optim.WarmupCosine(1e-2, 10, 110, floor=1e-4)
+    schedule = schedules.WarmupCosine(1e-2, 10, 110, floor=1e-4)
     rates = [at(schedule, step) for step in (0, 10, 60, 110, 500)]
     np.testing.assert_allclose(rates, [1e-5, 1e-2, 5.05e-3, 1e-4, 1e-4], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "schedule", [optim.WarmupSteps(1e-3, 5, drops=(7, 9)), optim.WarmupCosine(1e-3, 5, 20)]
+    "schedule", [schedules.WarmupSteps(1e-3, 5, drops=(7, 9)), schedules.WarmupCosine(1e-3, 5, 20)]
 )
 def test_schedules_are_serialisable(schedule):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
@@ -35,11 +35,11 @@ def test_schedules_are_serialisable(schedule):
 
 def test_bad_schedules_are_refused():
     with pytest.raises(ValueError, match="must increase"):
-        optim.WarmupSteps(1e-3, 5, drops=(9, 7))
+        schedules.WarmupSteps(1e-3, 5, drops=(9, 7))
     with pytest.raises(ValueError, match="must not be negative"):
-        optim.WarmupSteps(1e-3, -1)
+        schedules.WarmupSteps(1e-3, -1)
     with pytest.raises(ValueError, match="must exceed"):
-        optim.WarmupCosine(1e-3, 20, 20)
+        schedules.WarmupCosine(1e-3, 20, 20)
 
 
 def two_layers():
@@ -94,7 +94,7 @@ def test_decay_alone_shrinks_by_rate_scale_and_decay():
 
 def test_optimizer_is_serialisable():
     rules = {"stem_dense/kernel": (0.5, 0.05)}
-    optimizer = optim.AdamW(optim.WarmupSteps(1e-3, 5), rules=rules, use_ema=True)
+    optimizer = optim.AdamW(schedules.WarmupSteps(1e-3, 5), rules=rules, use_ema=True)
     config = keras.saving.serialize_keras_object(optimizer)
     copy = keras.saving.deserialize_keras_object(config)
     assert isinstance(copy, optim.AdamW)

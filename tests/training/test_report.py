@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_densepred.training.report import progress as report
+from keras_densepred import training as report
+from keras_densepred.training.report import progress
 
 ROWS = [
     {"epoch": 1, "learning_rate": 0.1, "loss": 2.0, "box_loss": 1.5},
@@ -113,7 +114,7 @@ def test_progress(stream_class):
     ("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7322, "2:02:02")]
 )
 def test_durations(seconds, text):
-    assert report._duration(seconds) == text
+    assert progress._duration(seconds) == text
 
 
 @pytest.mark.backend_free

@@ -1,11 +1,11 @@
-"""Flags from a dataclass, and the claim on an output directory."""
+"""Flags from a dataclass."""
 
 import dataclasses
-import json
+import re
 
 import pytest
 
-from keras_densepred.training import settings
+from keras_densepred.training import Experiment, PerBatch, settings
 
 pytestmark = pytest.mark.backend_free
 
@@ -42,25 +42,42 @@ def test_wrong_flags_are_refused(capsys):
     assert "invalid choice: 'three'" in capsys.readouterr().err
 
 
-def test_claims_a_new_directory_and_the_same_run(tmp_path):
-    output = settings.claim_output(tmp_path / "a" / "b", {"epochs": 3})
-    assert json.loads((output / "settings.json").read_text()) == {"epochs": 3}
-    (output / "metrics.csv").write_text("epoch\n")
-    assert settings.claim_output(output, {"epochs": 3}) == output
+def test_help_has_headings_and_the_experiments(capsys):
+    experiments = {
+        "paper": Experiment("The paper, section 4", {"epochs": 36, "rate": PerBatch(0.1, 16)}),
+        "small": Experiment("few images", {"epochs": lambda plan: 3}),
+    }
+    with pytest.raises(SystemExit):
+        settings.parse_settings(settings.CommonSettings, ["--help"], "A recipe.", experiments)
+    text = capsys.readouterr().out
+    headings = [text.index(f"\n{group}:\n") for group in settings.GROUPS]
+    assert headings == sorted(headings)
+    assert headings[0] < text.index("--data-dir STR") < headings[1] < text.index("--preset STR")
+    assert "--import STR" in text and "--imports" not in text
+    assert "--experiment {paper,small}" in text
+    assert "paper: The paper, section 4\n    epochs 36, rate 0.1 for a batch of 16" in text
 
 
-def test_refuses_another_run(tmp_path):
-    settings.claim_output(tmp_path, {"epochs": 3, "seed": 0})
-    with pytest.raises(settings.SettingsError, match=r"other settings \(epochs was 3, is 4\)"):
-        settings.claim_output(tmp_path, {"epochs": 4, "seed": 0})
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"image_size": 0}, "--image-size 0 is too small: give 1 or more."),
+        ({"steps": 0}, "--steps 0 is too small"),
+        ({"workers": -1}, "--workers -1 is too small: give 0 or more."),
+        ({"learning_rate": 0.0}, "--learning-rate 0 must be larger than 0."),
+        ({"learning_rate": float("nan")}, "--learning-rate nan is no finite number."),
+        ({"ema": 1.0}, "--ema 1 never leaves the initial weights"),
+        ({"ema": 1.5}, "--ema 1.5 must lie from 0 to 1."),
+        ({"checkpoint_minutes": 0.0}, "--checkpoint-minutes 0 must be larger than 0."),
+    ],
+)
+def test_numbers_that_no_run_can_have(given, said):
+    with pytest.raises(settings.SettingsError, match=re.escape(said)):
+        settings.check_numbers(settings.CommonSettings(**given))
 
 
-def test_refuses_foreign_files(tmp_path):
-    (tmp_path / "thesis.txt").write_text("dear")
-    with pytest.raises(settings.SettingsError, match="is not the output of a run"):
-        settings.claim_output(tmp_path, {})
-    with pytest.raises(settings.SettingsError, match="is not the output of a run"):
-        settings.claim_output(tmp_path / "thesis.txt", {})
-    (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(settings.SettingsError, match="not readable"):
-        settings.claim_output(tmp_path, {})
+def test_scales_in_the_wrong_order():
+    wrong = settings.RandomScaleSettings(scale_min=2.0, scale_max=0.5)
+    with pytest.raises(settings.SettingsError, match="swap them"):
+        settings.check_numbers(wrong)
+    settings.check_numbers(settings.RandomScaleSettings(scale_min=0.5, scale_max=2.0, ema=0.99))

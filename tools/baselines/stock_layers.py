@@ -3,9 +3,9 @@
 import keras
 
 from keras_densepred import layers as ours
-from keras_densepred.layers.conv_norm import Activation, ConvBatchNorm, SyncConvBatchNorm
+from keras_densepred.layers.norm import Activation, ConvBatchNorm, SyncConvBatchNorm
 from keras_densepred.layers.pooling import GlobalMean, MaxPool
-from keras_densepred.layers.residual import Add
+from keras_densepred.layers.stateless import Add
 from keras_densepred.layers.upsampling import BilinearUpsample, NearestUpsample
 
 _CHANNELS_LAST = {"data_format": "channels_last"}

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.ops.boxes import decode_boxes
 
 LEVELS = range(3, 8)
 OBJECTS = 12
@@ -46,7 +47,7 @@ def measure_detections(
     decoder = NonMaxSuppression("xyxy")
 
     def decode(deltas: Any) -> Any:
-        return anchor_ops.decode_boxes(grid, deltas, side, side)
+        return decode_boxes(grid, deltas, side, side)
 
     def decode_and_suppress(deltas: Any, logits: Any) -> Any:
         return decoder(deltas, logits, image_shape=(side, side, 3), anchors=grid)

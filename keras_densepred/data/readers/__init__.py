@@ -7,9 +7,11 @@ from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, req
 from keras_densepred.data.readers.mask_files import load_mask
 from keras_densepred.data.readers.mask_folders import MaskFolder, find_segmentation_splits
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
+from keras_densepred.data.readers.readable import require_readable
 from keras_densepred.data.readers.summary import DatasetSummary, summarize
 from keras_densepred.data.readers.tfds import TfdsClassification, TfdsDetection
 from keras_densepred.data.readers.tfds_masks import TfdsSegmentation, find_tfds_segmentation
+from keras_densepred.data.readers.trainable import require_trainable_data
 from keras_densepred.data.readers.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "find_segmentation_splits",
     "find_tfds_segmentation",
     "load_mask",
+    "require_readable",
     "require_same_class_names",
     "require_same_classes",
+    "require_trainable_data",
     "summarize",
     "summarize_masks",
 ]

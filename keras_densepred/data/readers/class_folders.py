@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,14 +20,10 @@ from keras_densepred.data.image_files import (
     read_content,
 )
 from keras_densepred.data.readers.class_summary import ClassSummary, named
+from keras_densepred.data.readers.listing import IMAGE_SUFFIXES, composed, input_path, require_text
 from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import DatasetError, LabelledImage
 
-# Files of other names are opened to see whether they are images.
-_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"}
-    | {".webp"}
-)
 _LEFT_BY_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
 # The beginning of so many files is read when a folder is opened, which takes about a second from
 # a disk; of more files, as ImageNet's 1.28 million, every n-th.
@@ -72,15 +67,17 @@ class ImageFolder:
         on_bad_image: OnBadImage = "raise",
     ) -> None:
         check_on_bad_image(on_bad_image)
-        self.directory = os.fspath(directory)
+        self.directory = str(input_path(directory))
         found = _class_folders(self.directory)
-        self.class_names = tuple(found if class_names is None else class_names)
-        _require_classes(self.directory, found, self.class_names)
+        wanted = sorted(found) if class_names is None else class_names
+        self.class_names = tuple(map(composed, wanted))
+        _require_classes(self.directory, list(found), self.class_names)
+        self._folders = tuple(found[name] for name in self.class_names)
         skipped: list[str] = []
         root = os.path.realpath(self.directory)
         names: list[str] = []
         counts: list[int] = []
-        for name in self.class_names:
+        for name in self._folders:
             folder = os.path.join(self.directory, name)
             names += sorted(_image_names(folder, root, on_bad_image, skipped))
             counts.append(len(names) - sum(counts))
@@ -107,7 +104,7 @@ class ImageFolder:
     def _require_images(self) -> None:
         counts = np.bincount(self._labels, minlength=len(self.class_names))
         if not counts.all():
-            folder = os.path.join(self.directory, self.class_names[int(counts.argmin())])
+            folder = os.path.join(self.directory, self._folders[int(counts.argmin())])
             raise DatasetError(
                 f"{folder} has no images: put some there, or remove the class folder."
             )
@@ -117,7 +114,7 @@ class ImageFolder:
         bad = []
         for index in range(0, len(self), -(-len(self) // _MOST_OPENED)):
             try:
-                check_header(self._path(index))
+                check_header(self.image_path(index))
             except ImageError as error:
                 if on_bad_image == "raise":
                     raise
@@ -135,13 +132,18 @@ class ImageFolder:
             ImageError: if the file cannot be decoded.
         """
         index = self._position(index)
-        return self._labelled(index, load_image(self._path(index)))
+        return self._labelled(index, load_image(self.image_path(index)))
 
     def encoded(self, index: int) -> LabelledImage:
         """As `[index]`, with an `EncodedImage` if the file is a JPEG."""
         index = self._position(index)
-        path = self._path(index)
+        path = self.image_path(index)
         return self._labelled(index, open_image(read_content(path), path))
+
+    def image_path(self, index: int) -> str:
+        """The file of image number `index`."""
+        name = os.fsdecode(self._names[self._starts[index] : self._starts[index + 1]])
+        return os.path.join(self.directory, self._folders[self._labels[index]], name)
 
     def __repr__(self) -> str:
         # Grain compares this when a position is restored, so it names what the data depend on.
@@ -171,16 +173,12 @@ class ImageFolder:
     def _position(self, index: int) -> int:
         return range(len(self))[operator.index(index)]
 
-    def _path(self, index: int) -> str:
-        name = os.fsdecode(self._names[self._starts[index] : self._starts[index + 1]])
-        return os.path.join(self.directory, self.class_names[self._labels[index]], name)
-
     def _labelled(self, index: int, image: np.ndarray | EncodedImage) -> LabelledImage:
         return LabelledImage(
             image=image,  # type: ignore[arg-type]
             label=int(self._labels[index]),
             image_id=index,
-            file_name=self._path(index),
+            file_name=self.image_path(index),
         )
 
 
@@ -197,7 +195,7 @@ def find_class_folders(data_dir: str | os.PathLike[str]) -> dict[str, Path]:
     Raises:
         DatasetError: if either split is not there; the message says what was looked for.
     """
-    root = Path(data_dir)
+    root = input_path(data_dir)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: give the root of a tree of class folders.")
     splits = {}
@@ -212,16 +210,35 @@ def find_class_folders(data_dir: str | os.PathLike[str]) -> dict[str, Path]:
     return splits
 
 
-def _class_folders(directory: str) -> list[str]:
-    """The class folders in the order of their names."""
+def is_class_tree(data_dir: str | os.PathLike[str]) -> bool:
+    """Whether `find_class_folders` is for a folder, and not a reader of data with annotations.
+
+    Args:
+        data_dir: root of a tree.
+    """
+    root = input_path(data_dir)
+    splits = [root / name for names in _SPLITS.values() for name in names]
+    folders = [entry.name for split in splits if split.is_dir() for entry in split.iterdir()]
+    others = {"images", "masks", "labels", "annotations"}
+    return bool(folders) and not (root / "annotations").exists() and not others & set(folders)
+
+
+def _class_folders(directory: str) -> dict[str, str]:
+    """The class folders: names of the classes, `composed`, and of their folders."""
     if not os.path.isdir(directory):
         raise DatasetError(f"{directory} is not a folder: give one with a folder for each class.")
     root = os.path.realpath(directory)
-    folders, images = [], []
+    folders: dict[str, str] = {}
+    images = []
     for entry in _entries(directory, root):
         if entry.is_dir():
-            folders.append(entry.name)
-        elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
+            if composed(entry.name) in folders:
+                raise DatasetError(
+                    f"{directory} has two folders called {entry.name}, whose accents are written "
+                    "in two Unicode forms: move the images of one into the other."
+                )
+            folders[composed(entry.name)] = entry.name
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
             images.append(entry.name)
     if images:
         raise DatasetError(
@@ -230,7 +247,7 @@ def _class_folders(directory: str) -> list[str]:
         )
     if not folders:
         raise DatasetError(f"{directory} has no class folders: arrange it as <class>/<image>.")
-    return sorted(folders)
+    return folders
 
 
 def _require_classes(directory: str, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -260,7 +277,8 @@ def _image_names(
                 f"{entry.path} is a folder inside of a class folder: move its images up, so that "
                 "each class is one folder."
             )
-        if os.path.splitext(entry.name)[1].lower() not in _SUFFIXES:
+        # Files of other names are opened to see whether they are images.
+        if os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
             try:
                 check_header(entry.path)
             except ImageError as error:
@@ -283,10 +301,7 @@ def _entries(folder: str, root: str) -> Iterator[os.DirEntry[str]]:
             for entry in listing:
                 if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
                     continue
-                if not _is_text(entry.name):
-                    raise DatasetError(
-                        f"{folder} has {entry.name!a}, whose name is not readable text: rename it."
-                    )
+                require_text(entry.name, folder)
                 if entry.is_symlink():
                     _check_link(entry.path, root)
                 yield entry
@@ -294,11 +309,6 @@ def _entries(folder: str, root: str) -> Iterator[os.DirEntry[str]]:
         raise DatasetError(
             f"{folder} may not be read by this user: check its permissions."
         ) from error
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name has no control characters, and no bytes that are no text (surrogates)."""
-    return name.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
 def _check_link(path: str, root: str) -> None:

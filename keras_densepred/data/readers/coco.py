@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from keras_densepred.data.image_files import load_image
+from keras_densepred.data.readers.box_form import check_box_form
 from keras_densepred.data.readers.coco_checks import (
     Faults,
     check_entries,
-    check_files,
+    class_names,
+    find_files,
     name_annotation,
     read_annotation_file,
     repeated_ids,
@@ -26,7 +28,9 @@ from keras_densepred.data.readers.coco_masks import (
     check_segmentation,
     decode_masks,
     encode_segmentation,
+    mask_areas,
 )
+from keras_densepred.data.readers.listing import input_path
 from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import DatasetSummary, Finding
 from keras_densepred.data.records import DatasetError, Record
@@ -50,9 +54,10 @@ class CocoDataset:
 
     Raises:
         DatasetError: if the file is not a COCO annotation file, contradicts itself (duplicate or
-            unknown ids, boxes that are not four finite numbers), names images that do not exist
+            unknown ids, boxes that are not four finite numbers, or that all look like corners or
+            like shares of the image), names images that do not exist
             or lie outside `images`, has nothing to learn from, or, with `with_masks`, has a
-            segmentation that gives no mask of its image's size.
+            segmentation that gives no mask of its image's size, or no mask with a pixel.
     """
 
     def __init__(
@@ -61,13 +66,13 @@ class CocoDataset:
         images: str | os.PathLike[str],
         with_masks: bool = False,
     ) -> None:
-        self.annotations_path = os.fspath(annotations)
-        self.images_path = os.fspath(images)
+        self.annotations_path = str(input_path(annotations))
+        self.images_path = str(input_path(images))
         content = read_annotation_file(self.annotations_path)
-        self._table, order = _build_table(content, self.annotations_path, self.images_path)
-        kept = [content["annotations"][i] for i in order]
+        self._table, notes = _build_table(content, self.annotations_path, self.images_path)
+        kept = [content["annotations"][i] for i in self._table.rows]
         self._masks: list[bytes] | None = None
-        self._notes = repeated_ids(content["annotations"])
+        self._notes = (*notes, *repeated_ids(content["annotations"]))
         self._encode_masks(kept, required=with_masks)
 
     def _encode_masks(self, annotations: list[dict], required: bool) -> None:
@@ -87,10 +92,26 @@ class CocoDataset:
         if required:
             faults.raise_if_any("correct or remove them, or load the data set without masks")
             self._masks = masks
+            self._note_empty_masks(annotations, sizes)
         elif faults.count:
             subject = "segmentation" if faults.count == 1 else "segmentations"
             what = f"unusable {subject}, not needed for boxes"
             self._notes += (Finding(faults.count, what, faults.first),)
+
+    def _note_empty_masks(self, annotations: list[dict], sizes: list[list[int]]) -> None:
+        """Counts objects of whose mask no pixel is left; refuses a file of them."""
+        assert self._masks is not None
+        empty = np.flatnonzero(mask_areas(self._masks, sizes) == 0)
+        if not len(empty):
+            return
+        first = name_annotation(annotations[empty[0]])
+        if len(empty) == len(self._masks):
+            raise DatasetError(
+                f"{self.annotations_path}: no mask has a pixel inside its image, such as that of "
+                f"{first}: polygons are [x0, y0, x1, y1, ...] in pixels, not shares of the image."
+            )
+        subject = "mask has no pixel" if len(empty) == 1 else "masks have no pixel"
+        self._notes += (Finding(len(empty), f"{subject} inside the image", first),)
 
     def __len__(self) -> int:
         return len(self._table.image_ids)
@@ -104,7 +125,7 @@ class CocoDataset:
         """
         index = range(len(self))[operator.index(index)]
         fields = self._table.fields(index)
-        path = os.path.join(self.images_path, fields["file_name"])
+        path = self.image_path(index)
         image = load_image(path)
         height, width = self._table.image_sizes[index].tolist()
         if image.shape[:2] != (height, width):
@@ -121,6 +142,10 @@ class CocoDataset:
         if self._masks is not None:
             masks = decode_masks(self._masks[self._table.of_image(index)], height, width)
         return Record(image=image, masks=masks, **fields)
+
+    def image_path(self, index: int) -> str:
+        """The file of image number `index`."""
+        return os.path.join(self.images_path, self._table.file_names[index])
 
     def __repr__(self) -> str:
         # Grain compares this when a position is restored, so it names what the data depend on.
@@ -182,7 +207,7 @@ def find_coco_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, 
     Raises:
         DatasetError: if either split is not there; the message says what was looked for.
     """
-    root = Path(data_dir)
+    root = input_path(data_dir)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: give the root of a COCO data set.")
     splits = {}
@@ -241,28 +266,37 @@ def _annotation_file(name: str) -> str:
     return f"annotations/instances_{name}.json"
 
 
-def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, np.ndarray]:
-    """Checks the three lists against each other; returns the objects and their rows."""
+def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, tuple[Finding, ...]]:
+    """Checks the three lists against each other; returns the objects and what is odd about them."""
     images, annotations = content["images"], content["annotations"]
     image_rows, labels, categories = check_entries(content, path)
-    check_files(images, path, folder)
+    file_names = find_files(images, path, folder)
+    names, notes = class_names(categories, path)
     areas = [annotation.get("area") for annotation in annotations]
+    image_sizes = np.array([(e["height"], e["width"]) for e in images], np.int32)
+    image_of = np.array([image_rows[a["image_id"]] for a in annotations], np.int64)
+    boxes = np.array([a["bbox"] for a in annotations], np.float64)
+
+    def object_name(row: int) -> str:
+        return f"annotation id {show(annotations[row].get('id'))}"
+
+    notes += check_box_form(boxes, image_sizes[image_of], path, object_name)
     table = ObjectTable.build(
-        class_names=[entry["name"] for entry in categories],
+        class_names=names,
         category_ids=[int(entry["id"]) for entry in categories],
         image_ids=np.array([int(entry["id"]) for entry in images], np.int64),
-        image_sizes=np.array([(e["height"], e["width"]) for e in images], np.int32),
-        file_names=[entry["file_name"] for entry in images],
-        image_of=np.array([image_rows[a["image_id"]] for a in annotations], np.int64),
-        boxes=np.array([a["bbox"] for a in annotations], np.float64),
+        image_sizes=image_sizes,
+        file_names=file_names,
+        image_of=image_of,
+        boxes=boxes,
         labels=np.array([labels[a["category_id"]] for a in annotations], np.int32),
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations]),
         areas=np.array([math.nan if area is None else area for area in areas], np.float64),
-        object_name=lambda row: f"annotation id {show(annotations[row].get('id'))}",
+        object_name=object_name,
     )
     if not len(table.labels):
         raise DatasetError(
             f"{path}: none of its {len(annotations)} boxes has an area inside its image, so there "
             "is nothing to train on: boxes are [x, y, width, height] in pixels."
         )
-    return table, table.rows
+    return table, notes

@@ -6,10 +6,17 @@ import contextlib
 import gc
 import json
 import os
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
+from keras_densepred.data.readers.listing import (
+    FileFinder,
+    composed,
+    is_readable,
+    leads_outside,
+    unique_names,
+)
 from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import DatasetError
 
@@ -169,7 +176,7 @@ def _image_fault(entry: dict) -> str | None:
         value = entry.get(key)
         if not _is_integer(value) or not 0 < value < _LARGEST_PIXEL:
             given = f"{key} {show(value)}" if key in entry else f"no {key}"
-            return f"({entry.get('file_name')}) has {given}, but needs its size in pixels"
+            return f"({show(entry.get('file_name'))}) has {given}, but needs its size in pixels"
     return None
 
 
@@ -177,17 +184,40 @@ def _name_fault(entry: dict) -> str | None:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
         return f"has file_name {show(name)}, not the name of a file"
-    # Backslashes and drive letters too: the same file must not be safe here and unsafe there.
-    if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+    if leads_outside(name):
         return f"has file_name {show(name)}, which leads out of the image folder"
     return None
 
 
 def _category_fault(entry: dict) -> str | None:
     name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        return f"has name {show(name)}, not a text"
+    if not is_readable(name):
+        return f"has name {show(name)}, not a readable text"
     return None
+
+
+def class_names(categories: list[dict], path: str) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """The names of checked categories; those that share one have their id added.
+
+    Roboflow lists a parent category of the same name, for instance, which no object has.
+
+    Args:
+        categories: in the order of labels.
+        path: what messages call the file.
+
+    Raises:
+        DatasetError: if names are not unique with their ids either.
+    """
+    names = [composed(entry["name"]) for entry in categories]
+    times = Counter(names)
+    shared = [name for name in names if times[name] > 1]
+    unique = [
+        name if times[name] == 1 else f"{name} (id {int(entry['id'])})"
+        for name, entry in zip(names, categories, strict=True)
+    ]
+    what = "categories share their name with another, and have their id added"
+    findings = (Finding(len(shared), what, shared[0]),) if shared else ()
+    return unique_names(unique, path), findings
 
 
 def _annotation_fault(
@@ -213,31 +243,34 @@ def _annotation_fault(
     return None
 
 
-def check_files(images: list[dict], path: str, folder: str) -> None:
-    """Refuses images that are not in their folder.
-
-    Folders are listed once: 100,000 single look-ups are slow on a network drive.
+def find_files(images: list[dict], path: str, folder: str) -> list[str]:
+    """Finds the images in their folder.
 
     Args:
         images: checked entries of `images`.
         path: what messages call the annotation file.
         folder: where the images should be.
 
+    Returns:
+        The name of each as it is on the disk, relative to `folder`.
+
     Raises:
         DatasetError: naming the first that is missing.
     """
     if not os.path.isdir(folder):
         raise DatasetError(f"{folder} is not a folder: give the folder with the images of {path}.")
-    listings: dict[str, set[str]] = {}
+    finder = FileFinder()
     faults = Faults(path)
+    names = []
     for entry in images:
-        parent, name = os.path.split(os.path.join(folder, entry["file_name"]))
-        if parent not in listings:
-            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        # The second check is for file systems that ignore case.
-        if name not in listings[parent] and not os.path.exists(os.path.join(parent, name)):
-            faults.add(f"image id {show(entry['id'])} is {entry['file_name']}, not in {folder}")
+        found = finder.find(folder, entry["file_name"])
+        if found is None:
+            shown = show(entry["file_name"]).strip('"')
+            faults.add(f"image id {show(entry['id'])} is {shown}, not in {folder}")
+        else:
+            names.append(found)
     faults.raise_if_any("add the files, remove the entries, or give another image folder")
+    return names
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:
@@ -262,6 +295,6 @@ def name_annotation(annotation: dict) -> str:
 
 
 def show(value: Any) -> str:
-    """A JSON value as it stands in the file, short."""
-    text = json.dumps(value, ensure_ascii=False)
+    """A JSON value as it stands in the file, short; halves of characters are escaped."""
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 60 else text[:57] + "..."

@@ -69,6 +69,21 @@ def decode_masks(counts: Sequence[bytes], height: int, width: int) -> np.ndarray
     return np.ascontiguousarray(masks.transpose(2, 0, 1)).astype(bool)
 
 
+def mask_areas(counts: Sequence[bytes], sizes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Pixels of masks.
+
+    Args:
+        counts: compressed run lengths of `N` objects, from `encode_segmentation`.
+        sizes: height and width of the image of each.
+
+    Returns:
+        `(N,)` integers.
+    """
+    api = require("faster_coco_eval.core.mask", "data")
+    rles = [{"size": size, "counts": runs} for size, runs in zip(sizes, counts, strict=True)]
+    return np.asarray(api.area(rles))
+
+
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
     """Finds what is wrong with a segmentation without making its mask.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import ImageError, explained, load_image
+from keras_densepred.data.readers.listing import unique_names
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
@@ -156,7 +157,7 @@ class MaskFiles:
         notes: what was noticed when the files were looked for.
 
     Raises:
-        DatasetError: if there are no images or too many classes.
+        DatasetError: if there are no images or too many classes, or two classes have one name.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class MaskFiles:
         self.name = name
         self._images = tuple(images)
         self._masks = tuple(masks)
-        self._class_names = tuple(class_names)
+        self._class_names = unique_names(class_names, f"The list of classes of {name}")
         self._notes = tuple(notes)
 
     def __len__(self) -> int:
@@ -213,6 +214,10 @@ class MaskFiles:
     def _load_mask(self, path: str) -> np.ndarray:
         """The labels `(H, W)` uint8 in a file."""
         return load_mask(path)
+
+    def image_path(self, index: int) -> str:
+        """The file of image number `index`."""
+        return self._images[index]
 
     def __repr__(self) -> str:
         # Grain compares this when a position is restored, so it names what the data depend on.

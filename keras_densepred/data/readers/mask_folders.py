@@ -11,9 +11,13 @@ import numpy as np
 from keras_densepred.data.readers.listing import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
+    UNREAD_SUFFIXES,
+    composed,
     find_class_names,
+    input_path,
     list_stems,
     require_no_missing,
+    require_text,
 )
 from keras_densepred.data.readers.mask_files import MaskFiles, load_mask
 from keras_densepred.data.readers.mask_summary import count_labels
@@ -46,16 +50,16 @@ class MaskFolder(MaskFiles):
         class_names: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
     ) -> None:
-        image_folder, mask_folder = Path(images), Path(masks)
+        image_folder, mask_folder = input_path(images), input_path(masks)
         pictures = list_stems(image_folder, IMAGE_SUFFIXES, "images")
         labels = list_stems(mask_folder, MASK_SUFFIXES, "masks")
         extra = sorted(labels.keys() - pictures.keys())
         if files is not None:
-            wanted = set(files)
-            pictures = {stem: name for stem, name in pictures.items() if name in wanted}
+            wanted = set(map(composed, files))
+            pictures = {k: name for k, name in pictures.items() if composed(name) in wanted}
         missing = [f"{stem}.png" for stem in pictures if stem not in labels]
         require_no_missing(missing, mask_folder, str(image_folder))
-        notes = []
+        notes = _left_out(image_folder)
         if extra:
             what = "mask has no image and is not used" if len(extra) == 1 else "masks have no image"
             notes.append(Finding(len(extra), what, str(mask_folder / labels[extra[0]])))
@@ -93,7 +97,7 @@ def find_segmentation_splits(
     Raises:
         DatasetError: if the folder is none of these; the message says what was looked for.
     """
-    base = Path(data_dir)
+    base = input_path(data_dir)
     if not base.is_dir():
         raise DatasetError(f"{base} is not a folder: give the root of a segmentation data set.")
     voc = find_voc_root(base)
@@ -132,7 +136,7 @@ def is_segmentation_tree(data_dir: str | os.PathLike[str]) -> bool:
     Args:
         data_dir: root of a tree.
     """
-    base = Path(data_dir)
+    base = input_path(data_dir)
     folders = (base / "masks", base / "train" / "masks")
     return find_voc_root(base) is not None or any(folder.is_dir() for folder in folders)
 
@@ -161,6 +165,19 @@ def unnamed_classes(masks: Sequence[str]) -> tuple[str, ...]:
             f"{IGNORE_LABEL}, which stands for none, so there is nothing to learn."
         )
     return _ANY[: int(used[-1]) + 1]
+
+
+def _left_out(images: Path) -> list[Finding]:
+    """Images of kinds that are not read, which would otherwise be passed over in silence."""
+    names = sorted(
+        n for n in os.listdir(images) if os.path.splitext(n)[1].lower() in UNREAD_SUFFIXES
+    )
+    if not names:
+        return []
+    require_text(names[0], images)
+    what = "image left out" if len(names) == 1 else "images left out"
+    what += ", of a kind that is not read: convert to JPEG or PNG"
+    return [Finding(len(names), what, str(images / names[0]))]
 
 
 def _beside(images: Path) -> tuple[str, ...] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.readers.summary import Finding
+from keras_densepred.data.readers.summary import Finding, plain_text
 from keras_densepred.data.records import IGNORE_LABEL
 
 if TYPE_CHECKING:
@@ -52,11 +51,7 @@ class SegmentationSummary:
         return sum(self.pixels_per_class.values())
 
     def __str__(self) -> str:
-        console = require("rich.console", "data").Console(
-            file=io.StringIO(), width=88, color_system=None
-        )
-        console.print(self)
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+        return plain_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table_module = require("rich.table", "data")
@@ -70,7 +65,8 @@ class SegmentationSummary:
         table.add_column(style="cyan")
         for name, share, seen in self._class_rows():
             bar = "█" * max(round(share * 30), 1) if share else ""
-            table.add_row(f"  {name}", f"{100 * share:.1f} %", seen, bar)
+            # As text: in a string of a table, [x] would be markup.
+            table.add_row(text(f"  {name}"), f"{100 * share:.1f} %", seen, bar)
         yield table
         total = max(self.labelled + self.ignored, 1)
         yield text(f"  ignored {100 * self.ignored / total:.1f} % of all pixels")

@@ -11,6 +11,7 @@ import numpy as np
 from keras_densepred.data.readers.summary import DatasetSummary, Finding, summarize_arrays
 
 _ROUNDING = 0.01  # Pixels; COCO writes two decimals, so smaller overhangs are not reported.
+_LEAST_AREA, _SMALL_BOX = 1.0, 16.0  # square pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +78,9 @@ class ObjectTable:
             boxes: `(N, 4)` float64, finite `[x, y, width, height]` in pixels.
             labels: `(N,)` int32.
             crowd: `(N,)` bool.
-            areas: `(N,)` float64, NaN where the area of the box is to be used.
+            areas: `(N,)` float64, NaN where the area of the box is to be used; it also takes the
+                place of areas that cannot be (see `_impossible_areas`): COCO's evaluation leaves
+                such objects out, and says AP -1 if there are no others.
             object_name: row -> what a finding calls that object: `"annotation id 7"`.
 
         Returns:
@@ -97,11 +100,16 @@ class ObjectTable:
         boxes = boxes.copy()
         boxes[clipped] = np.concatenate([clipped_low, clipped_high - clipped_low], 1)[clipped]
 
+        box_areas = boxes[:, 2] * boxes[:, 3]
+        bad_areas = keep & _impossible_areas(areas, box_areas, limits)
+        areas = np.where(np.isnan(areas) | bad_areas, box_areas, areas)
+
         findings = []
         for mask, what in (
             (no_area, "dropped: the box has no area"),
             (outside, "dropped: the box is outside the image"),
             (clipped & (overhang > _ROUNDING), "clipped: the box reached outside the image"),
+            (bad_areas, "with an area that cannot be, that of the box is taken"),
         ):
             if mask.any():
                 subject = "object" if mask.sum() == 1 else "objects"
@@ -112,7 +120,6 @@ class ObjectTable:
         rows = np.flatnonzero(keep)
         rows = rows[np.argsort(image_of[rows], kind="stable")]
         starts = np.searchsorted(image_of[rows], np.arange(len(image_ids) + 1))
-        areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
         return cls(
             class_names=tuple(class_names),
             category_ids=tuple(category_ids),
@@ -199,3 +206,19 @@ class ObjectTable:
             crowd=self.crowd,
             findings=(*self.findings, *more),
         )
+
+
+def _impossible_areas(areas: np.ndarray, box_areas: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Which areas are none: 0, negative, above the image's, or shares of it in the whole split.
+
+    Args:
+        areas: `(N,)` in square pixels, NaN where there is none.
+        box_areas: `(N,)`, of the boxes.
+        limits: `(N, 2)`, sides of the images.
+
+    Returns:
+        `(N,)` bool.
+    """
+    impossible = (areas <= 0) | (areas > 1.01 * limits.prod(axis=1))
+    as_shares = (areas < _LEAST_AREA) & (box_areas >= _SMALL_BOX)
+    return impossible | as_shares if as_shares.sum() > len(areas) / 2 else impossible

@@ -104,7 +104,7 @@ class DatasetSummary:
 def plain_text(summary: Any) -> str:
     """What `rich` prints of a summary, without colours."""
     console = require("rich.console", "data").Console(
-        file=io.StringIO(), width=88, color_system=None
+        file=io.StringIO(), width=88, color_system=None, markup=False
     )
     console.print(summary)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
@@ -120,6 +120,7 @@ def class_table(counts: Mapping[str, int], unit: str) -> Table:
     Returns:
         A table of `rich`.
     """
+    text = require("rich.text", "data").Text
     table = require("rich.table", "data").Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
     table.add_column(justify="right")
@@ -129,7 +130,8 @@ def class_table(counts: Mapping[str, int], unit: str) -> Table:
     for label, count in _class_rows(counts, unit):
         share = count / total
         bar = "█" * max(round(share * 30), 1) if count else ""
-        table.add_row(f"  {label}", f"{count:,}", f"{100 * share:.1f} %", bar)
+        # As text: in a string of a table, [x] would be markup.
+        table.add_row(text(f"  {label}"), f"{count:,}", f"{100 * share:.1f} %", bar)
     return table
 
 

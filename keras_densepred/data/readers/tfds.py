@@ -13,6 +13,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image, open_image, stored_size
 from keras_densepred.data.readers.class_summary import ClassSummary
+from keras_densepred.data.readers.listing import input_path
 from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import DatasetSummary
 from keras_densepred.data.records import DatasetError, LabelledImage, Record
@@ -261,7 +262,7 @@ def open_tfds(
         return tfds.data_source(
             name,
             split=split,
-            data_dir=None if data_dir is None else os.fspath(data_dir),
+            data_dir=None if data_dir is None else str(input_path(data_dir)),
             decoders={image: tfds.decode.SkipDecoding() for image in images},
         )
     except NotImplementedError as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image
+from keras_densepred.data.readers.listing import unique_names
 from keras_densepred.data.readers.mask_files import check_labels, check_size, decode_mask
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.readers.tfds import open_tfds
@@ -61,7 +62,7 @@ class TfdsSegmentation:
                 f"TFDS {name} does not say what the labels in `{self._mask_feature}` are: give "
                 "`class_names`, one for each label."
             )
-        self._class_names = tuple(names)
+        self._class_names = unique_names(names, f"The list of classes of TFDS {name}")
         self._source = open_tfds(name, split, data_dir, ("image", self._mask_feature))
 
     def __len__(self) -> int:

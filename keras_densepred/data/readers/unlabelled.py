@@ -10,8 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_densepred.data.image_files import ImageError, load_image, read_content, stored_size
-from keras_densepred.data.readers.listing import IMAGE_SUFFIXES
+from keras_densepred.data.image_files import (
+    ImageError,
+    begins_like_an_image,
+    load_image,
+    read_content,
+    stored_size,
+)
+from keras_densepred.data.readers.listing import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    composed,
+    input_path,
+)
 from keras_densepred.data.records import LabelledImage, Record, semantic_record
 
 
@@ -83,18 +94,19 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """The image files that some names stand for.
 
     Args:
-        names: files, folders (whose images are taken, not those of folders inside), or patterns
-            such as `photos/*.jpg`.
+        names: files, folders, or patterns such as `photos/*.jpg`. Of a folder all files are taken
+            that are images by their suffix or their first bytes, those in folders inside left out.
 
     Returns:
-        The files, each once, in the order of `names` and by name within a folder.
+        The files, each once, in the order of `names` and by name within a folder. Some may turn
+        out not to be readable.
 
     Raises:
         ValueError: if a name stands for no file.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for name in names:
-        path = Path(name)
+        path = input_path(name)
         if path.is_dir():
             files = [entry for entry in path.iterdir() if _is_image(entry)]
             if not files:
@@ -102,11 +114,12 @@ def find_images(names: Sequence[str]) -> list[Path]:
         elif path.exists():
             files = [path]
         else:
-            files = [Path(match) for match in glob.glob(name) if os.path.isfile(match)]
+            files = [Path(match) for match in glob.glob(str(path)) if os.path.isfile(match)]
             if not files:
                 raise ValueError(f"There is no image {name}: give files, folders or a pattern.")
-        found.update(dict.fromkeys(sorted(files)))
-    return list(found)
+        for file in sorted(files):
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
 
 
 def output_names(paths: Sequence[Path]) -> list[Path]:
@@ -116,21 +129,29 @@ def output_names(paths: Sequence[Path]) -> list[Path]:
         paths: of the images.
 
     Returns:
-        Relative paths, all different: images whose names differ in the suffix alone keep it.
+        Relative paths, all different, on file systems that ignore case, too: `.png` takes the place
+        of an image's suffix, or follows it where two results would have one name.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])
     relative = [path.relative_to(root) for path in absolute]
-    times = Counter(path.with_suffix("") for path in relative)
+    short = [path.with_suffix(".png") for path in relative]
+    long = [path.with_name(f"{path.name}.png") for path in relative]
+    times = Counter(map(_same, short))
+    of_others = Counter(map(_same, long))
     return [
-        path.with_suffix(".png")
-        if times[path.with_suffix("")] == 1
-        else path.with_name(f"{path.name}.png")
-        for path in relative
+        ours if times[_same(ours)] == 1 and not of_others[_same(ours)] else with_suffix
+        for ours, with_suffix in zip(short, long, strict=True)
     ]
 
 
+def _same(path: Path) -> str:
+    """Equal for names that some file system takes for one."""
+    return composed(str(path)).casefold()
+
+
 def _is_image(path: Path) -> bool:
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    # A broken link with an image's name is one, so that it is named when it cannot be read.
+    if path.name.startswith(".") or path.is_dir():
+        return False
+    return path.suffix.lower() in IMAGE_SUFFIXES + UNREAD_SUFFIXES or begins_like_an_image(path)

@@ -16,7 +16,11 @@ from keras_densepred.data.image_files import ImageError
 from keras_densepred.data.readers.listing import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
+    FileFinder,
+    composed,
     find_class_names,
+    input_path,
+    is_text,
     leads_outside,
     list_stems,
     read_lines,
@@ -83,7 +87,7 @@ class VocSegmentation(MaskFiles):
         split: str = "train",
         class_names: Sequence[str] | None = None,
     ) -> None:
-        base = Path(root)
+        base = input_path(root)
         if not re.fullmatch(r"\w[\w.-]*", split):
             raise DatasetError(f"{split!r} is not the name of a split: give train or val.")
         path = base / _LISTS / f"{split}.txt"
@@ -125,7 +129,7 @@ class SbdSegmentation(MaskFiles):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "train") -> None:
-        base = Path(root)
+        base = input_path(root)
         base = base / "dataset" if (base / "dataset" / "cls").is_dir() else base
         if not (base / "cls").is_dir():
             raise DatasetError(f"{base} has no folder `cls`: give the root of the SBD data set.")
@@ -144,7 +148,7 @@ class SbdSegmentation(MaskFiles):
 
 def find_voc_root(data_dir: str | os.PathLike[str]) -> Path | None:
     """The folder of a Pascal VOC tree: `data_dir` itself or `VOC2012` in it; None if neither."""
-    base = Path(data_dir)
+    base = input_path(data_dir)
     for root in (base, base / "VOC2012", base / "VOCdevkit" / "VOC2012"):
         if (root / _LISTS).is_dir():
             return root
@@ -152,7 +156,7 @@ def find_voc_root(data_dir: str | os.PathLike[str]) -> Path | None:
 
 
 def _known_splits(base: Path) -> str:
-    known = sorted(path.stem for path in (base / _LISTS).glob("*.txt"))
+    known = sorted(path.stem for path in (base / _LISTS).glob("*.txt") if is_text(path.name))
     return f" ({', '.join(known)})" if known else ""
 
 
@@ -172,7 +176,7 @@ def _names(lines: Sequence[Sequence[str]], path: Path) -> list[str]:
                 f"{path} has the line {' '.join(words)!r}: write one name of an image in a line, "
                 "without folder and suffix."
             )
-    return [words[0] for words in lines]
+    return [composed(words[0]) for words in lines]
 
 
 def _files_of(
@@ -198,11 +202,14 @@ def _pairs_of_paths(
                 "its mask, both inside of the data set's folder."
             )
         for column, part in zip(columns, paths, strict=True):
-            column.append(str(base / part))
-    for column in columns:
-        missing = (file for file in column if not os.path.isfile(file))
-        require_no_missing(missing, base, str(source))
-    return columns
+            column.append(part)
+    finder = FileFinder()
+    images, masks = ([(part, finder.find(str(base), part)) for part in parts] for parts in columns)
+    for found in (images, masks):
+        require_no_missing((part for part, file in found if file is None), base, str(source))
+    return [str(base / file) for _, file in images if file], [
+        str(base / file) for _, file in masks if file
+    ]
 
 
 def _load_sbd_mask(path: str) -> np.ndarray:

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_densepred.backbones.backbone import PyramidBackbone, to_channels_last
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone
 from keras_densepred.backbones.saved_preset import BackboneClass
+from keras_densepred.layers.image_input import to_channels_last
 from keras_densepred.layers.initializers import FanInNormal
 from keras_densepred.layers.upsampling import PyramidMean
 from keras_densepred.models.classifier import Classifier

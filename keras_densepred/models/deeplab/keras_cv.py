@@ -1,5 +1,6 @@
 """DeepLabv3+ on KerasCV: `keras_cv.models.DeepLabV3Plus` on our backbones, giving logits."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -24,8 +25,8 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
     """KerasCV's DeepLabv3+ on a pyramid backbone: logits, trained on integer masks.
 
     KerasCV's atrous spatial pyramid pooling on P5, up-sampled to the size of P2 (P3 where the
-    backbone has no P2) and concatenated with it, a 1x1 convolution of 256 channels with norm, and logits
-    at the images' size.
+    backbone has no P2) and concatenated with it, a 1x1 convolution of 256 channels with norm, and
+    logits at the images' size.
 
     Where `keras_cv.models.DeepLabV3Plus` of keras-cv 0.9.0 differs: it takes P2 and P5 only and
     up-samples by 8 and by 4 whatever they are, so that images must be multiples of 32; it ends in
@@ -89,6 +90,11 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
         self.num_classes = num_classes
         self.projection_filters = projection_filters
         self.spatial_pyramid_pooling = spatial_pyramid_pooling
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: the host up-samples by factors."""
+        return math.lcm(super().size_divisor, 32)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """DeepLabv3 and v3+ on KerasHub: `keras_hub.models.DeepLabV3ImageSegmenter` on our backbones."""
 
+import math
 from typing import Any
 
 import keras
@@ -78,6 +79,11 @@ class DeepLabV3KerasHub(Segmenter, HubTask, keras_hub.models.DeepLabV3ImageSegme
             backbone = as_deeplab_backbone(backbone, plus)
         super().__init__(backbone, num_classes, preprocessor=preprocessor, **kwargs)
         self.plus = plus
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: the host up-samples by factors."""
+        return math.lcm(super().size_divisor, 32)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Logits; without `training` as in prediction.

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.conv import Conv, Pointwise
-from keras_densepred.layers.conv_norm import batch_norm
 from keras_densepred.layers.initializers import FanOutNormal, FixedNormal, XavierUniform
+from keras_densepred.layers.norm import batch_norm
 from keras_densepred.layers.upsampling import TransposedConv
 
 Tensor = Any

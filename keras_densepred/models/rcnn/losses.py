@@ -27,30 +27,3 @@ def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
     # Of the two branches the unused one must be finite, too.
     square = 0.5 * ops.square(size) / ops.maximum(beta, 1e-6)
     return ops.sum(ops.where(size < beta, square, size - 0.5 * beta), axis=-1)
-
-
-def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """1 - generalized intersection over union (Rezatofighi et al., 2019) of xyxy boxes.
-
-    Args:
-        boxes: (..., 4) predicted.
-        targets: (..., 4).
-
-    Returns:
-        (...) in 0..2, finite for boxes without area.
-    """
-    low = ops.maximum(boxes[..., :2], targets[..., :2])
-    high = ops.minimum(boxes[..., 2:], targets[..., 2:])
-    intersection = _area(low, high)
-    union = _area(boxes[..., :2], boxes[..., 2:]) + _area(targets[..., :2], targets[..., 2:])
-    union = ops.maximum(union - intersection, 1e-6)
-    hull = _area(
-        ops.minimum(boxes[..., :2], targets[..., :2]), ops.maximum(boxes[..., 2:], targets[..., 2:])
-    )
-    hull = ops.maximum(hull, 1e-6)
-    return 1.0 - intersection / union + (hull - union) / hull
-
-
-def _area(low: Tensor, high: Tensor) -> Tensor:
-    side = ops.maximum(high - low, 0.0)
-    return side[..., 0] * side[..., 1]

@@ -30,6 +30,7 @@ from keras_densepred.models.rcnn.proposals import TEST_PRE_NMS, TRAIN_PRE_NMS, P
 from keras_densepred.models.rcnn.region_stage import RegionStage, StageSettings
 from keras_densepred.models.rcnn.regions import Truth
 from keras_densepred.necks.fpn import FeaturePyramid
+from keras_densepred.ops.boxes import decode_boxes
 from keras_densepred.ops.nms import gather_rows, non_max_suppression
 
 Tensor = Any
@@ -301,7 +302,7 @@ class TwoStageDetector(Detector, keras.Model):
             count = ops.shape(index)[1] * self.box_heads[-1].num_boxes
             rows = ops.broadcast_to(rows[:, :, None], ops.shape(shifts))
             rows, shifts = (ops.reshape(x, (-1, count, 4)) for x in (rows, shifts))
-            decoded = anchor_ops.decode_boxes(rows, shifts, height, width)
+            decoded = decode_boxes(rows, shifts, height, width)
             if self.class_agnostic:
                 return decoded
             return ops.reshape(decoded, (-1, ops.shape(index)[1], self.num_classes, 4))

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.dynamic import DynamicTraining
 from keras_densepred.models.rcnn.heads import BOX_SIZE, MASK_SIZE, BoxHead, MaskHead
 from keras_densepred.models.rcnn.regions import Sample, Truth, sample_regions
 from keras_densepred.ops.box_masks import crop_masks
+from keras_densepred.ops.boxes import decode_boxes, encode_boxes, giou_loss
 from keras_densepred.ops.loops import switch
 from keras_densepred.ops.nms import gather_rows
 from keras_densepred.ops.roi_align import roi_align
@@ -142,7 +142,7 @@ class RegionStage(keras.layers.Layer):
         if sample is not None:
             best = ops.where(sample.positive, sample.labels, best)
             deltas = ops.stop_gradient(deltas)
-        return anchor_ops.decode_boxes(boxes, self._of_class(deltas, best), height, width)
+        return decode_boxes(boxes, self._of_class(deltas, best), height, width)
 
     def compute_losses(
         self,
@@ -196,11 +196,11 @@ class RegionStage(keras.layers.Layer):
         normalizer = loss_normalizer(ops.sum(valid))
         deltas = self._of_class(deltas, sample.labels)
         matched = gather_rows(truth.boxes, sample.matched)
-        targets = anchor_ops.encode_boxes(sample.boxes, matched) / self._deviations()
+        targets = encode_boxes(sample.boxes, matched) / self._deviations()
         if self.box_loss == "giou":
             # As far as targets go, and not cut at the image: the gradient would end there.
-            decoded = anchor_ops.decode_boxes(sample.boxes, deltas)
-            box = GIOU_WEIGHT * losses.giou_loss(decoded, matched)
+            decoded = decode_boxes(sample.boxes, deltas)
+            box = GIOU_WEIGHT * giou_loss(decoded, matched)
         else:
             beta: float | Tensor = 0.0 if self.box_loss == "l1" else 1.0
             if self.dynamic is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_densepred.models.anchors import decode_boxes, pairwise_iou
+from keras_densepred.ops.boxes import decode_boxes, pairwise_iou
 from keras_densepred.ops.nms import gather_rows, greedy_slots, top_k_index
 
 Tensor = Any

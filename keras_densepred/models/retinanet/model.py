@@ -12,6 +12,7 @@ from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import as_pyramid, pyramid_levels, pyramid_width
 from keras_densepred.models.retinanet.head import build_heads, predict_levels
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.ops.boxes import decode_boxes
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
@@ -180,13 +181,13 @@ class RetinaNetBase(DenseDetector):
         if type(self.prediction_decoder) is NonMaxSuppression:  # a subclass may not take anchors
             return self.prediction_decoder(deltas, logits, images=images, anchors=anchors)
         height, width = ops.shape(images)[1:3]
-        boxes = anchor_ops.decode_boxes(anchors, deltas, height, width)
+        boxes = decode_boxes(anchors, deltas, height, width)
         return self._decode(boxes, logits, images)
 
     def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = ops.shape(images)[1:3]
         deltas = outputs[self.box_output]
-        boxes = anchor_ops.decode_boxes(self._anchors(images), deltas, height, width)
+        boxes = decode_boxes(self._anchors(images), deltas, height, width)
         return boxes, ops.sigmoid(outputs[self.classification_output])
 
     def _anchors(self, images: Tensor) -> Tensor:

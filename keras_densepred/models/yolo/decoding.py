@@ -61,18 +61,6 @@ def decode_boxes(
     return ops.concatenate([centre, size], axis=-1)
 
 
-def centre_to_corners(boxes: Tensor) -> Tensor:
-    """(..., 4) centre x, centre y, width, height to x1, y1, x2, y2."""
-    half = boxes[..., 2:] / 2.0
-    return ops.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1)
-
-
-def corners_to_centre(boxes: Tensor) -> Tensor:
-    """(..., 4) x1, y1, x2, y2 to centre x, centre y, width, height."""
-    first, last = boxes[..., :2], boxes[..., 2:]
-    return ops.concatenate([(first + last) / 2.0, last - first], axis=-1)
-
-
 def class_scores(logits: Tensor) -> Tensor:
     """Objectness times class probability: (..., 5 + C) logits -> (..., C)."""
     return ops.sigmoid(logits[..., 4:5]) * ops.sigmoid(logits[..., 5:])

@@ -1,6 +1,7 @@
 """YOLOv3 with the backbones and necks of CSPNet: a detector that trains as in Darknet."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from keras_densepred.models.yolo.settings import (
 )
 from keras_densepred.models.yolo.targets import Objects, assign_level, learning_anchors
 from keras_densepred.necks.yolo import YOLO_NECKS, darknet_order, predict_maps
+from keras_densepred.ops.boxes import centre_to_corners, corners_to_centre
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
@@ -129,6 +131,11 @@ class YOLOv3Detector(DenseDetector, keras.Model):
         """
         return keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4)
 
+    @property
+    def size_divisor(self) -> int:
+        """Height and width of images must be multiples of it: cells fill the image."""
+        return math.lcm(super().size_divisor, *(2 ** int(level[1:]) for level in self.masks))
+
     def compute_losses(
         self,
         images: Tensor,
@@ -189,7 +196,7 @@ class YOLOv3Detector(DenseDetector, keras.Model):
         corners = keras.utils.bounding_boxes.convert_format(
             boxes, "xyxy", "rel_xyxy", height=height, width=width
         )
-        centres = decoding.corners_to_centre(corners)
+        centres = corners_to_centre(corners)
         valid = ops.logical_and(labels >= 0, ops.min(centres[..., 2:], axis=-1) > 0.0)
         classes = labels[..., None] == ops.arange(self.num_classes, dtype="int32")
         classes = ops.cast(ops.logical_and(classes, valid[..., None]), "float32")
@@ -210,7 +217,7 @@ class YOLOv3Detector(DenseDetector, keras.Model):
                 decoding.size_pair(height // stride, width // stride),
                 image_size,
             )
-            boxes = ops.clip(decoding.centre_to_corners(boxes), 0.0, 1.0)
+            boxes = ops.clip(centre_to_corners(boxes), 0.0, 1.0)
             all_boxes.append(ops.reshape(boxes, (ops.shape(boxes)[0], -1, 4)))
             scores = decoding.class_scores(logits)
             all_scores.append(ops.reshape(scores, (ops.shape(scores)[0], -1, self.num_classes)))

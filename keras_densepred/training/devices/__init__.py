@@ -1,1 +1,1 @@
-"""Several devices and processes, with the own means of each engine."""
+"""Training on several devices and in several processes, by each backend's own means."""

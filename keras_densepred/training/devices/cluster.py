@@ -1,8 +1,8 @@
-"""What a training run knows of the devices and processes it runs on, whichever engine joins them.
+"""The devices and processes of a training run, whatever the backend.
 
 A process trains on its own rows of each batch: process p of P takes rows [p * b, (p + 1) * b) of
 the batch's P * b. `distribute` opens a cluster of the active backend; the classes for more than one
-device are in `distribution_jax`, `distribution_tensorflow` and `distribution_torch`.
+device are in `devices.jax`, `devices.tensorflow` and `devices.torch`.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ Batches = Callable[[], Iterator[tuple[Any, ...]]]
 
 
 class DevicesError(ValueError):
-    """Devices or processes that are not there or not usable; one sentence."""
+    """Devices or processes that are missing or cannot be used; one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """The devices and processes of a run; this class itself is one process with one device.
 
-    Methods that exchange something between the processes say so: all processes must call them, in
-    the same order.
+    Methods that communicate between processes say so: all processes must call them, in the same
+    order.
 
     Attributes:
         devices: devices in all processes together; each holds a copy of the model.
@@ -39,7 +39,7 @@ class Cluster:
     process_count: int = 1
     process_index: int = 0
 
-    # Whether the running means of losses and metrics are of this process' rows only.
+    # Whether running means of losses and metrics cover this process' rows only.
     metrics_are_local = False
 
     @property
@@ -69,7 +69,7 @@ class Cluster:
         return batch_size // self.process_count
 
     def describe(self, batch_size: int) -> str:
-        """Returns one line about who computes what of a batch, for printing at the start."""
+        """Returns one line on how a batch is divided, to print at the start."""
         processes = f" in {self.process_count} processes" if self.process_count > 1 else ""
         devices = f"{self.devices} device{'s' if self.devices > 1 else ''}{processes}"
         self.rows(batch_size)
@@ -86,7 +86,7 @@ class Cluster:
     def gather(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Concatenates arrays of all processes along axis 0, in the order of the processes.
 
-        Exchanges data: all processes call it with the same names, dtypes and trailing dimensions.
+        Communicates: all processes call it with the same names, dtypes and trailing dimensions.
 
         Args:
             arrays: (N, ...) each; N may differ from process to process.
@@ -105,17 +105,17 @@ class Cluster:
         return {name: np.concatenate([part[name] for part in received]) for name in arrays}
 
     def agree(self, value: bool) -> bool:
-        """Returns the main process' value; exchanges data."""
+        """Returns the main process' value; communicates."""
         return bool(self.gather({"value": np.array([value])})["value"][0])
 
     def run_on_main(self, action: Callable[[], Any]) -> None:
-        """Runs something in the main process while the others wait; exchanges data.
+        """Runs something in the main process while the others wait; communicates.
 
-        It must not exchange data itself.
+        `action` must not communicate itself.
 
         Raises:
-            DevicesError: in the other processes, if it raised an error in the main one, so that
-                none waits for a process that has ended.
+            DevicesError: in the other processes, if the main one raised an error, so that none
+                waits for a process that has ended.
         """
         if self.process_count == 1:
             action()
@@ -131,7 +131,7 @@ class Cluster:
             raise DevicesError(f"The main process stopped with {told.tobytes().decode()}")
 
     def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
-        """Hands (n,) uint8 to all processes and returns those of all, in order."""
+        """Sends (n,) uint8 to all processes and returns everyone's, in order."""
         raise NotImplementedError
 
     def _exchange_padded(
@@ -139,7 +139,7 @@ class Cluster:
     ) -> list[np.ndarray]:
         """`_exchange` by a function that stacks int32 vectors (n,) of equal length to (P, n)."""
         lengths = exchange(np.array([content.size], np.int32))[:, 0]
-        # To a power of two, because the engines compile an exchange for each length.
+        # To a power of two, because backends compile an exchange for each length.
         padded = np.zeros(max(4, 1 << (int(lengths.max()) - 1).bit_length()), np.uint8)
         padded[: content.size] = content
         stacked = np.ascontiguousarray(exchange(padded.view(np.int32)), np.int32).view(np.uint8)
@@ -148,7 +148,7 @@ class Cluster:
     # --- training and prediction -------------------------------------------------------------
 
     def fit_input(self, open_batches: Batches) -> Any:
-        """Turns batches into what `Model.fit` takes without losing any.
+        """Turns batches into an input of `Model.fit` that loses none of them.
 
         Args:
             open_batches: returns a new generator of batches of NumPy arrays, this process' rows, at
@@ -158,12 +158,12 @@ class Cluster:
 
     @contextlib.contextmanager
     def training(self, model: keras.Model) -> Iterator[None]:
-        """Lets `model.fit` sum gradients over the processes within the `with` block."""
+        """Within the block, `model.fit` sums gradients over the processes."""
         del model
         yield
 
     def predictor(self, model: keras.Model) -> Any:
-        """Returns what predicts this process' rows on this process' devices.
+        """Returns an object that predicts this process' rows on this process' devices.
 
         On JAX with several processes all of them must predict the same number of batches.
 

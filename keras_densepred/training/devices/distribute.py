@@ -1,9 +1,9 @@
-"""Training on several devices and in several processes with the engines' own means.
+"""Training on several devices and in several processes, by each backend's own means.
 
 JAX: `keras.distribution.DataParallel`, several processes through `keras.distribution.initialize`.
 TensorFlow: `tf.distribute` strategies. PyTorch: `DistributedDataParallel`, one process a device,
-because Keras 3.15 has no data parallelism of its own there. Only this module, its siblings
-`distribution_*` and `ops/` touch the engines.
+because Keras 3.15 has no data parallelism of its own there. Only the modules beside this one,
+`runtime/` and `ops/` call a backend directly.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ def distribute(
 ) -> Iterator[Cluster]:
     """Joins devices and processes for models that are built and trained in the `with` block.
 
-    To be opened before anything is computed: an engine that is awake takes no more processes.
-    Everything that is done with a model in the block is done in all processes alike, in the same
-    order; only printing and writing is for the main process.
+    Open it before anything is computed: a backend that has started takes no more processes. All
+    processes do the same things with a model, in the same order; only the main one prints and
+    writes.
 
-    Batches keep their size over all devices. Training gives what one device gives on the same
-    batches, but for rounding: losses that are means over the batch by themselves, RetinaNet's
-    through `ops.replicas.loss_normalizer`, batch statistics with `layers.BatchNorm`. Random draws
+    The batch size is that over all devices. Training gives the same as one device on the same
+    batches, up to rounding: losses that are means over the batch by themselves, detectors' through
+    `runtime.replicas.loss_normalizer`, batch statistics with `layers.BatchNorm`. Random draws
     (dropout, drop path) are of the whole batch on JAX; on TensorFlow and PyTorch every replica
-    draws the same for its rows, but for `layers.drop_path`, which draws other ones.
+    draws the same for its rows, except in `layers.drop_path`.
 
     Where processes are not given they are taken from the environment: `torchrun`'s variables on
     PyTorch, `TF_CONFIG` (or `TPU_NAME`) on TensorFlow, and on JAX `KERAS_DISTRIBUTION_*` or that
@@ -59,7 +59,7 @@ def distribute(
     name = keras.backend.backend()
     if name not in ("jax", "tensorflow", "torch"):
         raise DevicesError(f"Keras' backend {name} does not train: set KERAS_BACKEND=jax.")
-    engine = importlib.import_module(f"keras_densepred.training.distribution_{name}")
+    engine = importlib.import_module(f"keras_densepred.training.devices.{name}")
     with (
         engine.connect(devices, processes, process_id, coordinator) as cluster,
         entered(cluster),

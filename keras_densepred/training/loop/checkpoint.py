@@ -1,4 +1,4 @@
-"""When the state of a run is saved, and which of the checkpoints a run continues from."""
+"""When the state of a run is saved, and which checkpoint a run continues from."""
 
 import json
 import os
@@ -25,26 +25,26 @@ from keras_densepred.training.loop.snapshots import (
 )
 
 _NAME = re.compile(r"^step-(\d{8})$")
-# Processes save together, and their clocks differ: they ask the main process so often, not at each
-# step, because asking waits for the accelerator.
+# Processes save together, and their clocks differ: they ask the main process. Not at every step,
+# because asking waits for the accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
 
 class ResumableCheckpoint(keras.callbacks.Callback):
     """Saves the whole state of a run at every epoch's end and, if asked, in between.
 
-    A checkpoint is a directory `step-<batches trained>`, there entirely or not at all. Callbacks
-    with `get_state() -> JSON-able` and `set_state(state)` are saved along.
+    A checkpoint is a directory `step-<batches trained>`, complete or absent. Callbacks with
+    `get_state() -> JSON-able` and `set_state(state)` are saved with it.
 
     With several processes the main one writes while the others wait, and all read.
 
     Args:
-        directory: where the checkpoints lie; all processes must see it.
+        directory: of the checkpoints; all processes must see it.
         settings: JSON-able description of the run; a directory of another run is refused.
-        every_steps: also save after every so many batches, counted from the start of the run.
-        every_minutes: also save when so many minutes passed since the last checkpoint; with several
-            processes looked at every 20 steps.
-        keep: how many of the newest checkpoints stay.
+        every_steps: also save every so many batches, counted from the start of the run.
+        every_minutes: also save when so many minutes have passed since the last checkpoint; several
+            processes look every 20 steps.
+        keep: how many of the newest checkpoints to keep.
 
     Raises:
         ValueError: if `keep`, `every_steps` or `every_minutes` is not positive.
@@ -78,7 +78,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._saved_at = time.monotonic()
 
     def attach(self, steps_per_epoch: int, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        """Tells the length of an epoch and the callbacks whose state is saved along."""
+        """Sets the length of an epoch and the callbacks whose state is saved too."""
         self.steps_per_epoch = steps_per_epoch
         self.companions = {
             f"{index}.{type(callback).__name__}": callback
@@ -93,7 +93,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Saves in the middle of an epoch when it is time; the epoch's last batch is left out."""
+        """Saves within an epoch when it is time; after its last batch `on_epoch_end` does."""
         done = batch + 1
         if done == self.steps_per_epoch:
             return
@@ -110,7 +110,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self.save(Position(self._epoch, done), logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Saves; a callback in front of this one has added its results to the history."""
+        """Saves; callbacks before this one have added their results to the history."""
         self.save(Position(epoch + 1, 0), logs)
 
     def save(self, position: Position, logs: Mapping[str, Any] | None = None) -> pathlib.Path:
@@ -177,7 +177,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         return sorted(found, reverse=True)
 
     def latest(self) -> Snapshot | None:
-        """Reads the newest checkpoint that is whole, saying so where a newer one is damaged.
+        """Reads the newest undamaged checkpoint, and says so if a newer one is damaged.
 
         Returns:
             The snapshot, or None if there is no checkpoint.

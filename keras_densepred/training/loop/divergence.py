@@ -8,12 +8,12 @@ import numpy as np
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss, a metric or a weight that is no finite number; one sentence."""
+    """A loss or a weight is not finite; one sentence."""
 
 
 def check_finite_logs(logs: Mapping[str, Any] | None, epoch: int, batch: int) -> None:
     """Raises `TrainingDiverged` if a loss is not finite; `epoch` and `batch` count from 0."""
-    # Only losses: a metric may be NaN by definition, such as the AP of a class without objects.
+    # Losses only: a metric may be NaN by definition, such as the AP of a class without objects.
     values = {name: float(value) for name, value in (logs or {}).items() if "loss" in name}
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
@@ -28,8 +28,8 @@ def check_finite_logs(logs: Mapping[str, Any] | None, epoch: int, batch: int) ->
 class NanGuard(keras.callbacks.Callback):
     """Stops training when a loss is not finite, naming the step and the part of the loss.
 
-    The losses of a step are looked at when the next one has been dispatched, so the host never
-    waits for the accelerator; `ResumableCheckpoint` looks at once before it writes.
+    A step's losses are checked once the next step has been dispatched, so that the host never waits
+    for the accelerator; `ResumableCheckpoint` checks at once before it writes.
 
     Raises:
         TrainingDiverged: from `fit`.

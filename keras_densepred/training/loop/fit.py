@@ -36,12 +36,12 @@ Batches = Callable[[int], Iterator[tuple[Any, ...]]]
 
 
 class _SpanningCallbacks(keras.callbacks.CallbackList):
-    """The callbacks of one run that takes two calls of `Model.fit`.
+    """The callbacks of one run, which may take two calls of `Model.fit`.
 
-    Training begins and ends once, batches of a half-done epoch count from where it stopped, and its
-    running means are put back after Keras has reset them. The global generators are put back at the
-    first batch of each call, because opening the data draws from PyTorch's. Losses reach callbacks
-    that say `lazy_logs` as the backend's arrays: Keras makes floats of them after every batch,
+    Training begins and ends once; batches of an interrupted epoch count from where it stopped, and
+    its running means are restored after Keras has reset them. The global generators are restored at
+    the first batch of each call, because opening the data draws from PyTorch's. Callbacks with
+    `lazy_logs` get losses as the backend's arrays: Keras turns them into floats after every batch,
     which waits for the accelerator.
     """
 
@@ -95,7 +95,7 @@ class _SpanningCallbacks(keras.callbacks.CallbackList):
 
 
 class _RawWeights(keras.callbacks.Callback):
-    """Keeps the weights of an epoch's end: `Model.fit` leaves the averaged ones in the model."""
+    """Keeps the raw weights of an epoch's end: `Model.fit` leaves averaged ones in the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,11 +124,11 @@ def fit(
     Run the same program again: with the same seed, settings and data it ends with the same weights
     and the same history as if it had never been interrupted; bit for bit on CPU, with the same
     number of threads: on TensorFlow a toy detector's weights differ by 1e-6 after six steps between
-    one thread and two. Everything that draws random numbers while the model is built must be seeded
-    before (`keras.utils.set_random_seed`).
+    one thread and two. Seed everything that draws random numbers before the model is built
+    (`keras.utils.set_random_seed`).
 
-    Within `training.distribute` with several processes, all of them call it alike, and killing any
-    of them ends the run, to be started again as a whole.
+    Within `training.distribute` with several processes, all of them call it alike; killing one ends
+    the run, which is then started again as a whole.
 
     Args:
         model: a compiled and built model.

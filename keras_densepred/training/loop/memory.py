@@ -1,4 +1,4 @@
-"""Memory on Linux: keep what a training step frees for the next step."""
+"""Memory on Linux: what a training step frees is kept for the next one."""
 
 import ctypes
 import sys

@@ -1,7 +1,7 @@
-"""What a checkpoint holds, and how it lies on disk.
+"""What a checkpoint holds, and its form on disk.
 
 A checkpoint is a directory with an `.npz` file (no pickle) and its SHA-256 sum. It is written under
-a temporary name and renamed, so it is there entirely or not at all.
+a temporary name and renamed, so it is complete or absent.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class RandomState:
 
     @classmethod
     def capture(cls) -> "RandomState":
-        """Takes the states as they are now."""
+        """Returns the current states."""
         name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
         backend_states = random_state.get_backend_random_state()
         arrays = {f"random_backend_{i}": state for i, state in enumerate(backend_states)}
@@ -58,7 +58,7 @@ class RandomState:
         return cls(values, {"random_numpy": np.asarray(keys), **arrays})
 
     def restore(self) -> None:
-        """Puts them back."""
+        """Restores them."""
         version, internal, gauss = self.values["python"]
         random.setstate((version, tuple(internal), gauss))
         name, *rest = self.values["numpy"]
@@ -70,7 +70,7 @@ class RandomState:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint in memory; `fit` puts it back."""
+    """A checkpoint in memory; `fit` restores it."""
 
     path: pathlib.Path
     arrays: dict[str, np.ndarray]
@@ -87,7 +87,7 @@ class Snapshot:
         return RandomState(self.state["random"], self.arrays)
 
     def restore(self, model: keras.Model, companions: Mapping[str, Any]) -> None:
-        """Puts weights, seed generators, optimizer and callbacks back; the optimizer must be built.
+        """Restores weights, seed generators, optimizer (which must be built) and callbacks.
 
         Raises:
             CheckpointError: if the variables are not those of `model`.
@@ -100,7 +100,7 @@ class Snapshot:
             companions[name].set_state(saved)
 
     def restore_metrics(self, model: keras.Model) -> None:
-        """Puts the running means of the epoch back."""
+        """Restores the running means of the epoch."""
         self._assign("metrics", model.metrics_variables)
 
     def _assign(self, role: str, variables: Sequence[Any]) -> None:
@@ -123,7 +123,7 @@ class Snapshot:
 
 
 def _of_this_process(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Takes this process' part of a metric's variable, which may be saved for each process."""
+    """This process' part of a metric's variable, which may have been saved per process."""
     if value.shape[1:] != shape or value.ndim == len(shape):
         return value
     cluster = current_cluster()
@@ -144,8 +144,8 @@ def _variables(model: keras.Model) -> dict[str, list[Any]]:
 def state_arrays(model: keras.Model) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the state's arrays by name, and the dtypes that `.npz` cannot name (bfloat16).
 
-    Exchanges data, so all processes call it: some variables are of a process, or on TensorFlow of a
-    device.
+    Communicates, so all processes call it: some variables belong to a process, or on TensorFlow to
+    a device.
     """
     arrays, dtypes = {}, {}
     for role, variables in _variables(model).items():
@@ -199,7 +199,7 @@ def read_snapshot(path: pathlib.Path) -> Snapshot:
     """Reads what `write_snapshot` wrote.
 
     Raises:
-        CheckpointError: if it is not whole.
+        CheckpointError: if it is damaged.
     """
     damaged = CheckpointError(f"The checkpoint {path} is damaged.")
     try:

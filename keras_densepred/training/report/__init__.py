@@ -1,1 +1,1 @@
-"""What a run shows and leaves behind: progress, metrics, curves, drawn predictions."""
+"""What a run shows and writes: progress, metrics, curves, drawn predictions."""

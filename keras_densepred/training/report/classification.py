@@ -1,4 +1,4 @@
-"""What a classifier takes for what: its confusions, and pictures with truth and prediction."""
+"""A classifier's confusion matrix, and images with their true and predicted class."""
 
 import io
 import os
@@ -19,7 +19,7 @@ _MOST_LETTERS = 24  # of a class name
 def draw_confusion(
     confusion: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str]
 ) -> None:
-    """Draws a confusion matrix, each row as shares of its class, and the most frequent mistakes.
+    """Draws a confusion matrix, each row as shares of its class, and the most common mistakes.
 
     Args:
         confusion: `(num_classes, num_classes)`, images by true (row) and predicted label.
@@ -68,7 +68,7 @@ def draw_classified(
     class_names: Sequence[str],
     path: str | os.PathLike[str],
 ) -> None:
-    """Draws images in a grid, above each its class and what it was taken for, red if wrong.
+    """Draws images in a grid, above each its true and predicted class, red if wrong.
 
     Args:
         images: (H, W, 3) uint8 RGB each.
@@ -122,6 +122,6 @@ def _list_mistakes(axes, confusion: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """A name that fits, in which `$` is no mathematics."""
+    """A name that fits; `$` does not start mathematics."""
     name = name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
     return name.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""What a segmentation run leaves behind: drawn predictions, intersection over union by class."""
+"""Drawn predictions of a segmenter, and its intersection over union by class."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
 from keras_densepred.files import write_atomically
-from keras_densepred.training.report.progress import picture_sheet
+from keras_densepred.training.report.sheet import picture_sheet
 
 
 def draw_segmentations(
@@ -28,7 +28,7 @@ def draw_segmentations(
         images: (H, W, 3) uint8 RGB each.
         truth: (H, W) integers each, labels or 255 for ignored pixels.
         predictions: (H, W) integers each.
-        class_names: by label; those that are to be seen are in the legend.
+        class_names: by label; the legend has those that are visible.
         path: of the PNG.
         side: longer side of each image on the sheet, in pixels.
 

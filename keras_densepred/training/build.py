@@ -1,0 +1,105 @@
+"""What recipes build from their settings: backbone, schedule, optimizer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_densepred import backbones
+from keras_densepred.faults import SettingsError
+from keras_densepred.training.experiments import BACKBONE_OPTIONS
+from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
+from keras_densepred.training.optim import AdamW, momentum_sgd
+from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+
+
+def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:
+    """The backbone of `--preset`, or with the weights of `--weights`.
+
+    Args:
+        settings: `CommonSettings`, complete.
+        **options: more constructor arguments, where the family has them; None leaves one out.
+
+    Raises:
+        ValueError: if there is no such backbone.
+    """
+    source = backbones.find_backbone(settings.weights or settings.preset)
+    wanted: dict[str, Any] = {"dtype": settings.precision, "sync_batch_norm": True}
+    for name, option in BACKBONE_OPTIONS.items():
+        wanted[option] = getattr(settings, name, None)
+    wanted |= options
+    chosen = {n: v for n, v in wanted.items() if v is not None and source.accepts(n)}
+    backbone = source.build(**chosen)
+    if settings.freeze_backbone:
+        backbone.trainable = False
+    return backbone
+
+
+def make_schedule(
+    settings: Any,
+    drops: Sequence[float] = (),
+    *,
+    warmup_factor: float = 0.001,
+    warmup_power: float = 1.0,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate over the steps of a run.
+
+    Args:
+        settings: `CommonSettings`, complete.
+        drops: shares of the run after which `--schedule steps` takes a tenth of the rate.
+        warmup_factor: share of the rate at which the warm-up starts.
+        warmup_power: with steps, see `WarmupSteps`.
+
+    Raises:
+        SettingsError: if the settings do not go together.
+    """
+    total = settings.epochs * settings.steps_per_epoch
+    rate, warmup = settings.learning_rate, settings.warmup_steps
+    if settings.schedule == "steps":
+        if not drops:
+            raise SettingsError(
+                f"The experiment {settings.experiment} does not say at which steps the rate "
+                "drops: use --schedule cosine."
+            )
+        steps = sorted({round(total * share) for share in drops})
+        return WarmupSteps(
+            rate, warmup, steps, warmup_factor=warmup_factor, warmup_power=warmup_power
+        )
+    if settings.schedule == "cosine":
+        return WarmupCosine(
+            rate, warmup, max(total, warmup + 1), settings.floor, warmup_factor=warmup_factor
+        )
+    if warmup:
+        raise SettingsError(
+            "--schedule power4 has no warm-up: use --warmup-steps 0, or --schedule cosine."
+        )
+    return keras.optimizers.schedules.PolynomialDecay(rate, total, settings.floor, power=4)
+
+
+def make_optimizer(
+    settings: Any,
+    model: keras.Model,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    *,
+    head_decay: float | None = None,
+    **options: Any,
+) -> keras.optimizers.Optimizer:
+    """SGD with momentum, or AdamW that decays matrices only.
+
+    Args:
+        settings: `CommonSettings`, complete.
+        model: the model to train.
+        schedule: of `make_schedule`.
+        head_decay: with AdamW: the backbone, with its neck, learns at rates that fall with depth
+            (`--layer-decay`), and everything else is decayed by this; None for the whole model at
+            one rate.
+        **options: more arguments of the optimizer.
+    """
+    options = {"use_ema": settings.ema > 0, "ema_momentum": settings.ema, **options}
+    decay = settings.weight_decay
+    if settings.optimizer == "sgd":
+        return momentum_sgd(model, schedule, weight_decay=decay, **options)
+    if head_decay is None:
+        return AdamW(schedule, rules=matrix_decay_rules(model, decay), **options)
+    rules = layer_decay_rules(model.backbone, settings.layer_decay, decay)
+    return AdamW(schedule, weight_decay=head_decay, rules=rules, **options)

@@ -1,0 +1,253 @@
+"""Published training settings by name, and how they fill in what a user's flags leave open."""
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sized
+from typing import Any, TypeVar
+
+from keras_densepred import backbones, data
+from keras_densepred.faults import SettingsError
+from keras_densepred.training.settings import CommonSettings
+
+S = TypeVar("S", bound=CommonSettings)
+
+_SHAPES = (data.ShapesDataset, data.ShapesSegmentation, data.ShapesClassification)
+# Settings that go to the backbone's constructor, by the name of its argument.
+BACKBONE_OPTIONS = {
+    "drop_path": "drop_path_rate",
+    "layer_scale": "layer_scale_init",
+    "activation": "activation",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Settings that belong together, such as those of a paper's experiment.
+
+    Args:
+        source: where they are published, or what they are for.
+        settings: name of a setting to its value, or to a function that takes the `Plan`, for what
+            depends on the data, the network or other settings.
+        families: backbones whose default this experiment is on large data.
+        on_shapes: settings that differ on the built-in shapes.
+        drops: after which shares of the run `--schedule steps` takes a tenth of the rate.
+    """
+
+    source: str
+    settings: Mapping[str, Any]
+    families: tuple[type, ...] = ()
+    on_shapes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    drops: tuple[float, ...] = ()
+
+    def describe(self, name: str) -> list[str]:
+        """Lines for `--help`."""
+        values = [
+            f"{setting.replace('_', '-')} {value}"
+            for setting, value in self.settings.items()
+            if not callable(value) or dataclasses.is_dataclass(value)
+        ]
+        return [
+            f"  {name}: {self.source}",
+            *textwrap.wrap(
+                ", ".join(values),
+                94,
+                initial_indent="    ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+            ),
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ByArchitecture:
+    """A setting that a paper gives network by network.
+
+    Args:
+        values: by the name of the built-in preset that has the network's architecture.
+        otherwise: of any other network.
+    """
+
+    values: Mapping[str, Any]
+    otherwise: Any
+
+    def __call__(self, plan: "Plan") -> Any:
+        return self.values.get(plan.network.architecture, self.otherwise)
+
+    def __str__(self) -> str:
+        return "by network"
+
+
+@dataclasses.dataclass(frozen=True)
+class PerBatch:
+    """A learning rate that follows the batch linearly: `rate` for a batch of `batch_size`."""
+
+    rate: float
+    batch_size: int
+
+    def __call__(self, plan: "Plan") -> float:
+        return self.rate * (plan.batch_size / self.batch_size)
+
+    def __str__(self) -> str:
+        return f"{self.rate:g} for a batch of {self.batch_size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """A number of steps given in epochs."""
+
+    count: float
+
+    def __call__(self, plan: "Plan") -> int:
+        return round(self.count * plan.steps_per_epoch)
+
+    def __str__(self) -> str:
+        return f"{self.count:g} epochs"
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """Epochs of a run on few images, which are repeated until the network has seen enough steps."""
+
+    epochs: int
+    steps: int
+
+    def __call__(self, plan: "Plan") -> int:
+        return max(self.epochs, -(-self.steps // plan.steps_per_epoch))
+
+    def __str__(self) -> str:
+        return f"{self.epochs} or for {self.steps} steps"
+
+
+# What an experiment says if it does not say otherwise.
+_DEFAULTS: dict[str, Any] = {
+    "preset": "cednet_next_pico",
+    "drop_path": 0.0,
+    # Random weights learn slowly through layer scales of 1e-6, which are for long schedules.
+    "layer_scale": lambda plan: None if plan.weights else 0.2,
+    "steps_per_epoch": lambda plan: max(1, plan.images // plan.batch_size),
+    "epochs": lambda plan: -(-plan.steps // plan.steps_per_epoch),
+    "schedule": "cosine",
+    "floor": lambda plan: 0.01 * plan.learning_rate,
+    "warmup_steps": lambda plan: min(100, plan.total_steps // 10),
+    "layer_decay": 1.0,
+    "ema": 0.0,
+    "evaluate_every": lambda plan: max(1, plan.epochs // 2),
+}
+
+
+class Plan:
+    """The settings of a run while they are decided: each is an attribute, decided when asked for.
+
+    Attributes:
+        images: number of training images.
+        network: what `backbones.find_backbone` says of the backbone.
+    """
+
+    def __init__(self, given: Mapping[str, Any], rules: Mapping[str, Any], images: int):
+        self._decided = dict(given)
+        self._rules = rules
+        self.images = images
+        self._network: Any = None
+
+    @property
+    def network(self) -> Any:
+        if self._network is None:
+            self._network = backbones.find_backbone(self.weights or self.preset)
+        return self._network
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._decided:
+            rule = self._rules.get(name)
+            self._decided[name] = rule(self) if callable(rule) else rule
+        return self._decided[name]
+
+
+def complete(
+    settings: S,
+    experiments: Mapping[str, Experiment],
+    train: Sized,
+    *,
+    large: int,
+    defaults: Mapping[str, Any] | None = None,
+) -> S:
+    """Fills in what the flags left open from the experiment.
+
+    Args:
+        settings: as parsed.
+        experiments: by name; the last, `"small"`, is for few images.
+        train: the training split.
+        large: training images from which on a paper's experiment is the default, that of the
+            backbone's family or else the first.
+        defaults: settings that hold for all experiments which do not say otherwise.
+
+    Returns:
+        The settings with every value decided.
+
+    Raises:
+        SettingsError: if flags contradict each other, or ask a backbone for what it does not have.
+        ValueError: if there is no such backbone.
+    """
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    if "steps" in given and "epochs" in given:
+        raise SettingsError("Give --steps or --epochs, not both.")
+    source = settings.weights or settings.preset
+    network = backbones.find_backbone(source) if source else None
+    is_shapes = isinstance(train, _SHAPES)
+    if settings.experiment is not None:
+        name = settings.experiment
+    elif len(train) < large or is_shapes:
+        name = "small"
+    else:
+        name = _published(experiments, network)
+    experiment = experiments[name]
+    rules = {**_DEFAULTS, **(defaults or {}), **experiment.settings}
+    if is_shapes:
+        rules |= experiment.on_shapes
+    if "steps" in given:
+        rules["epochs"] = _DEFAULTS["epochs"]
+    if settings.weights and network is not None:
+        _check_preset(settings, network)
+        rules["preset"] = network.architecture  # a fact of the weights
+    plan = Plan({**given, "experiment": name}, rules, len(train))
+    _check_options(given, plan.network)
+    if plan.network.family.layer_depth is backbones.PyramidBackbone.layer_depth:
+        rules["layer_decay"] = 1.0  # its layers have no depths
+    names = [field.name for field in dataclasses.fields(settings)]
+    decided: dict[str, Any] = {name: getattr(plan, name) for name in names}
+    return type(settings)(**{**decided, "steps": plan.total_steps})
+
+
+def _published(experiments: Mapping[str, Experiment], network: Any) -> str:
+    """The experiment of a backbone's family, or else the first."""
+    for name, experiment in experiments.items():
+        if network is not None and issubclass(network.family, experiment.families):
+            return name
+    return next(iter(experiments))
+
+
+def _check_preset(settings: CommonSettings, network: Any) -> None:
+    """Refuses weights of another network than the preset that is asked for."""
+    if settings.preset is None:
+        return
+    asked = backbones.find_backbone(settings.preset).architecture
+    if asked and network.architecture and asked != network.architecture:
+        raise SettingsError(
+            f"{settings.weights} holds the weights of {network.architecture}, and --preset asks "
+            f"for {asked}: leave --preset out."
+        )
+
+
+def _check_options(given: Mapping[str, Any], network: Any) -> None:
+    """Refuses flags for what the backbone's family does not have."""
+    for name, option in BACKBONE_OPTIONS.items():
+        if given.get(name) and not network.accepts(option):
+            flag = name.replace("_", "-")
+            raise SettingsError(
+                f"{network.family.__name__} has no {option}: leave --{flag} out, or use another "
+                "backbone."
+            )

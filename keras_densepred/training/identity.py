@@ -1,0 +1,143 @@
+"""Which run an output belongs to: the same command continues it, another run is refused."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_densepred.faults import SettingsError
+from keras_densepred.files import LOCK, write_atomically
+from keras_densepred.saved.classes import read_classes
+
+# What changes where a run continues or how fast it goes, but not its result.
+_NOT_OF_THE_RESULT = (
+    *("workers", "checkpoint_minutes", "output", "rematerialize"),
+    *("devices", "processes", "process_id", "coordinator"),
+)
+
+
+def decisive_settings(settings: Any, train: Any, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Gives what decides a run's result: with other values it is another run.
+
+    The classes are part of it, in the order of their labels: with the same weights, another order
+    would give other names to what is found.
+
+    Args:
+        settings: a dataclass made by `parse_settings`, complete.
+        train: the training split.
+        but: more settings that leave the weights as they are.
+
+    Returns:
+        The settings by name without those of workers, devices and output, and the backend, the
+        number of training images, and id and name of each class.
+    """
+    decisive = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in _NOT_OF_THE_RESULT and name not in but
+    }
+    classes = zip(train.category_ids, train.class_names, strict=True)
+    return decisive | {
+        "backend": keras.config.backend(),
+        "train_images": len(train),
+        "classes": [[int(category_id), str(name)] for category_id, name in classes],
+    }
+
+
+def claim_output(
+    output: str | pathlib.Path, settings: Mapping[str, Any], left_open: Collection[str] = ()
+) -> pathlib.Path:
+    """Takes a directory for a run: a new or empty one, or one of a run with the same settings.
+
+    Writes `settings.json` there, by which the next start recognises the run; that of a run which
+    is there already stays as it is.
+
+    Args:
+        output: the directory.
+        settings: JSON-able; what decides the run's result.
+        left_open: names of settings that no flag gave. A run that was started before there was
+            such a setting is the same run.
+
+    Returns:
+        The directory.
+
+    Raises:
+        SettingsError: if another run or other files are there.
+    """
+    output = pathlib.Path(output)
+    path = output / "settings.json"
+    ours = json.loads(json.dumps(dict(settings)))
+    if path.is_file():
+        theirs = _read(path)
+        if "classes" in ours:
+            theirs.setdefault("classes", _written_classes(output) or ours["classes"])
+        unknown = {name for name in left_open if name not in theirs}
+        different = [
+            f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if name not in unknown and theirs.get(name) != ours.get(name)
+        ]
+        if different:
+            if ours.get("classes") != theirs.get("classes"):
+                raise SettingsError(_other_classes(output, theirs["classes"], ours["classes"]))
+            raise SettingsError(
+                f"{output} holds a run with other settings ({'; '.join(different)}): give another "
+                "--output, or the command of that run to continue it."
+            )
+        return output
+    if not is_free(output):
+        raise SettingsError(
+            f"{output} exists and is not the output of a run (it has no settings.json): give "
+            "another --output."
+        )
+    write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
+    return output
+
+
+def is_free(output: pathlib.Path) -> bool:
+    """Whether nothing is there, or an empty directory, but for the lock of a run."""
+    if not output.exists():
+        return True
+    return output.is_dir() and all(file.name == LOCK for file in output.iterdir())
+
+
+def _written_classes(output: pathlib.Path) -> list[list[Any]] | None:
+    """Those of a finished run that was started before settings.json had them."""
+    classes = read_classes(output / "preset")
+    if classes is None:
+        return None
+    return [list(pair) for pair in zip(classes.category_ids, classes.class_names, strict=True)]
+
+
+def _other_classes(output: pathlib.Path, theirs: list[list[Any]], ours: list[list[Any]]) -> str:
+    then, now = (", ".join(name for _, name in classes) for classes in (theirs, ours))
+    if then == now:
+        then, now = (", ".join(f"{name} = {key}" for key, name in c) for c in (theirs, ours))
+    return (
+        f"The run in {output} was started with the classes {then}, and the data now have {now}: "
+        "labels would change their meaning. Give another --output, or the data of before."
+    )
+
+
+def recorded_settings(output: str | pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a claimed output's run was started with, which its checkpoints carry.
+
+    Args:
+        output: the directory, claimed.
+        settings: those of this start, for a process that does not see the directory.
+    """
+    path = pathlib.Path(output) / "settings.json"
+    return _read(path) if path.is_file() else dict(settings)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"{path} is not readable, so the run in {path.parent} cannot be recognised: give "
+            "another --output."
+        ) from error

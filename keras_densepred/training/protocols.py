@@ -1,0 +1,89 @@
+"""Training protocols that several recipes share, each with its source."""
+
+from typing import Any
+
+from keras_densepred.backbones import BiCSNetBackbone, BiCSNetLiteBackbone, CEDNetBackbone
+from keras_densepred.training.experiments import ByArchitecture, Epochs, Experiment, PerBatch
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+BICSNET_FAMILIES = (BiCSNetBackbone, BiCSNetLiteBackbone)
+
+
+def cednet_drop_path(tiny: float, small: float, base: float) -> ByArchitecture:
+    """CEDNet's drop path rates, by network; its Swin and CSwin forms have the same everywhere."""
+    forms_of_tiny = ("", "_unet", "_hourglass", "_fpn")
+    return ByArchitecture(
+        {
+            **{f"cednet_next_tiny{form}": tiny for form in forms_of_tiny},
+            "cednet_next_small": small,
+            "cednet_next_base": base,
+            "cednet_swin_tiny": 0.1,
+            "cednet_cswin_tiny": 0.2,
+        },
+        otherwise=0.0,
+    )
+
+
+def cednet_on_coco(**settings: Any) -> Experiment:
+    """CEDNet's detectors on COCO, by the paper and the authors' MMDetection configs.
+
+    Args:
+        **settings: what a detector adds or has otherwise.
+    """
+    return Experiment(
+        "CEDNet on COCO, the authors' configs",
+        {
+            "preset": "cednet_next_tiny",
+            "image_size": 1024,  # of the crop; tested at 800 x 1333
+            "batch_size": 16,
+            "epochs": 36,
+            "scale_min": 0.1,
+            "scale_max": 2.0,
+            "copy_paste": True,
+            "width": 256,
+            "optimizer": "adamw",
+            "learning_rate": 1e-4,
+            "weight_decay": 0.05,
+            "schedule": "steps",
+            "warmup_steps": 500,
+            "layer_decay": 0.95,
+            "evaluate_every": 1,
+            **settings,
+        },
+        families=(CEDNetBackbone,),
+        drops=(27 / 36, 33 / 36),
+    )
+
+
+# BiCSNet, section V-A, strategy A. The paper trains its detectors from random weights.
+BICSNET_ON_COCO: dict[str, Any] = {
+    "preset": "bicsnet_48",
+    "image_size": 640,
+    "batch_size": 128,
+    "epochs": 350,
+    "scale_min": 0.5,
+    "scale_max": 2.0,
+    "copy_paste": False,
+    "drop_path": 0.0,
+    "optimizer": "sgd",
+    "learning_rate": PerBatch(0.16, 128),
+    "weight_decay": 4e-5,
+    "schedule": "steps",
+    "warmup_steps": Epochs(2),
+    "evaluate_every": 10,
+}
+
+# Ours, for some hundred to some thousand images and random weights.
+FEW_IMAGES: dict[str, Any] = {
+    "image_size": 512,
+    "batch_size": 8,
+    "scale_min": 0.6,
+    "scale_max": 1.4,
+    "copy_paste": False,
+    "width": 64,
+    "optimizer": "adamw",
+    "learning_rate": 1.5e-3,
+    "ema": 0.99,
+}

@@ -1,0 +1,78 @@
+"""Drawn predictions of a detector."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from keras_densepred._optional import require
+from keras_densepred.data.drawing.objects import draw_objects
+from keras_densepred.files import write_atomically
+from keras_densepred.training.report.sheet import picture_sheet
+
+
+def draw_predictions(
+    images: Sequence[np.ndarray],
+    truth: Sequence[Mapping[str, np.ndarray]],
+    predictions: Sequence[Mapping[str, np.ndarray]],
+    class_names: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    min_confidence: float = 0.3,
+    side: int = 512,
+) -> None:
+    """Draws ground truth (left) and predictions (right) of some images as one PNG sheet.
+
+    Args:
+        images: (H, W, 3) uint8 RGB each.
+        truth: `{"boxes": (N, 4) xyxy in pixels of the image, "labels": (N,)}` each, and of
+            instances `"masks": (N, H, W)` bool.
+        predictions: the same with `"confidence": (N,)`.
+        class_names: by label.
+        path: of the PNG.
+        min_confidence: predictions below it are not drawn.
+        side: longer side of each image on the sheet, in pixels; at least 512, for legible names.
+
+    Raises:
+        ImportError: if Pillow is not installed.
+    """
+    image_module = require("PIL.Image", "data")
+    rows = []
+    for image, real, found in zip(images, truth, predictions, strict=True):
+        scale = side / max(image.shape[:2])
+        size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
+        bilinear = image_module.Resampling.BILINEAR
+        small = np.asarray(image_module.fromarray(image).resize(size, bilinear))
+        sure = np.asarray(found["confidence"]) >= min_confidence
+        left = draw_objects(
+            small,
+            real["boxes"] * scale,
+            real["labels"],
+            class_names,
+            masks=_resized_masks(real.get("masks"), small),
+        )
+        right = draw_objects(
+            small,
+            found["boxes"][sure] * scale,
+            found["labels"][sure],
+            class_names,
+            scores=found["confidence"][sure],
+            masks=_resized_masks(found["masks"][sure] if "masks" in found else None, small),
+        )
+        rows.append((image_module.fromarray(left), image_module.fromarray(right)))
+    titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
+    buffer = io.BytesIO()
+    picture_sheet(rows, titles, side).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _resized_masks(masks: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:
+    """`(N, H, W)` masks at the size of an image, by nearest neighbours."""
+    if masks is None:
+        return None
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(image.shape[:2], masks.shape[1:], strict=True)
+    )
+    return masks[:, rows].take(columns, axis=2)

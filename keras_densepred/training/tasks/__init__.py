@@ -1,0 +1,1 @@
+"""What the recipes of a task share: reading its data, evaluating, drawing and saving its models."""

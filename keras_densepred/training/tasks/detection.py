@@ -1,0 +1,256 @@
+"""Recipes that train detectors."""
+
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Collection, Generator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_densepred import data, metrics
+from keras_densepred.files import renewing
+from keras_densepred.saved.classes import write_classes
+from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.training.devices.cluster import Cluster
+from keras_densepred.training.optim import averaged_weights
+from keras_densepred.training.report.objects import draw_predictions
+from keras_densepred.training.run import Batches, Recipe, Run, fit_in_output, tell_skipped
+
+NUM_SAMPLES = 8
+SHAPES_SIZE = 96  # side of the built-in pictures
+MASK_SIZE = 112  # of the masks that train; four times what mask heads predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection(Recipe):
+    """A recipe that trains a detector; its settings are `DetectionSettings`.
+
+    Args:
+        sizes: takes the settings and the network's size divisor, returns the sizes of training
+            images by step, for multi-scale training; None for images of one size.
+    """
+
+    sizes: Callable[[Any, int], data.RandomSizes] | None = None
+
+    packages: ClassVar[tuple[str, ...]] = ("faster_coco_eval",)
+
+    def open_data(self, settings: Any) -> tuple[Any, Any]:
+        """See `Recipe.open_data`."""
+        return data.open_detection(
+            settings.data_dir,
+            settings.tfds,
+            shapes_size=settings.image_size or SHAPES_SIZE,
+            seed=settings.seed,
+            with_masks=settings.has_masks,
+        )
+
+    def open_stream(self, settings: Any, train: Any, **options: Any) -> data.BatchStream:
+        """See `Recipe.open_stream`."""
+        mask_size = MASK_SIZE if settings.has_masks else None
+        return data.train_batches(
+            train, max_boxes=settings.max_boxes, mask_size=mask_size, **options
+        )
+
+    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+        """See `Recipe.example`."""
+        return batch["images"], {name: batch[name] for name in batch if name != "images"}
+
+    def batches(
+        self, settings: Any, train: Any, *, size_divisor: int = 1, **options: Any
+    ) -> Batches:
+        """See `Recipe.batches`; with `sizes`, step by step at another size."""
+        if self.sizes is None:
+            return super().batches(settings, train, size_divisor=size_divisor, **options)
+        sizes = self.sizes(settings, size_divisor)
+        largest = max(sizes.sizes)
+        open_largest = super().batches(
+            dataclasses.replace(settings, image_size=largest), train, **options
+        )
+
+        def batches_from(step: int) -> Generator[tuple[Any, Any], None, None]:
+            with contextlib.closing(open_largest(step)) as opened:
+                for number, (images, targets) in enumerate(opened, step):
+                    yield _at_size(images, targets, sizes.at(number), largest)
+
+        return batches_from
+
+    def train(self, run: Run) -> dict[str, float]:
+        """See `train_detector`."""
+        settings = run.settings
+        streams: list[data.BatchStream] = []
+        results = train_detector(
+            run.model,
+            self.batches(
+                settings,
+                run.train,
+                size_divisor=run.model.size_divisor,
+                streams=streams,
+                shard=run.cluster.shard,
+            ),
+            cluster=run.cluster,
+            train=run.train,
+            val=run.val,
+            eval_batches=data.eval_batches(
+                run.val, **self.evaluation_options(settings, run.cluster.shard)
+            ),
+            preprocessing=self.preprocessing(settings),
+            output=run.output,
+            decisive=run.decisive,
+            left_open=run.left_open,
+            batch_size=settings.step_size,
+            epochs=settings.epochs,
+            steps_per_epoch=settings.steps_per_epoch,
+            evaluate_every=settings.evaluate_every,
+            checkpoint_minutes=settings.checkpoint_minutes,
+        )
+        tell_skipped(streams)
+        return results
+
+
+def _at_size(
+    images: np.ndarray, targets: Mapping[str, np.ndarray], size: int, largest: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images and their boxes at another size."""
+    is_padding = targets["labels"][..., None] < 0
+    boxes = np.where(is_padding, targets["boxes"], targets["boxes"] * size / largest)
+    return (
+        data.resize_images(images, size),
+        {**targets, "boxes": boxes.astype(np.float32)},
+    )
+
+
+def train_detector(
+    model: Any,
+    batches_from: Batches,
+    *,
+    cluster: Cluster,
+    train: Any,
+    val: Any,
+    eval_batches: data.EvalBatches,
+    preprocessing: Preprocessing,
+    output: str | pathlib.Path,
+    decisive: Mapping[str, Any],
+    left_open: Collection[str] = (),
+    batch_size: int,
+    epochs: int,
+    steps_per_epoch: int,
+    evaluate_every: int,
+    checkpoint_minutes: float,
+) -> dict[str, float]:
+    """Fits a detector, or goes on with it, evaluates, and writes everything to `output`.
+
+    In all processes alike. Written are `settings.json`, `checkpoints`, `metrics.csv`, `curves.png`,
+    `predictions.png` and `preset` with the backbone, the detector, the names of its classes and how
+    its images are prepared.
+
+    Args:
+        model: a compiled `models.Detector`.
+        batches_from: opens the training batches at a step, see `fit`.
+        cluster: of `distribute`.
+        train: the training split.
+        val: the validation split.
+        eval_batches: of the validation split.
+        preprocessing: what these do to an image.
+        output: directory of the run, see `claim_output`.
+        decisive: what decides the run's result; a run with other values is another one.
+        left_open: those of its names that no flag gave, see `claim_output`.
+        batch_size: images per step over all devices.
+        epochs: of the whole run.
+        steps_per_epoch: batches in an epoch.
+        evaluate_every: epochs between evaluations.
+        checkpoint_minutes: between checkpoints within an epoch.
+
+    Returns:
+        What `metrics.evaluate_detector` gives for the validation split, with averaged weights where
+        the optimizer keeps them.
+
+    Raises:
+        SettingsError: if `output` holds something else.
+        TrainingDiverged: if the loss becomes NaN.
+    """
+    output = pathlib.Path(output)
+    predictor = cluster.predictor(model)
+    evaluation = metrics.CocoEvaluation(
+        eval_batches,
+        val,
+        every=evaluate_every,
+        weights=lambda: averaged_weights(model),
+        predictor=predictor,
+        gather=cluster.gather,
+        verbose=False,
+    )
+    fit_in_output(
+        model,
+        batches_from,
+        evaluation,
+        cluster=cluster,
+        output=output,
+        decisive=decisive,
+        left_open=left_open,
+        step_size=batch_size,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        checkpoint_minutes=checkpoint_minutes,
+    )
+    if not evaluation.results:  # the run had been finished before
+        cluster.say("Evaluating ...")
+        evaluation.results = metrics.evaluate_detector(
+            predictor, eval_batches, val, gather=cluster.gather
+        )
+    cluster.say("Drawing predictions and saving the preset ...")
+    # The same number of batches in all processes, some of which may have fewer images in them.
+    enough = -(-NUM_SAMPLES // cluster.rows(batch_size))
+    samples = predict_samples(predictor, eval_batches, val, enough)
+
+    def write() -> None:
+        draw_predictions(*samples, val.class_names, output / "predictions.png")
+        with renewing(output / "preset") as preset:
+            model.plain_backbone.save_to_preset(str(preset / "backbone"))
+            model.save(preset / "detector.keras")
+            write_classes(preset / "classes.json", train)
+            preprocessing.write(preset)
+
+    cluster.run_on_main(write)
+    results = evaluation.results
+    files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
+    cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
+    masks = ""
+    if "mask_AP" in results:
+        masks = f", masks {results['mask_AP']:.3f} and {results['mask_AP50']:.3f}"
+    cluster.say(
+        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}{masks} on {len(val)} validation images"
+    )
+    return results
+
+
+def predict_samples(
+    predictor: Any, batches: Any, dataset: Any, batch_count: int
+) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+    """Takes up to eight images of the first batches: images, objects, what is found.
+
+    Args:
+        predictor: has `predict_on_batch`, as a detector or `Cluster.predictor` of one.
+        batches: `data.eval_batches` of the split.
+        dataset: the split.
+        batch_count: batches to run; processes that predict together take the same number.
+
+    Returns:
+        Three lists as `draw_predictions` takes them, in pixels of the images; with masks where the
+        records and the predictions have them.
+    """
+    index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
+    images: list[np.ndarray] = []
+    truth, found = [], []
+    for batch in itertools.islice(batches, batch_count):
+        predictions = predictor.predict_on_batch(batch["images"])
+        for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)]:
+            record = dataset[index_of[int(batch["image_ids"][row])]]
+            images.append(record.image)
+            objects = {"boxes": record.boxes, "labels": record.labels}
+            if record.masks is not None:
+                objects["masks"] = record.masks
+            truth.append(objects)
+            found.append(metrics.detections_on_image(predictions, batch, row, record.size))
+    return images, truth, found

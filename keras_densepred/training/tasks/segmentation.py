@@ -1,0 +1,182 @@
+"""Recipes that train segmenters."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_densepred import data, metrics, models
+from keras_densepred.faults import SettingsError
+from keras_densepred.files import renewing
+from keras_densepred.saved.classes import write_classes
+from keras_densepred.training.optim import averaged_weights
+from keras_densepred.training.report.semantic import describe_iou, draw_segmentations, write_iou
+from keras_densepred.training.run import Recipe, Run
+from keras_densepred.training.tasks.card import write_card
+
+NUM_SAMPLES = 8
+SHAPES_SIZE = 192  # side of the built-in pictures
+TRAIN_SHAPES, VAL_SHAPES = 1600, 200  # how many
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation(Recipe):
+    """A recipe that trains a segmenter; its settings are `SegmentationSettings`.
+
+    Args:
+        title: of the segmenter, for the model card.
+    """
+
+    title: str = "Segmenter"
+
+    not_decisive: ClassVar[tuple[str, ...]] = (
+        "evaluate_train",
+        "sliding_window",
+        "multi_scale",
+        "flip",
+    )
+
+    def open_data(self, settings: Any) -> tuple[Any, Any]:
+        """See `Recipe.open_data`."""
+        if settings.data_dir and settings.tfds:
+            raise SettingsError("Give --data-dir or --tfds, not both.")
+        if settings.tfds or settings.data_dir:
+            find = data.find_tfds_segmentation if settings.tfds else data.find_segmentation_splits
+            splits = find(settings.tfds or settings.data_dir)
+            return splits["train"], splits["val"]
+        size = settings.image_size or SHAPES_SIZE
+        return (
+            data.ShapesSegmentation(TRAIN_SHAPES, size, settings.seed, "train"),
+            data.ShapesSegmentation(VAL_SHAPES, size, settings.seed, "val"),
+        )
+
+    def open_stream(self, settings: Any, train: Any, **options: Any) -> data.BatchStream:
+        """See `Recipe.open_stream`."""
+        return data.train_mask_batches(train, **options)
+
+    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+        """See `Recipe.example`."""
+        return batch["images"], batch["semantic"]
+
+    def open_evaluation(
+        self, settings: Any, split: Any, shard: tuple[int, int], own_size: bool = False
+    ) -> data.EvalBatches:
+        """Whole images, fitted into the training crop or at their own size."""
+        options = self.evaluation_options(settings, shard)
+        if own_size:
+            options["image_size"] = None
+        return data.eval_mask_batches(split, **options)
+
+    def train(self, run: Run) -> dict[str, float]:
+        """Fits, tests as the flags say, and writes what was found class by class.
+
+        Returns:
+            What `metrics.PixelCounts.results` gives for the validation split, tested as the flags
+            say; with `--evaluate-train` also `train_mIoU`.
+        """
+        settings, cluster, model = run.settings, run.cluster, run.model
+        predictor = cluster.predictor(model)
+
+        def evaluation_of(split: Any, own_size: bool = False, **options: Any) -> Any:
+            return metrics.SegmentationEvaluation(
+                self.open_evaluation(settings, split, cluster.shard, own_size),
+                split.class_names,
+                weights=lambda: averaged_weights(model),
+                predictor=predictor,
+                gather=cluster.gather,
+                verbose=False,
+                **options,
+            )
+
+        evaluation = evaluation_of(run.val, every=settings.evaluate_every)
+        run.fit(evaluation)
+        results = {"val": evaluation.results}
+        rows = cluster.rows(settings.step_size)
+        inference = inference_of(settings, rows)
+        if inference is not None:
+            cluster.say("Testing on the validation images ...")
+            tester = evaluation_of(run.val, settings.sliding_window, inference=inference)
+            results["val, tested"] = tester.evaluate(model)
+        if settings.evaluate_train:
+            cluster.say("Evaluating the training images ...")
+            results["train"] = evaluation_of(run.train).evaluate(model)
+        cluster.say("Drawing predictions and saving the preset ...")
+        # The same number of batches in all processes, some of which may have fewer images in them.
+        enough = -(-NUM_SAMPLES // rows)
+        samples = predict_samples(predictor, evaluation.batches, run.val, enough)
+        cluster.run_on_main(lambda: self.write(run, results, samples))
+        return _report(run, results)
+
+    def write(
+        self, run: Run, results: dict[str, dict[str, float]], samples: tuple[list, list, list]
+    ) -> None:
+        """Writes the table of classes, the drawn predictions and the preset with its model card."""
+        model, train = run.model, run.train
+        write_iou(run.output / "iou.csv", results)
+        draw_segmentations(*samples, train.class_names, run.output / "predictions.png")
+        with renewing(run.output / "preset") as preset:
+            model.backbone.save_to_preset(str(preset / "backbone"))
+            model.save(preset / "segmenter.keras")
+            write_classes(preset / "classes.json", train)
+            self.preprocessing(run.settings).write(preset)
+            write_card(
+                run,
+                preset,
+                title=f"{self.title} with {type(model.backbone).__name__}",
+                task="image-segmentation",
+                results=results.get("val, tested", results["val"]),
+                usage="import keras\nimport keras_densepred\n\n"
+                'model = keras.saving.load_model("DIRECTORY/segmenter.keras")\n'
+                "labels = model.predict(images).argmax(axis=-1)",
+            )
+
+
+def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Says what was written and found; returns the last results."""
+    say, output = run.cluster.say, run.output
+    files = ("settings.json", "metrics.csv", "curves.png", "iou.csv", "predictions.png", "preset/")
+    say(f"Wrote {', '.join(str(output / name) for name in files)}")
+    say(describe_iou(results))
+    last = dict(results.get("val, tested", results["val"]))
+    if "train" in results:
+        last["train_mIoU"] = results["train"]["mIoU"]
+        say(f"mIoU {last['train_mIoU']:.3f} on {len(run.train)} training images")
+    say(
+        f"mIoU {last['mIoU']:.3f}, pixel accuracy {last['pixel_accuracy']:.3f} on {len(run.val)} "
+        "validation images"
+    )
+    return last
+
+
+def inference_of(settings: Any, rows: int) -> Callable[[Callable], Callable] | None:
+    """Sliding windows, several scales and mirrored images, as the flags say; None for none."""
+    if not (settings.sliding_window or settings.multi_scale or settings.flip):
+        return None
+
+    def inference(predict: Callable) -> Callable:
+        if settings.sliding_window:
+            predict = models.sliding_window(predict, settings.image_size, batch_size=rows)
+        if settings.multi_scale or settings.flip:
+            scales = models.PAPER_SCALES if settings.multi_scale else (1.0,)
+            predict = models.multi_scale(predict, scales, settings.flip)
+        return predict
+
+    return inference
+
+
+def predict_samples(
+    predictor: Any, batches: Any, val: Any, batch_count: int
+) -> tuple[list, list, list]:
+    """Takes up to eight of this process' validation images: images, masks, what is found."""
+    images: list[np.ndarray] = []
+    truth, found = [], []
+    for batch in itertools.islice(batches, batch_count):
+        scores = np.asarray(predictor.predict_on_batch(batch["images"]))
+        for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)].tolist():
+            record = val[int(batch["indices"][row])]
+            images.append(record.image)
+            truth.append(record.semantic)
+            found.append(metrics.labels_at_own_size(scores, batch, row))
+    return images, truth, found

@@ -1,0 +1,116 @@
+"""The house keeps its plan: arrows between rooms point one way, and no file outgrows its reader."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.backend_free
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "keras_densepred"
+LONGEST = 400  # lines
+# What each room may import, besides what stands alone at the bottom.
+BOTTOM = {"_optional", "_version", "command", "faults", "files", "plugins"}
+NETWORKS = {"backbones", "layers", "ops", "runtime"}
+ROOMS = {
+    "runtime": set(),
+    "ops": {"runtime"},
+    "layers": {"ops", "runtime"},
+    "backbones": {"layers", "ops", "runtime"},
+    "necks": NETWORKS,
+    "convert": NETWORKS,
+    "data": set(),
+    "metrics": {"data"},
+    "models": NETWORKS | {"necks"},
+    "analysis": NETWORKS | {"necks", "models", "metrics", "data"},
+    "saved": {"models"},
+    "export": NETWORKS | {"models"},
+    "training": NETWORKS | {"necks", "data", "metrics", "models", "saved"},
+    "cli": NETWORKS | {"necks", "data", "metrics", "models", "saved", "analysis"},
+    "command": set(),
+    "files": set(),
+    "plugins": set(),
+    "faults": set(),
+    "_optional": set(),
+    "_version": set(),
+    "__main__": {"cli"},
+    "__init__": {"backbones", "layers", "models", "necks", "ops", "training"},
+}
+
+
+def python_files(*folders):
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(file):
+    """Modules that a file imports, inside of functions too; `from a import b` as `a.b`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(module):
+    return module.split(".")[1]
+
+
+def test_rooms_import_only_what_stands_below():
+    for file in python_files("keras_densepred"):
+        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        wrong = [
+            module
+            for module in imports(file)
+            if module.startswith("keras_densepred.")
+            and room_of(module) not in ROOMS[room] | BOTTOM | {room}
+        ]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(wrong)}"
+
+
+def test_the_package_imports_neither_recipes_nor_tools_nor_tests():
+    for file in python_files("keras_densepred"):
+        outside = [m for m in imports(file) if m.split(".")[0] in ("recipes", "tools", "tests")]
+        assert not outside, f"{file.relative_to(ROOT)} imports {', '.join(outside)}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {}
+    for file in python_files("keras_densepred"):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+
+    def imported(name):
+        tree = ast.parse(modules[name].read_text(encoding="utf-8"))
+        for node in tree.body:  # what is imported with the module, not later inside of a function
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    yield full if full in modules else node.module
+            elif isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+
+    graph = {name: {m for m in imported(name) if m in modules} - {name} for name in modules}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_file_outgrows_its_reader():
+    long = {
+        str(file.relative_to(ROOT)): lines
+        for file in python_files("keras_densepred", "recipes", "tools")
+        if (lines := len(file.read_text(encoding="utf-8").splitlines())) > LONGEST
+    }
+    assert not long
+
+
+def test_recipes_stay_short():
+    lengths = [len(f.read_text(encoding="utf-8").splitlines()) for f in python_files("recipes")]
+    assert max(lengths) < 300 and sum(lengths) < 1300
+
+
+def test_tests_import_no_other_test():
+    for file in python_files("tests"):
+        wrong = [m for m in imports(file) if ".test_" in m]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(wrong)}"

@@ -1,0 +1,107 @@
+"""How published settings fill in what the flags leave open."""
+
+import dataclasses
+
+import pytest
+
+from keras_densepred import data
+from keras_densepred.training import (
+    AtLeast,
+    ByArchitecture,
+    CommonSettings,
+    Epochs,
+    Experiment,
+    PerBatch,
+    SettingsError,
+    experiments,
+    make_schedule,
+    setting,
+)
+from tests.recipes.toy import Split
+
+pytestmark = pytest.mark.backend_free
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(CommonSettings):
+    activation: str | None = setting(None, "of the backbone")
+
+
+EXPERIMENTS = {
+    "paper": Experiment(
+        "section 4",
+        {
+            "preset": "cednet_next_tiny",
+            "image_size": 512,
+            "batch_size": 16,
+            "epochs": 36,
+            "drop_path": ByArchitecture({"cednet_next_tiny": 0.2}, otherwise=0.1),
+            "optimizer": "adamw",
+            "learning_rate": PerBatch(0.1, 16),
+            "warmup_steps": Epochs(2),
+        },
+        drops=(0.5, 0.75),
+    ),
+    "small": Experiment(
+        "few images",
+        {
+            "image_size": 64,
+            "batch_size": 8,
+            "epochs": AtLeast(4, steps=100),
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+        },
+        on_shapes={"image_size": 96},
+    ),
+}
+
+
+def complete(images, **given):
+    train = images if isinstance(images, data.ShapesDataset) else Split(images)
+    return experiments.complete(Settings(**given), EXPERIMENTS, train, large=1000)
+
+
+def test_large_data_get_what_is_published():
+    settings = complete(1600)
+    assert (settings.experiment, settings.preset) == ("paper", "cednet_next_tiny")
+    assert (settings.steps_per_epoch, settings.steps) == (100, 3600)
+    assert (settings.warmup_steps, settings.drop_path) == (200, 0.2)
+    schedule = make_schedule(dataclasses.replace(settings, schedule="steps"), (0.5, 0.75))
+    assert schedule.drops == (1800, 2700)
+
+
+def test_few_images_are_repeated():
+    settings = complete(80)
+    assert (settings.experiment, settings.steps_per_epoch, settings.epochs) == ("small", 10, 10)
+    assert complete(800).epochs == 4
+    assert complete(data.ShapesDataset(1600, 64)).image_size == 96, "however many there are"
+
+
+def test_flags_win_and_what_follows_from_them_follows():
+    settings = complete(1600, batch_size=32, epochs=3, preset="cednet_next_small")
+    assert settings.learning_rate == pytest.approx(0.2)
+    assert (settings.steps_per_epoch, settings.warmup_steps) == (50, 100)
+    assert settings.drop_path == 0.1, "of another network"
+    assert complete(1600, steps=250).epochs == 3, "rounded up"
+    assert complete(1600, steps=250).steps == 300
+    assert complete(1600, warmup_steps=0).warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 3, "epochs": 4}, "--steps or --epochs, not both"),
+        ({"preset": "csp_darknet_53", "drop_path": 0.1}, "CSPNetBackbone has no drop_path_rate"),
+        ({"activation": "swish"}, "CEDNetBackbone has no activation"),
+        ({"preset": "nowhere/at/all"}, "nowhere/at/all"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(given, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        complete(1600, **given)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_schedule_needs_its_drops():
+    with pytest.raises(SettingsError, match="does not say at which steps the rate drops"):
+        make_schedule(complete(1600, schedule="steps"))

@@ -1,0 +1,113 @@
+"""Which run an output directory belongs to."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from keras_densepred import files
+from keras_densepred.files import OutputError
+from keras_densepred.saved import write_classes
+from keras_densepred.training import SettingsError, identity
+
+pytestmark = pytest.mark.backend_free
+
+
+def test_claims_a_new_directory_and_the_same_run(tmp_path):
+    output = identity.claim_output(tmp_path / "a" / "b", {"epochs": 3})
+    assert json.loads((output / "settings.json").read_text()) == {"epochs": 3}
+    (output / "metrics.csv").write_text("epoch\n")
+    assert identity.claim_output(output, {"epochs": 3}) == output
+
+
+def test_refuses_another_run(tmp_path):
+    identity.claim_output(tmp_path, {"epochs": 3, "seed": 0})
+    with pytest.raises(SettingsError, match=r"other settings \(epochs was 3, is 4\)"):
+        identity.claim_output(tmp_path, {"epochs": 4, "seed": 0})
+
+
+def test_refuses_foreign_files(tmp_path):
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(SettingsError, match="is not the output of a run"):
+        identity.claim_output(tmp_path, {})
+    with pytest.raises(SettingsError, match="is not the output of a run"):
+        identity.claim_output(tmp_path / "thesis.txt", {})
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(SettingsError, match="not readable"):
+        identity.claim_output(tmp_path, {})
+
+
+def test_a_run_from_before_a_setting_was_added_continues(tmp_path):
+    identity.claim_output(tmp_path, {"epochs": 3})
+    now = {"epochs": 3, "weight_decay": 0.05, "augment": None}
+    identity.claim_output(tmp_path, now, left_open={"weight_decay", "augment"})
+    recorded = identity.recorded_settings(tmp_path, now)
+    assert recorded == {"epochs": 3}, "what its checkpoints carry"
+    with pytest.raises(SettingsError, match=r"weight_decay was None, is 0.05"):
+        identity.claim_output(tmp_path, now, left_open={"augment"})
+    with pytest.raises(SettingsError, match=r"epochs was 3, is 4"):
+        identity.claim_output(tmp_path, {"epochs": 4}, left_open={"epochs"})
+
+
+class Split:
+    def __init__(self, *classes):
+        self.category_ids = [key for key, _ in classes]
+        self.class_names = [name for _, name in classes]
+
+    def __len__(self):
+        return 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    epochs: int = 3
+
+
+CLASSES = ((1, "red box"), (2, "blue disc"))
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ((1, "blue disc"), (2, "red box")),
+        ((1, "red box"), (2, "blue ball")),
+        ((1, "red box"), (3, "blue disc")),
+        ((1, "red box"),),
+    ],
+)
+def test_other_classes_make_another_run(tmp_path, classes):
+    first = identity.decisive_settings(Settings(), Split(*CLASSES))
+    identity.claim_output(tmp_path, first)
+    before = (tmp_path / "settings.json").read_bytes()
+    now = identity.decisive_settings(Settings(), Split(*classes))
+    with pytest.raises(SettingsError, match="was started with the classes red box"):
+        identity.claim_output(tmp_path, now)
+    assert (tmp_path / "settings.json").read_bytes() == before
+    identity.claim_output(tmp_path, first)
+
+
+def test_a_run_from_before_classes_were_recorded_is_known_by_its_preset(tmp_path):
+    settings = identity.decisive_settings(Settings(), Split(*CLASSES))
+    identity.claim_output(tmp_path, {k: v for k, v in settings.items() if k != "classes"})
+    identity.claim_output(tmp_path, settings)
+    write_classes(tmp_path / "preset" / "classes.json", Split(*CLASSES[::-1]))
+    with pytest.raises(SettingsError, match="labels would change their meaning"):
+        identity.claim_output(tmp_path, settings)
+
+
+def test_a_second_run_into_the_same_output_is_refused(tmp_path):
+    holder = (
+        "import sys; from keras_densepred import files\n"
+        f"with files.locked({str(tmp_path)!r}): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="Another run is writing"), files.locked(tmp_path):
+            pass
+        process.kill()
+    with files.locked(tmp_path):  # the killed one left none
+        assert identity.is_free(tmp_path)
