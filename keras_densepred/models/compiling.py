@@ -29,7 +29,7 @@ def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         The arguments, without `jit_compile`.
     """
     optimizer = config.get("optimizer")
-    if isinstance(optimizer, dict) and optimizer["module"].startswith("keras.src.backend."):
+    if isinstance(optimizer, dict) and optimizer["registered_name"] in dir(keras.optimizers):
         config = {**config, "optimizer": {**optimizer, "module": "keras.optimizers"}}
     arguments = keras.saving.deserialize_keras_object(config)
     arguments.pop("jit_compile", None)
