@@ -176,5 +176,5 @@ Where to go from here:
 
 * your own images: `finetune_detector`; masks: `segmentation`;
 * weights: `pretraining_and_scale`, `official_weights`;
-* a network of your own: `new_token_mixer`.
+* a network of your own: `new_token_mixer`; a detector of your own: `new_detector`.
 """

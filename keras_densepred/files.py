@@ -109,6 +109,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # Windows keeps an open file
+            (Path(folder) / LOCK).unlink()
         lock.release()
 
 

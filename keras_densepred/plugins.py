@@ -21,7 +21,7 @@ def import_modules(names: Iterable[str]) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name:
+            if error.name not in (name, name.partition(".")[0]):
                 raise
             raise ImportError(
                 f"There is no module {name!r} in {os.getcwd()} or among the installed ones."

@@ -29,11 +29,17 @@ def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         The arguments, without `jit_compile`.
     """
     optimizer = config.get("optimizer")
-    if isinstance(optimizer, dict) and optimizer["module"].startswith("keras.src.backend."):
+    if isinstance(optimizer, dict) and _is_keras_own(optimizer):
         config = {**config, "optimizer": {**optimizer, "module": "keras.optimizers"}}
     arguments = keras.saving.deserialize_keras_object(config)
     arguments.pop("jit_compile", None)
     return arguments
+
+
+def _is_keras_own(optimizer: Mapping[str, Any]) -> bool:
+    """Whether a serialized optimizer is one of Keras', on whichever backend it was made."""
+    registered_by_others = ">" in str(optimizer["registered_name"])
+    return not registered_by_others and hasattr(keras.optimizers, optimizer["class_name"])
 
 
 class CompiledAsSaved(KerasModel):

@@ -1,6 +1,7 @@
 """CEDNet: counts of CEDNET.md, presets, round trips, sizes and gradients."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -9,7 +10,6 @@ from keras import ops
 
 import keras_densepred
 from keras_densepred import CEDNetBackbone, DetectionPyramid
-from keras_densepred.training import cednet_layer_id
 from tests.networks import CEDNET_TINY, max_difference, mini_cednet, trainable_parameters
 from tests.weights import gradients, set_deterministic_weights
 
@@ -269,6 +269,26 @@ def test_bad_arguments_are_named(changes, message):
 FINE = {"cednet_next_small": 9, "cednet_next_base": 9, "cednet_cswin_tiny": 7}
 
 
+def authors_layer_id(path, fine):
+    """CEDNET.md 2.2: `layer_wise_cednet`, or `layer_wise_cednet_small`, which halves stages."""
+    name = path.split("/")[0]
+    if name.startswith("stem_"):
+        return 0
+    if name.startswith("p2_"):
+        return 1
+    stage = re.match(r"^stage(\d+)_(.*)$", name)
+    if stage is None:
+        return None
+    number, rest = int(stage[1]), stage[2]
+    if not fine:
+        return number + 1
+    c4_block = re.match(r"^encoder_c4_block(\d+)(_|$)", rest)
+    in_first_half = c4_block is not None and int(c4_block[1]) <= 4
+    if rest.startswith(("encoder_c3_", "encoder_downsample1_")) or in_first_half:
+        return 2 * number
+    return 2 * number + 1
+
+
 @pytest.mark.backend_free
 @pytest.mark.parametrize("preset", PRESETS)
 def test_layer_depths_are_the_authors(preset):
@@ -276,6 +296,6 @@ def test_layer_depths_are_the_authors(preset):
     fine = preset in FINE
     assert backbone.num_layers == FINE.get(preset, 3 if preset == "cednet_next_pico" else 4)
     depths = {w.path: backbone.layer_depth(w.path) for w in backbone.weights}
-    assert depths == {path: cednet_layer_id(path, fine=fine) for path in depths}
+    assert depths == {path: authors_layer_id(path, fine) for path in depths}
     assert set(depths.values()) == set(range(backbone.num_layers + 1))
     assert backbone.layer_depth("box_head/conv1/kernel") is None

@@ -71,7 +71,7 @@ def test_a_detector_draws_and_writes_coco_results(detector, photos, tmp_path, ca
     out = tmp_path / "out"
     assert main(["predict", str(detector), str(photos), "--output", str(out)]) == 0
     assert "YOLOv3Detector, 3 images" in capsys.readouterr().out
-    assert sorted(p.name for p in out.iterdir()) == ["detections.json", "pictures"]
+    assert sorted(p.name for p in out.glob("[!.]*")) == ["detections.json", "pictures"]
     assert sorted(p.name for p in (out / "pictures").iterdir()) == ["a.png", "b.png", "c.png"]
     with Image.open(out / "pictures" / "b.png") as picture:
         assert picture.size == (300, 480), "enlarged so that names can be read"

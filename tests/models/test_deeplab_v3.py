@@ -67,7 +67,7 @@ def test_any_size(toy_backbone):
 
 def test_the_papers_head_has_the_counted_parameters():
     """BICSNET.md 3.2: 25.63 M for BiCSNet-48, of which 22,212,325 are the backbone's."""
-    model = models.DeepLabV3(ToyPyramid(ready=False, filters=256), num_classes=21)
+    model = models.DeepLabV3(ToyPyramid(filters=256), num_classes=21)
 
     def trainable(part):
         return sum(int(np.prod(weight.shape)) for weight in part.trainable_weights)

@@ -1,6 +1,5 @@
 """DeepLabv3+ on KerasCV: `keras_cv.models.DeepLabV3Plus` on our backbones, giving logits."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -90,11 +89,6 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
         self.num_classes = num_classes
         self.projection_filters = projection_filters
         self.spatial_pyramid_pooling = spatial_pyramid_pooling
-
-    @property
-    def size_divisor(self) -> int:
-        """Height and width of images must be multiples of it: the host up-samples by factors."""
-        return math.lcm(super().size_divisor, 32)
 
     def get_config(self) -> dict[str, Any]:
         return {

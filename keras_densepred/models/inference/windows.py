@@ -89,7 +89,7 @@ def multi_scale(
         scales: factors of the images' size.
         flip: whether mirrored images are predicted too.
         size_multiple: resized images are padded with zeros on the right and below to a multiple of
-            this, what the network needs of an image's size.
+            this: the `size_divisor` of the model.
 
     Returns:
         Images `(B, H, W, 3)` float -> probabilities `(B, H, W, C)` float32.

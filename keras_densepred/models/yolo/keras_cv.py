@@ -114,11 +114,6 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         """AdamW with learning rate 1e-3 and weight decay 5e-4."""
         return keras.optimizers.AdamW(1e-3, weight_decay=5e-4)
 
-    @property
-    def size_divisor(self) -> int:
-        """Height and width of images must be multiples of it: the host's grids fill the image."""
-        return math.lcm(super().size_divisor, 32)
-
     def compute_losses(
         self,
         images: Tensor,
@@ -140,10 +135,9 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
             return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
     def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        given: Any = self.prediction_decoder
-        decoder: Any = given
-        if isinstance(given, NonMaxSuppression):
-            # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
+        # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
+        decoder: Any = self.prediction_decoder
+        if isinstance(self.prediction_decoder, NonMaxSuppression):
             decoder = functools.partial(decoder, images=images)
         host = types.SimpleNamespace(
             bounding_box_format=self.bounding_box_format, prediction_decoder=decoder

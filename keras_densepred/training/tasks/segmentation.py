@@ -94,7 +94,7 @@ class Segmentation(Recipe):
         run.fit(evaluation)
         results = {"val": evaluation.results}
         rows = cluster.rows(settings.step_size)
-        inference = inference_of(settings, rows)
+        inference = inference_of(settings, rows, model.size_divisor)
         if inference is not None:
             cluster.say("Testing on the validation images ...")
             tester = evaluation_of(run.val, settings.sliding_window, inference=inference)
@@ -150,7 +150,9 @@ def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
     return last
 
 
-def inference_of(settings: Any, rows: int) -> Callable[[Callable], Callable] | None:
+def inference_of(
+    settings: Any, rows: int, size_divisor: int
+) -> Callable[[Callable], Callable] | None:
     """Sliding windows, several scales and mirrored images, as the flags say; None for none."""
     if not (settings.sliding_window or settings.multi_scale or settings.flip):
         return None
@@ -160,7 +162,7 @@ def inference_of(settings: Any, rows: int) -> Callable[[Callable], Callable] | N
             predict = models.sliding_window(predict, settings.image_size, batch_size=rows)
         if settings.multi_scale or settings.flip:
             scales = models.PAPER_SCALES if settings.multi_scale else (1.0,)
-            predict = models.multi_scale(predict, scales, settings.flip)
+            predict = models.multi_scale(predict, scales, settings.flip, size_divisor)
         return predict
 
     return inference
