@@ -35,7 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from keras import ops
 
-from keras_densepred import FeaturePyramid, backbones, data, models, training
+from keras_densepred import DetectionPyramid, FeaturePyramid, backbones, data, models, training
 from keras_densepred.models.pyramid import as_pyramid, pyramid_levels
 from keras_densepred.ops.boxes import MAX_LOG_RATIO, giou_loss
 from keras_densepred.ops.nms import gather_rows
@@ -157,7 +157,7 @@ class FCOS(models.DenseDetector, keras.Model):
     """FCOS: each position predicts a class and the distances to the sides of its box.
 
     Args:
-        backbone: a pyramid, or a backbone with levels P3 to P5, which gets the paper's FPN.
+        backbone: a pyramid, or a backbone with levels P3 to P5, which gets a `DetectionPyramid`.
         num_classes: C, without background.
         bounding_box_format: format of the boxes in training and prediction.
         head_width: channels of the heads, and of the neck if one is put on the backbone.
@@ -181,9 +181,7 @@ class FCOS(models.DenseDetector, keras.Model):
     ):
         if num_classes < 1:
             raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
-        backbone = as_pyramid(
-            backbone, "FCOS", lambda b: FeaturePyramid(b, head_width, 3, 7, extra_levels="conv")
-        )
+        backbone = as_pyramid(backbone, "FCOS", lambda b: DetectionPyramid(b, width=head_width))
         dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         options = dict(width=head_width, depth=head_depth, dtype=dtype)
         options["hidden_initializer"] = "he_normal"
@@ -304,6 +302,8 @@ into a square.)
 def build_model(settings, train):
     """The compiled model; `settings` are complete here."""
     backbone = training.build_backbone(settings)
+    if isinstance(backbone, backbones.ResNetBackbone):  # as in the paper: its scales want an FPN
+        backbone = FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv")
     model = FCOS(
         backbone, len(train.class_names), head_width=settings.width, head_depth=settings.head_depth
     )
@@ -347,7 +347,7 @@ EXPERIMENTS = {
     "small": Experiment(
         "some hundred to some thousand images, from random weights",
         {**protocols.FEW_IMAGES, "head_depth": 1, "weight_decay": 0.05, "steps": 1000},
-        on_shapes=dict(image_size=64, steps=120, steps_per_epoch=30, ema=0.9),
+        on_shapes=dict(image_size=64, steps=180, steps_per_epoch=45, ema=0.9),
     ),
 }
 RECIPE = training.Detection(
