@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 import keras
+import keras_hub
 from keras import ops
 
 from keras_densepred.models.compiling import CompiledAsSaved
@@ -76,7 +77,15 @@ class Segmenter(CompiledAsSaved):
     @property
     def size_divisor(self) -> int:
         """Height and width of images must be multiples of it."""
-        return getattr(self.backbone, "size_divisor", 1)
+        return getattr(self.plain_backbone, "size_divisor", 1)
+
+    @property
+    def plain_backbone(self) -> keras.Model:
+        """The backbone without the encoder and decoder that a host puts around it."""
+        backbone = self.backbone
+        if isinstance(backbone, keras_hub.models.DeepLabV3Backbone):
+            return backbone.image_encoder
+        return backbone
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """What `compile` takes by default: SGD with momentum, at BiCSNet's peak learning rate."""

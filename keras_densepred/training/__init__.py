@@ -5,6 +5,7 @@ from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.model_card import write_model_card
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.build import build_backbone, make_optimizer, make_schedule
+from keras_densepred.training.checks import require_size, require_trainable
 from keras_densepred.training.devices.cluster import Cluster, DevicesError, current_cluster
 from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import (
@@ -31,13 +32,7 @@ from keras_densepred.training.report.semantic import (
     draw_segmentations,
     write_iou,
 )
-from keras_densepred.training.run import (
-    Recipe,
-    require_size,
-    require_trainable,
-    run_script,
-    tell_skipped,
-)
+from keras_densepred.training.run import Recipe, run_script, tell_skipped
 from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
 from keras_densepred.training.settings import (
     CommonSettings,

@@ -15,8 +15,12 @@ import keras
 
 from keras_densepred import command, data, files, plugins
 from keras_densepred._optional import require
-from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.training.checks import (
+    require_readable_images,
+    require_size,
+    require_trainable,
+)
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete
@@ -94,6 +98,10 @@ class Recipe:
         """Fits the model, or goes on with it, evaluates, and writes what the task leaves behind."""
         raise NotImplementedError
 
+    def pyramid_of(self, model: Any) -> Any:
+        """Returns what `--rematerialize` is for: the backbone, with its neck."""
+        return model.backbone
+
     # --- one run -----------------------------------------------------------------------------
 
     def main(self, argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -155,7 +163,7 @@ class Recipe:
         keras.utils.set_random_seed(settings.seed)
         model = self.build_model(settings, train)
         require_size(settings.image_size, model)
-        model.backbone.rematerialize(settings.rematerialize)
+        self.pyramid_of(model).rematerialize(settings.rematerialize)
         cluster.say(
             f"{type(model).__name__} with {model.count_params():,} parameters; "
             f"{settings.steps:,} steps of {settings.optimizer}, learning rate "
@@ -306,55 +314,6 @@ def fit_in_output(
             steps_per_epoch=steps_per_epoch,
             checkpoint=checkpoint,
             callbacks=[evaluation, log, progress],
-        )
-
-
-def require_trainable(train: Any, batch_size: int) -> None:
-    """Refuses what cannot be trained before anything slow happens.
-
-    Args:
-        train: the training split.
-        batch_size: images per step.
-
-    Raises:
-        SettingsError: if there are too few images, or no class.
-    """
-    if len(train) < batch_size:
-        raise SettingsError(
-            f"There are {len(train)} training images and a batch takes {batch_size}: "
-            f"use --batch-size {len(train)} or less."
-        )
-    if not train.class_names:
-        raise SettingsError("The training data name no class, so there is nothing to learn.")
-
-
-def require_readable_images(train: Any, val: Any, on_bad_image: Any) -> None:
-    """Looks at the images before the first step, as far as that is cheap, and says what is wrong.
-
-    Raises:
-        data.ImageError: if one cannot be read and `on_bad_image` is `"raise"`.
-    """
-    for fault in data.require_readable(val, on_bad_image):
-        print(f"passed over: {fault}")
-    data.require_readable(train, on_bad_image, decode=False)
-
-
-def require_size(image_size: int, model: Any) -> None:
-    """Refuses an image size that a model cannot divide into its levels.
-
-    Args:
-        image_size: side of the training images in pixels.
-        model: a detector, segmenter, classifier or backbone.
-
-    Raises:
-        SettingsError: if the size is no multiple of `model.size_divisor`.
-    """
-    divisor = model.size_divisor
-    if image_size % divisor:
-        nearest = max(divisor, round(image_size / divisor) * divisor)
-        raise SettingsError(
-            f"--image-size {image_size} is no multiple of {divisor}, which the backbone needs: use "
-            f"{nearest}."
         )
 
 

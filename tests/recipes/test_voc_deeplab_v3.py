@@ -69,6 +69,18 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     assert f"| mIoU | {results['mIoU']:.4f} |" in card
 
 
+@pytest.mark.parametrize(
+    "head", ["ours", "keras_hub", pytest.param("keras_cv", marks=needs_keras_cv)]
+)
+def test_a_host_wraps_the_backbone_that_is_saved(flags, head):
+    given = training.parse_settings(recipe.Settings, [*flags, "--head", head], "")
+    settings = recipe.RECIPE.complete(given, toy.Split(6))
+    model = recipe.build_model(settings, toy.Split(6))
+    backbone = recipe.RECIPE.pyramid_of(model)
+    assert isinstance(backbone, CEDNetBackbone) and backbone is model.plain_backbone
+    assert model.size_divisor == 32
+
+
 @pytest.mark.slow
 def test_killed_recipe_continues_exactly(flags, tmp_path):
     toy.assert_killed_recipe_continues_exactly(

@@ -56,6 +56,10 @@ class Segmentation(Recipe):
         """See `Recipe.open_stream`."""
         return data.train_mask_batches(train, **options)
 
+    def pyramid_of(self, model: Any) -> Any:
+        """See `Recipe.pyramid_of`."""
+        return model.plain_backbone
+
     def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
         """See `Recipe.example`."""
         return batch["images"], batch["semantic"]
@@ -117,14 +121,14 @@ class Segmentation(Recipe):
         write_iou(run.output / "iou.csv", results)
         draw_segmentations(*samples, train.class_names, run.output / "predictions.png")
         with renewing(run.output / "preset") as preset:
-            model.backbone.save_to_preset(str(preset / "backbone"))
+            model.plain_backbone.save_to_preset(str(preset / "backbone"))
             model.save(preset / "segmenter.keras")
             write_classes(preset / "classes.json", train)
             self.preprocessing(run.settings).write(preset)
             write_card(
                 run,
                 preset,
-                title=f"{self.title} with {type(model.backbone).__name__}",
+                title=f"{self.title} with {type(model.plain_backbone).__name__}",
                 task="image-segmentation",
                 results=results.get("val, tested", results["val"]),
                 usage="import keras\nimport keras_densepred\n\n"
