@@ -8,6 +8,7 @@
     python tools/benchmark.py --detections
     python tools/benchmark.py --detectors csp_peleenet_efm_sam csp_densenet_b_ref_prn
     python tools/benchmark.py --two-stage
+    python tools/benchmark.py --depthwise --batch 64 --precision bfloat16
 
 All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
@@ -17,6 +18,7 @@ appends it to FILE, row by row, with the command, the commit and the versions.
   compiled function (PyTorch: eager), images on the device.
 * train: `train_on_batch` of the classifier with the heads of all stages, AdamW.
 * stock: the same network of stock Keras layers. torch: CEDNet as a plain `torch.nn` network.
+* timm: timm's ConvNeXt of the same size by `torch.compile`, with its own operations counted.
 * share of peak: floating-point operations of convolutions and dense layers a second, over those of
   the best square matrix product of the same precision measured in the same run.
 * --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipeline, images/s on one
@@ -27,6 +29,8 @@ appends it to FILE, row by row, with the command, the commit and the versions.
   Runtime and in OpenVINO.
 * --two-stage: a training step of Mask R-CNN, ResNet-50 and FPN, 512 px, 2 images, beside a step of
   its backbone alone; RoIAlign of 512 boxes beside a gather of the rows that it reads.
+* --depthwise: the 7x7 convolutions of CEDNet-NeXt-T's levels in each form that the backend offers.
+* On an accelerator the peak memory of each candidate is its own device memory.
 """
 
 import argparse
@@ -47,10 +51,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 
 from keras_densepred import backbones, training
-from tools.timing import candidates, detections, detectors, measure, pipeline, two_stage
+from tools.timing import (
+    candidates,
+    depthwise,
+    detections,
+    detectors,
+    measure,
+    pipeline,
+    two_stage,
+)
 
-AGAINST = ("stock", "torch", "torch_compiled")
+AGAINST = ("stock", "torch", "torch_compiled", "timm")
+OF_TORCH = frozenset({"torch", "torch_compiled", "timm"})
 PEAK_SIZES = (1024, 2048, 4096)
+ACCELERATOR_PEAK_SIZES = (4096, 8192)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,12 +114,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--two-stage", action="store_true", help="time Mask R-CNN's step beside its backbone's"
     )
+    parser.add_argument(
+        "--depthwise", action="store_true", help="time each form of the depthwise convolutions"
+    )
     return parser.parse_args(argv)
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Raises ValueError, in one sentence, for what cannot be measured."""
-    torch_wanted = set(arguments.against) & {"torch", "torch_compiled"}
+    torch_wanted = OF_TORCH & set(arguments.against)
     for preset in arguments.preset:
         name = backbones.built_in_preset(preset)
         if name is None:
@@ -113,7 +130,7 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--preset {preset} is unknown; choose from {known}.")
         if torch_wanted and name not in candidates.TORCH_VARIANTS:
             raise ValueError(
-                f"--against torch has no {preset}; choose from "
+                f"--against {' '.join(sorted(torch_wanted))} has no {preset}; choose from "
                 f"{', '.join(candidates.TORCH_VARIANTS)}."
             )
     if "train" in arguments.mode and arguments.model != "classifier":
@@ -124,6 +141,8 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be positive.")
     if any(size % 32 for size in arguments.image_size):
         raise ValueError("--image-size must be a multiple of 32.")
+    if "timm" in arguments.against and arguments.model != "classifier":
+        raise ValueError("--against timm is of the classifier; leave out --model.")
 
 
 def measured(arguments: argparse.Namespace):
@@ -142,6 +161,11 @@ def measured(arguments: argparse.Namespace):
     if arguments.two_stage:
         rows = two_stage.measure_two_stage(compile=arguments.compile, rounds=arguments.rounds)
         yield from shown([{"backend": keras.config.backend(), **row} for row in rows])
+        return
+    if arguments.depthwise:
+        for batch in arguments.batch:
+            for row in depthwise.measure_depthwise(batch, arguments.precision, arguments.rounds):
+                yield from shown([{"backend": keras.config.backend(), **row}])
         return
     peak = None
     for preset, size, batch, mode in itertools.product(
@@ -166,12 +190,13 @@ def measured(arguments: argparse.Namespace):
 def matrix_peak(arguments: argparse.Namespace) -> float:
     """GFLOP/s of the best square matrix product of the backend and, where compared, PyTorch."""
     backends = {keras.config.backend()}
-    if {"torch", "torch_compiled"} & set(arguments.against):
+    if OF_TORCH & set(arguments.against):
         backends.add("torch")
+    on_cpu = candidates.device_name() is None
     return max(
         measure.gflops_of(candidates.matrix_product(backend, arguments.precision, size), size)
         for backend in sorted(backends)
-        for size in PEAK_SIZES
+        for size in (PEAK_SIZES if on_cpu else ACCELERATOR_PEAK_SIZES)
     )
 
 
@@ -184,9 +209,20 @@ def measure_task(
     for name in arguments.against:
         if name == "stock":
             calls[name] = candidates.stock(candidates.keras_model(task), task)
+        elif name == "timm":
+            calls[name] = candidates.timm_baseline(task)
         else:
             calls[name] = candidates.torch_baseline(task, compiled=name == "torch_compiled")
-    return model, measure.alternate(calls, arguments.rounds)
+    memory_of = None if candidates.device_name() is None else device_memory
+    return model, measure.alternate(calls, arguments.rounds, memory_of=memory_of)
+
+
+def device_memory(candidate: str) -> candidates.DeviceMemory:
+    return candidates.DeviceMemory(backend_of(candidate))
+
+
+def backend_of(candidate: str) -> str:
+    return "torch" if candidate in OF_TORCH else keras.config.backend()
 
 
 def task_rows(
@@ -194,15 +230,15 @@ def task_rows(
 ) -> list[dict]:
     rows = []
     for name, timing in timings.items():
-        backend = "torch" if name.startswith("torch") else keras.config.backend()
-        rate = gflop / (timing.ms_median * 1e-3)
+        work = candidates.timm_gflop(task) if name == "timm" else gflop
+        rate = work / (timing.ms_median * 1e-3)
         rows.append(
             {
                 "preset": task.preset,
                 "model": task.model,
                 "mode": task.mode,
                 "candidate": name,
-                "backend": backend,
+                "backend": backend_of(name),
                 "precision": task.precision,
                 "compile": task.compile if name in ("ours", "stock") else name,
                 "image_size": task.image_size,
@@ -222,9 +258,9 @@ def task_rows(
 
 
 def memory(name: str, timing: measure.Timing) -> str:
-    # The candidates behind ours live on memory that the earlier ones have freed; and on a GPU the
-    # process's own memory is not what a user runs out of.
-    if name != "ours" or timing.peak_memory_mib is None or candidates.device_name() is not None:
+    # On a CPU the candidates behind ours live on memory that the earlier ones have freed.
+    hidden = name != "ours" and candidates.device_name() is None
+    if hidden or timing.peak_memory_mib is None:
         return ""
     return f"{timing.peak_memory_mib:.0f}"
 

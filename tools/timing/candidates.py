@@ -1,13 +1,14 @@
 """What is timed: our networks on the active backend, and those they are compared with.
 
 Each candidate is a callable that computes one forward pass or one training step and returns when
-the device is done. Images are ready on the device; a training step is the cross entropy of the
-heads of all stages, its gradient and an AdamW update.
+the device is done. Images and labels are ready on the device; a training step is the cross entropy
+of the heads of all stages, its gradient and an AdamW update.
 """
 
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +25,14 @@ TORCH_VARIANTS = {
     "cednet_next_tiny": "tiny",
     "cednet_next_small": "small",
     "cednet_next_base": "base",
+}
+
+# timm's ConvNeXt of the same size: a yardstick that others have tuned. Multiply-adds in 10^9 of one
+# image of 224 px, from the paper (arXiv:2201.03545, table 1).
+TIMM_VARIANTS = {
+    "cednet_next_tiny": ("convnext_tiny", 4.5),
+    "cednet_next_small": ("convnext_small", 8.7),
+    "cednet_next_base": ("convnext_base", 15.4),
 }
 
 Call = Callable[[], object]
@@ -92,16 +101,42 @@ def stock(model: keras.Model, task: Task) -> Call:
 
 def torch_baseline(task: Task, compiled: bool) -> Call:
     """The plain `torch.nn` network, channels-last, eager or by `torch.compile`."""
-    import torch
-
     from tools.baselines import cednet_torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     network = {
         "classifier": cednet_torch.CEDNetClassifier,
         "backbone": cednet_torch.CEDNet,
         "pyramid": cednet_torch.CEDNetPyramid,
     }[task.model](TORCH_VARIANTS[task.preset])
+    return _torch_call(network, task, compiled)
+
+
+def timm_baseline(task: Task) -> Call:
+    """timm's ConvNeXt of the task's size, channels-last, by `torch.compile`.
+
+    Raises:
+        ValueError: if timm is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError("--against timm needs timm: pip install timm.") from error
+    name, _ = TIMM_VARIANTS[task.preset]
+    network = timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES)
+    return _torch_call(network, task, compiled=True)
+
+
+def timm_gflop(task: Task) -> float:
+    """10^9 floating-point operations of one call of `timm_baseline`."""
+    passes = 3 if task.mode == "train" else 1
+    _, multiply_adds = TIMM_VARIANTS[task.preset]
+    return 2 * multiply_adds * (task.image_size / 224) ** 2 * task.batch * passes
+
+
+def _torch_call(network: Any, task: Task, compiled: bool) -> Call:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device=device, memory_format=torch.channels_last)
     network.train(task.mode == "train")
     run = torch.compile(network, fullgraph=True) if compiled else network
@@ -125,7 +160,9 @@ def torch_baseline(task: Task, compiled: bool) -> Call:
     def train_step():
         optimizer.zero_grad()
         with autocast:
-            losses = [torch.nn.functional.cross_entropy(x, labels) for x in run(images)]
+            outputs = run(images)
+            outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+            losses = [torch.nn.functional.cross_entropy(x, labels) for x in outputs]
         scaler.scale(torch.stack(losses).mean()).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -176,6 +213,45 @@ def device_name() -> str | None:
 
     gpus = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else None
+
+
+class DeviceMemory:
+    """The rise of an accelerator's peak memory while a candidate runs, in MiB.
+
+    Args:
+        backend: whose allocator is asked: `"jax"`, `"tensorflow"` or `"torch"`.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.used, self.peak = self._now()
+        if backend == "torch":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+
+    def rise_mib(self) -> float | None:
+        """MiB above what was in use before; None where an earlier peak of this process hides it."""
+        _, peak = self._now()
+        if self.backend == "jax" and peak <= self.peak:
+            return None  # JAX's peak is the process's, and cannot be set back
+        return (peak - self.used) / 2**20
+
+    def _now(self) -> tuple[int, int]:
+        if self.backend == "torch":
+            import torch
+
+            return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        if self.backend == "jax":
+            import jax
+
+            stats = jax.devices()[0].memory_stats() or {}
+            return stats.get("bytes_in_use", 0), stats.get("peak_bytes_in_use", 0)
+        import tensorflow as tf
+
+        info = tf.config.experimental.get_memory_info("GPU:0")
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return info["current"], info["peak"]
 
 
 def versions() -> str:
@@ -236,6 +312,7 @@ def _train_step(model: keras.Model, task: Task) -> Call:
         loss_weights=[1 / heads] * heads,
         jit_compile=JIT_COMPILE[task.compile],
     )
-    images, labels = task.images(), [np.arange(task.batch)] * heads
+    images = keras.ops.convert_to_tensor(task.images())
+    labels = [keras.ops.convert_to_tensor(np.arange(task.batch, dtype="int32"))] * heads
     # The loss comes back as a number, so the step is done.
     return lambda: model.train_on_batch(images, labels)

@@ -7,6 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
+
+Name = TypeVar("Name")
+
+
+class Memory(Protocol):
+    """Watches how much memory a candidate takes."""
+
+    def rise_mib(self) -> float | None:
+        """MiB above what was in use before; None where that is not known."""
 
 
 @dataclass
@@ -18,8 +28,8 @@ class Timing:
         ms_median: median milliseconds of a call after the warm-up.
         ms_min: least milliseconds of a call.
         peak_memory_mib: rise of the process's peak resident memory over what it had before the
-            first call, taken in the calls after it, so without the compiler's own; on a GPU the
-            caller asks the framework instead. None where the system does not tell.
+            first call, taken in the calls after it, so without the compiler's own; on an
+            accelerator, of the memory that `alternate` is told to ask. None where nobody tells.
     """
 
     first_call_s: float
@@ -28,9 +38,25 @@ class Timing:
     peak_memory_mib: float | None
 
 
+class ProcessMemory:
+    """The rise of this process's peak resident memory."""
+
+    def __init__(self) -> None:
+        self.before = _status_mib("VmRSS")
+
+    def rise_mib(self) -> float | None:
+        """MiB above what was resident before; None where the system does not tell."""
+        peak = _status_mib("VmHWM")
+        return None if self.before is None or peak is None else max(peak - self.before, 0.0)
+
+
 def alternate(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2, settle: int = 0
-) -> dict[str, Timing]:
+    candidates: Mapping[Name, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 2,
+    settle: int = 0,
+    memory_of: Callable[[Name], Memory] | None = None,
+) -> dict[Name, Timing]:
     """Times callables in one process by turns, so that a busy moment of the machine hits all.
 
     Args:
@@ -39,22 +65,23 @@ def alternate(
         warm_up: calls of each, after the first, that do not count.
         settle: calls before each timed one that do not count. Threads of the candidate before still
             wait busily for some milliseconds, which is much where a call takes no longer.
+        memory_of: begins to watch the memory that the named candidate takes; None for the
+            process's own.
 
     Returns:
         The timing of each candidate.
     """
     first, memory = {}, {}
     for name, call in candidates.items():
-        before = _resident_mib()
+        watched = ProcessMemory() if memory_of is None else memory_of(name)
         start = time.perf_counter()
         call()
         first[name] = time.perf_counter() - start
         _reset_peak()
         for _ in range(warm_up):
             call()
-        peak = _peak_mib()
-        memory[name] = None if before is None or peak is None else max(peak - before, 0.0)
-    milliseconds: dict[str, list[float]] = {name: [] for name in candidates}
+        memory[name] = watched.rise_mib()
+    milliseconds: dict[Name, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
             for _ in range(settle):
@@ -77,14 +104,6 @@ def gflops_of(multiply: Callable[[], object], size: int, rounds: int = 9) -> flo
         rounds: timed calls.
     """
     return 2e-9 * size**3 / (alternate({"product": multiply}, rounds).popitem()[1].ms_min * 1e-3)
-
-
-def _resident_mib() -> float | None:
-    return _status_mib("VmRSS")
-
-
-def _peak_mib() -> float | None:
-    return _status_mib("VmHWM")
 
 
 def _status_mib(field: str) -> float | None:
