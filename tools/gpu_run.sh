@@ -16,12 +16,12 @@ mkdir -p "$out"
 export PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=3 XLA_PYTHON_CLIENT_PREALLOCATE=false MPLBACKEND=Agg
 export JAX_COMPILATION_CACHE_DIR=${CACHE:-/tmp/jax_cache}
 
-# step SECONDS BACKEND COMMAND...: into the log; says only what failed.
+# step SECONDS BACKEND COMMAND...: into the log. A background job ignores SIGINT unless told otherwise.
 step() {
   local limit=$1 backend=$2 start=$SECONDS
   shift 2
   echo "== $backend $*" >>"$out/log.txt"
-  KERAS_BACKEND=$backend timeout -s INT -k 10 "$limit" python3 "$@" >>"$out/log.txt" 2>&1
+  KERAS_BACKEND=$backend timeout -s INT -k 10 "$limit" env --default-signal=INT python3 "$@" >>"$out/log.txt" 2>&1
   echo "rc $? after $((SECONDS - start)) s of $limit: $backend $*" | tee -a "$out/log.txt"
 }
 
