@@ -162,8 +162,8 @@ def test_a_block_on_pytorch_copies_no_layout():
         return
     import torch
 
-    images = torch.randn(1, 16, 16, 8)
-    kernel = torch.randn(7, 7, 8, 1)
+    images = ops.convert_to_tensor(torch.randn(1, 16, 16, 8))  # on the device that computes
+    kernel = ops.convert_to_tensor(torch.randn(7, 7, 8, 1))
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
         outputs = depthwise_conv(images, kernel, padding="same")
