@@ -1,10 +1,15 @@
 """Arguments that several commands share: which model, which data, which modules of the user's."""
 
 import argparse
+from typing import Any
 
+from keras_densepred import data
+from keras_densepred.data.layouts import LAYOUTS
 from keras_densepred.plugins import import_modules
 from keras_densepred.saved.load import SavedModel, open_model
 from keras_densepred.saved.preprocessing import FILE_NAME
+
+OTHER_LAYOUTS = ("masks", "classes")  # of data that are not for detectors
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
@@ -66,22 +71,51 @@ def open_chosen_model(options: argparse.Namespace) -> SavedModel:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments by which a user says where labelled data are."""
-    group = parser.add_argument_group("the data", "One of --data-dir, --annotations, --mask-dir.")
-    group.add_argument("--data-dir", metavar="DIR", help="root of a tree with train and val")
+    group = parser.add_argument_group(
+        "the data", "One of --data-dir, --annotations, --mask-dir, --train-annotations."
+    )
+    add_data_dir_arguments(group)
+    for split in ("train", "val"):
+        group.add_argument(
+            f"--{split}-annotations",
+            metavar="FILE",
+            help=f"a COCO JSON file, with --{split}-images",
+        )
+        group.add_argument(f"--{split}-images", metavar="DIR", help="the folder of its images")
     group.add_argument("--annotations", metavar="FILE", help="a COCO JSON file, with --images")
     group.add_argument("--mask-dir", metavar="DIR", help="semantic masks, with --images")
     group.add_argument("--images", metavar="DIR", help="the folder of the images of either")
     group.add_argument("--masks", action="store_true", help="use COCO's instance masks too")
 
 
+def add_data_dir_arguments(group: Any) -> None:
+    """The arguments by which a user says which folder, and which layout it has."""
+    group.add_argument("--data-dir", metavar="DIR", help="folder of the data, in any known layout")
+    group.add_argument(
+        "--layout", choices=(*LAYOUTS, *OTHER_LAYOUTS), help="of a folder that has several"
+    )
+    group.add_argument(
+        "--val-share", type=float, metavar="SHARE", help="to hold out, of data without validation"
+    )
+
+
+def detection_files(options: argparse.Namespace) -> data.DetectionFiles:
+    """Where the detection data are that the arguments name."""
+    names = ("data_dir", "layout", "val_share")
+    pairs = [f"{s}_{what}" for s in ("train", "val") for what in ("annotations", "images")]
+    return data.DetectionFiles(**{name: getattr(options, name, None) for name in (*names, *pairs)})
+
+
 def check_data_arguments(options: argparse.Namespace) -> None:
     """Ends the program with its usage unless the data are named exactly once."""
-    given = [name for name in ("data_dir", "annotations", "mask_dir") if getattr(options, name)]
+    names = ("data_dir", "annotations", "mask_dir", "train_annotations")
+    given = [name for name in names if getattr(options, name)]
     if len(given) != 1:
         options.refuse(
-            "give one of --data-dir, --annotations with --images, --mask-dir with --images"
+            "give one of --data-dir, --annotations with --images, --mask-dir with --images, "
+            "--train-annotations with --train-images"
         )
-    if (options.images is None) != (given == ["data_dir"]):
+    if (options.images is None) != (given[0] in ("data_dir", "train_annotations")):
         options.refuse("--images goes with --annotations or --mask-dir")
 
 

@@ -3,8 +3,9 @@
   python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES
   python -m keras_densepred evaluate detector.keras --annotations val.json --images val/
 
-The data are in COCO's layout for a detector, in Pascal VOC's or folders of images and masks for a
-segmenter, and in class folders for a classifier. Prints a table and writes it as JSON."""
+The data are in COCO's layout, Roboflow's, YOLO's or Pascal VOC's for a detector, in Pascal VOC's or
+folders of images and masks for a segmenter, and in class folders for a classifier. Prints a table
+and writes it as JSON."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from keras_densepred.cli.arguments import (
     add_model_arguments,
     add_output_arguments,
     check_data_arguments,
+    detection_files,
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
@@ -40,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument(
-        "--split", choices=("train", "val"), default="val", help="of --data-dir (default: val)"
+        "--split",
+        choices=("train", "val", "test"),
+        default="val",
+        help="of --data-dir (default: val; test of detection data only)",
     )
     add_output_arguments(parser, "JSON file", "runs/evaluation.json")
 
@@ -73,11 +78,20 @@ def _detector(
         raise ValueError("--mask-dir is for segmenters, and this is a detector: give --data-dir.")
     if options.masks and not getattr(model.model, "with_masks", False):
         raise ValueError(f"{model.path} predicts no masks: leave --masks out.")
-    place = (options.annotations, options.images)
-    if options.data_dir:
-        place = data.find_coco_splits(options.data_dir)[options.split]
-    split = data.CocoDataset(*place, with_masks=options.masks)
-    _require_classes(model, split.class_names, place[0])
+    files = detection_files(options)
+    if options.annotations:
+        pair = dict(train_annotations=options.annotations, train_images=options.images)
+        files = data.DetectionFiles(**pair)
+    name = "train" if options.annotations else options.split
+    known = model.class_names if model.is_named else ()
+    split = data.open_splits(
+        files,
+        with_masks=options.masks,
+        only=name,
+        known=known,
+        say=lambda text: console.print(text),
+    )[name]
+    _require_classes(model, split.class_names, split.source)
     batches = data.eval_batches(
         split, batch_size=options.batch_size, **model.preprocessing.batch_options()
     )
@@ -109,6 +123,7 @@ def _segmenter(
 def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
     if options.mask_dir:
         return data.MaskFolder(options.images, options.mask_dir, names)
+    _require_split(options)
     return data.find_segmentation_splits(options.data_dir, names)[options.split]
 
 
@@ -117,6 +132,7 @@ def _classifier(
 ) -> tuple[Any, dict[str, float]]:
     if not options.data_dir:
         raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
+    _require_split(options)
     folder = data.find_class_folders(options.data_dir)[options.split]
     split = data.ImageFolder(folder, model.class_names if model.is_named else None)
     _require_classes(model, split.class_names, folder)
@@ -126,6 +142,13 @@ def _classifier(
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         counts = metrics.count_predictions(model.model, batches, len(split.class_names), show)
     return split, counts.results()
+
+
+def _require_split(options: argparse.Namespace) -> None:
+    if options.split == "test":
+        raise ValueError("--split test is of detection data: give train or val.")
+    if not options.data_dir:
+        raise ValueError("--train-annotations is for detectors: give --data-dir.")
 
 
 def _require_classes(model: SavedModel, names: tuple[str, ...], place: Any) -> None:

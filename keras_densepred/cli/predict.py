@@ -2,6 +2,7 @@
 
   python -m keras_densepred predict runs/mine photos/ --output found
   python -m keras_densepred predict detector.keras "photos/*.jpg" --image-size 512 --score 0.5
+  python -m keras_densepred predict runs/mine --data-dir MY_IMAGES --split val
 
 Into the output folder go
 
@@ -27,8 +28,10 @@ import numpy as np
 from keras_densepred import data
 from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
+    add_data_dir_arguments,
     add_model_arguments,
     add_output_arguments,
+    detection_files,
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
@@ -60,7 +63,12 @@ _TOP = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_model_arguments(parser)
-    parser.add_argument("images", nargs="+", help="image files, folders, or patterns in quotes")
+    parser.add_argument("images", nargs="*", help="image files, folders, or patterns in quotes")
+    group = parser.add_argument_group("labelled data, of which the images are taken")
+    add_data_dir_arguments(group)
+    group.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="default: val"
+    )
     add_output_arguments(parser, "folder", "runs/predict")
     parser.add_argument(
         "--score",
@@ -72,14 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Predicts; returns the exit code."""
+    if bool(options.images) == bool(options.data_dir):
+        options.refuse("give images, or --data-dir")
     paths = find_images(options.images)
     options.output = claim_folder(
         options.output,
         NAME,
-        inputs=[options.model, *options.images],
+        inputs=[options.model, *options.images, *filter(None, [options.data_dir])],
         overwrite=options.overwrite,
     )
     model = open_chosen_model(options)
+    if options.data_dir:
+        paths = _images_of_split(model, options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")
     task: dict[str, Callable[..., list[str]]] = {
@@ -91,6 +103,20 @@ def run(options: argparse.Namespace, console: Console) -> int:
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def _images_of_split(model: SavedModel, options: argparse.Namespace) -> list[Path]:
+    """The images of a split of --data-dir."""
+    split: Any
+    if model.task == "detection":
+        split = data.open_splits(detection_files(options), only=options.split)[options.split]
+    elif options.split == "test":
+        raise ValueError("--split test is of detection data: give train or val.")
+    elif model.task == "segmentation":
+        split = data.find_segmentation_splits(options.data_dir)[options.split]
+    else:
+        split = data.ImageFolder(data.find_class_folders(options.data_dir)[options.split])
+    return [Path(split.image_path(index)) for index in range(len(split))]
 
 
 def _open(

@@ -143,6 +143,14 @@ class RandomScaleSettings(CommonSettings):
 class DetectionSettings(CommonSettings):
     """Of recipes that train detectors."""
 
+    layout: str | None = _data(
+        None, "of a folder that has several", ("coco", "roboflow", "yolo", "voc", "single")
+    )
+    val_share: float | None = _data(None, "to hold out, of data without a validation split")
+    train_annotations: str | None = _data(None, "a COCO file instead of a folder")
+    train_images: str | None = _data(None, "the folder of its images")
+    val_annotations: str | None = _data(None, "the same of the validation split")
+    val_images: str | None = _data(None, "the folder of its images")
     max_boxes: int | None = _data(None, "most objects of an image that train; none: all")
 
     @property
