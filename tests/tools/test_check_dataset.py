@@ -133,7 +133,7 @@ def test_masks_are_checked_when_asked_for(main, tree, tmp_path, capsys):
 
 def test_empty_folder(main, tmp_path, capsys):
     assert main(["--data-dir", str(tmp_path)]) == 1
-    assert "no train annotations" in capsys.readouterr().out
+    assert "no detection data of a known layout" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from keras_densepred.data.readers.coco_checks import (
     class_names,
     find_files,
     name_annotation,
+    paused_garbage_collection,
     read_annotation_file,
     repeated_ids,
     show,
@@ -58,7 +59,10 @@ class CocoDataset(ObjectFiles):
         images: str | os.PathLike[str],
         with_masks: bool = False,
     ) -> None:
-        path, folder = str(input_path(annotations)), str(input_path(images))
+        with paused_garbage_collection():
+            self._read(str(input_path(annotations)), str(input_path(images)), with_masks)
+
+    def _read(self, path: str, folder: str, with_masks: bool) -> None:
         content = read_annotation_file(path)
         table, categories, notes = _build_table(content, path, folder)
         self._categories = categories

@@ -83,6 +83,8 @@ class ObjectFiles:
             object_name: row of the table -> what messages call the object.
             required: whether records have masks.
         """
+        if not required and not any(segmentations):
+            return
         sizes = np.repeat(self._table.image_sizes, np.diff(self._table.starts), axis=0).tolist()
         faults = Faults(self.source)
         masks = []

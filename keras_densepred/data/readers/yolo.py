@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from array import array
@@ -30,6 +31,7 @@ from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import DatasetError
 
 _NO_LABELS = frozenset({"classes"})  # text files among the labels that are none
+_LARGEST = 1e6  # shares of an image that are certainly none
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
@@ -174,7 +176,7 @@ class _LabelFiles:
 
     def __init__(self, base: str) -> None:
         self._base = base
-        self._listed: dict[str, dict[str, str]] = {}
+        self._listed: dict[str, dict[str, str]] = {}  # folder -> stem -> name
         self._of_folder: dict[str, str] = {}
         self._used: set[str] = set()
 
@@ -207,8 +209,16 @@ class _LabelFiles:
 
     def _list(self, folder: str) -> None:
         if folder not in self._listed:
-            names = [n for n in os.listdir(folder) if n[-4:].lower() == ".txt" and n[0] != "."]
-            self._listed[folder] = {stem_of(name): name for name in sorted(names)}
+            known = self._listed[folder] = {}
+            for name in sorted(os.listdir(folder)):
+                if name[-4:].lower() != ".txt" or name[0] == ".":
+                    continue
+                stem = stem_of(name)
+                if stem in known:
+                    raise DatasetError(
+                        f"{folder} has both {known[stem]!a} and {name!a} for one image: remove one."
+                    )
+                known[stem] = name
 
     def findings(self) -> tuple[Finding, ...]:
         """Counts files of labels without an image, in folders of nothing else."""
@@ -264,7 +274,7 @@ class _Lines:
                 continue
             try:
                 label = float(words[0])
-                box = self._box([float(word) for word in words[1:]])
+                box = self._box(list(map(float, words[1:])))
             except ValueError as error:
                 raise DatasetError(_fault(path, number, line)) from error
             if not (label.is_integer() and 0 <= label < classes):
@@ -281,7 +291,10 @@ class _Lines:
 
     def _box(self, values: list[float]) -> tuple[float, float, float, float]:
         """Left, top, width and height; keeps a polygon where masks are wanted."""
-        if not all(-1e6 < value < 1e6 for value in values):
+        # Neither infinite nor NaN, which no comparison holds for.
+        if not (
+            values and min(values) > -_LARGEST and max(values) < _LARGEST and sum(values) < math.inf
+        ):
             raise ValueError
         if len(values) == 4 or (self._with_keypoints and len(values) > 4):
             x, y, width, height = values[:4]
