@@ -5,7 +5,7 @@
 
 Reads every layout that `--data-dir` of the recipes takes, and checks the data as they do. Boxes are
 the same to half a pixel (YOLO, COCO: exactly). With `--masks` COCO has them as RLE and YOLO as
-polygons, without holes, drawn out to the object's box; Pascal VOC has none. Crowd regions become
+polygons, drawn out to the object's box; Pascal VOC has none. Crowd regions become
 `difficult` in Pascal VOC, YOLO has no word for them: they are left out and counted. TO must not
 exist.
 """
@@ -128,7 +128,9 @@ def write_yolo(folder: Path, splits: Mapping[str, Any]) -> list[str]:
         for index, (image, objects) in enumerate(
             zip(truth["images"], _objects(split, truth), strict=True)
         ):
-            file = names.name(split_name, image["file_name"])
+            # Labels are found by the last folder `images` in a path.
+            parts = [part for part in Path(image["file_name"]).parts if part != "images"]
+            file = names.name(split_name, str(Path(*parts)))
             _copy(split.image_path(index), folder / "images" / split_name / file)
             lines = []
             for entry in objects:
@@ -169,7 +171,7 @@ def _yolo_numbers(entry: Mapping[str, Any], height: int, width: int) -> tuple[li
 
 
 def mask_polygon(segmentation: Mapping[str, Any]) -> np.ndarray:
-    """The outline of a mask as one polygon, its parts joined by lines there and back.
+    """The outline of a mask as one polygon, parts and holes joined by lines there and back.
 
     Args:
         segmentation: COCO's compressed RLE.
@@ -186,7 +188,7 @@ def mask_polygon(segmentation: Mapping[str, Any]) -> np.ndarray:
     mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     # OpenCV gives centres of pixels: of an image twice as large they are near the edges.
     mask = np.ascontiguousarray(mask.repeat(2, axis=0).repeat(2, axis=1))
-    parts, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    parts, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     outline = parts[0][:, 0].astype(np.float64)
     for part in parts[1:]:
         outline = _joined(outline, part[:, 0].astype(np.float64))

@@ -48,8 +48,8 @@ class YoloDataset(ObjectFiles):
     Args:
         images: a folder, whose sub-folders count, a text file that lists images, or several.
         class_names: name of each class, by its number.
-        root: the folder that everything is in, by default `images` or the folder of the list. Names
-            in lists are relative to the list's folder or to this, and may not lead out of it.
+        root: the folder that everything is in, by default that above `images`. Names in lists are
+            relative to the list's folder or to this, and may not lead out of it.
         with_masks: whether records have `masks`, from polygons.
         with_keypoints: whether numbers behind the box are key points, which are left out.
 
@@ -71,8 +71,9 @@ class YoloDataset(ObjectFiles):
     ) -> None:
         given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
         places = [input_path(place) for place in given]
-        first = places[0]
-        base = input_path(root) if root is not None else first if first.is_dir() else first.parent
+        base = input_path(root) if root is not None else places[0].parent
+        if len(places) == 1 and places[0].is_dir():
+            base = places[0]
         source = ", ".join(map(str, places))
         names, notes = _image_names(places, base)
         labels = _LabelFiles(str(base))
