@@ -198,6 +198,6 @@ def _print_table(
 def _is_evaluation(path: Path) -> bool:
     """Whether a file is one that this command wrote."""
     try:
-        return {"model", "split", "results"} <= json.loads(path.read_text("utf-8")).keys()
+        return {"model", "data", "results"} <= json.loads(path.read_text("utf-8")).keys()
     except (OSError, ValueError, AttributeError):
         return False

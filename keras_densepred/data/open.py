@@ -73,11 +73,19 @@ class DetectionFiles:
         if files is not None:
             if self.data_dir is not None or self.layout is not None:
                 raise DatasetError("Give --data-dir or --train-annotations, not both.")
-            return files
+            return self._checked(files)
         if self.data_dir is None:
             given = "--layout" if self.layout is not None else "--val-share"
             raise DatasetError(f"{given} goes with --data-dir: give the folder of the data.")
-        return find_layout(self.data_dir, self.layout)
+        return self._checked(find_layout(self.data_dir, self.layout))
+
+    def _checked(self, layout: DetectionLayout) -> DetectionLayout:
+        if self.val_share is not None and "val" in layout.splits:
+            raise DatasetError(
+                f"{layout.root} has a validation split, in {layout.splits['val'].text}: leave out "
+                "--val-share."
+            )
+        return layout
 
 
 def open_splits(
@@ -106,18 +114,11 @@ def open_splits(
     say = say or (lambda text: None)
     layout = files.find()
     say(f"Found {layout}")
-    held_out = "val" not in layout.splits
-    if held_out and only != "test":
-        if files.val_share is None and only != "train":
-            raise DatasetError(
-                f"{layout.root} has no validation split (found: {layout.title}, train in "
-                f"{layout.splits['train'].text}): add one, or hold out every tenth image with "
-                "--val-share 0.1."
-            )
-    elif files.val_share is not None and not held_out:
+    if "val" not in layout.splits and files.val_share is None and only in (None, "val"):
         raise DatasetError(
-            f"{layout.root} has a validation split, in {layout.splits['val'].text}: leave out "
-            "--val-share."
+            f"{layout.root} has no validation split (found: {layout.title}, train in "
+            f"{layout.splits['train'].text}): add one, or hold out every tenth image with "
+            "--val-share 0.1."
         )
     wanted = ("train", "val") if only is None else (only,)
     if files.val_share is not None and "test" not in wanted:
