@@ -109,8 +109,8 @@ def require_size(model: keras.Model, side: int) -> None:
     if side < 1 or side % divisor:
         near = max(divisor, round(side / divisor) * divisor)
         raise ValueError(
-            f"--image-size {side} does not fit {type(model).__name__}, whose images have sides that "
-            f"are multiples of {divisor}: {near} is the nearest."
+            f"--image-size {side} does not fit {type(model).__name__}, whose images have sides "
+            f"that are multiples of {divisor}: {near} is the nearest."
         )
 
 
