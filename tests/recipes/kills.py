@@ -96,7 +96,7 @@ def run(recipe, flags, moment=0, line=0):
     return process.exitcode, lines
 
 
-def assert_killed_at_random_continues_exactly(recipe, flags, directory, kills=20, seed=0):
+def assert_killed_at_random_continues_exactly(recipe, flags, directory, kills, seed):
     """Runs killed again and again, and started again, end as one that was left alone."""
     rng = np.random.default_rng(seed)
     flags = [*flags, "--checkpoint-minutes", "1e-6"]  # after every step

@@ -1,30 +1,40 @@
-"""Runs of recipes killed at twenty random moments end as one that was left alone, bit for bit."""
+"""Runs of recipes killed at random moments end as one that was left alone, bit for bit."""
 
 import os
 import subprocess
 import sys
 import textwrap
 
+import keras
 import pytest
 
 from tests.recipes import kills, toy
 
 pytestmark = pytest.mark.slow
 
+# What is killed is the same on every backend; PyTorch starts fastest.
+KILLS = 20 if keras.config.backend() == "torch" else 6
+
 
 def test_detection(tmp_path):
     flags = [*toy.detection(tmp_path / "toy"), *toy.RETINANET]
-    kills.assert_killed_at_random_continues_exactly("coco_retinanet", flags, tmp_path, seed=1)
+    kills.assert_killed_at_random_continues_exactly(
+        "coco_retinanet", flags, tmp_path, KILLS, seed=1
+    )
 
 
 def test_segmentation(tmp_path):
     flags = toy.segmentation(tmp_path / "toy")
-    kills.assert_killed_at_random_continues_exactly("voc_deeplab_v3", flags, tmp_path, seed=2)
+    kills.assert_killed_at_random_continues_exactly(
+        "voc_deeplab_v3", flags, tmp_path, KILLS, seed=2
+    )
 
 
 def test_classification(tmp_path):
     flags = toy.classification(tmp_path / "toy")
-    kills.assert_killed_at_random_continues_exactly("imagenet_pretrain", flags, tmp_path, seed=3)
+    kills.assert_killed_at_random_continues_exactly(
+        "imagenet_pretrain", flags, tmp_path, KILLS, seed=3
+    )
 
 
 def test_a_killed_worker_ends_the_run_in_one_sentence(tmp_path):
@@ -68,7 +78,7 @@ def test_a_killed_worker_ends_the_run_in_one_sentence(tmp_path):
     killed = run("out")
     assert killed.returncode == 1, killed.stderr
     (said,) = [line for line in killed.stderr.splitlines() if line.startswith("error:")]
-    assert "was ended from outside (exit code -9)" in said and "--workers" in said
+    assert "was ended from outside (signal 9)" in said and "--workers" in said
     assert "Traceback" not in killed.stderr
     (tmp_path / "deadly").unlink()
     assert run("out").returncode == run("whole").returncode == 0

@@ -119,6 +119,21 @@ def test_what_fails_at_an_epochs_end_loses_no_step(tmp_path, monkeypatch, epoch)
     assert names == ["step-00000021", "step-00000024"]
 
 
+def test_what_the_data_raise_is_what_fit_raises(tmp_path, monkeypatch):
+    """On TensorFlow it was an error of the graph, with a traceback in its text."""
+    original = toy.batches_from
+
+    def broken(step):
+        for number, batch in enumerate(original(step), step):
+            if number == 11:
+                raise ValueError("photo.jpg is broken.")
+            yield batch
+
+    monkeypatch.setattr(toy, "batches_from", broken)
+    with pytest.raises(ValueError, match=r"^photo\.jpg is broken\.$"):
+        toy.train(tmp_path)
+
+
 def test_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
     toy.train(tmp_path)
     model, rows, start = toy.train(tmp_path)

@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 
 class WorkerError(RuntimeError):
-    """A process that prepares batches was ended from outside; one sentence."""
+    """A process that prepares batches has ended too early; one sentence."""
 
 
 class BatchStream(Iterator[Batch]):
@@ -330,9 +330,13 @@ def _next(iterator: Any) -> dict[str, Any]:
         ended = re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
         if ended is None:
             raise
+        code = int(ended[1])
         raise WorkerError(
-            f"A process that prepares batches was ended from outside (exit code {ended[1]}), as "
-            "systems do when memory runs out: use fewer --workers or a smaller --batch-size."
+            f"A process that prepares batches was ended from outside (signal {-code}), as systems "
+            "do when memory runs out: use fewer --workers or a smaller --batch-size."
+            if code < 0
+            else f"A process that prepares batches ended with exit code {code}: what it printed "
+            "before says why."
         ) from error
 
 

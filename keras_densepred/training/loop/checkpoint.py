@@ -1,5 +1,6 @@
 """When the state of a run is saved, and which checkpoint a run continues from."""
 
+import functools
 import json
 import os
 import pathlib
@@ -218,7 +219,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self._check_settings(path, snapshot.state)
             self._check_others(snapshot.position)
             # What a process was to delete when it was killed.
-            current_cluster().run_on_main(lambda path=path: self._remove_before(path))
+            current_cluster().run_on_main(functools.partial(self._remove_before, path))
             return snapshot
         self._check_others(None)
         if paths:
