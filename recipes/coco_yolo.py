@@ -118,6 +118,8 @@ class Settings(training.DetectionSettings):
 
 def check(settings: Settings, train: Any, cluster: training.Cluster) -> None:
     """tf.data hands out batches of one shape to several devices; KerasCV's grid is static."""
+    import keras
+
     if not settings.multi_scale or keras.backend.backend() != "tensorflow":
         return
     for reason, holds in (

@@ -163,6 +163,8 @@ def check(settings: Settings, train: Any, cluster: training.Cluster) -> None:
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
     """The classifier, compiled."""
+    import keras
+
     # Batch statistics of each device, as usual in pretraining.
     backbone = training.build_backbone(settings, sync_batch_norm=None)
     model = models.image_classifier(backbone, len(train.class_names))
