@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_densepred import data
+from keras_densepred import data, metrics, saved
 from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
     add_model_arguments,
@@ -46,8 +46,6 @@ from keras_densepred.data.readers.unlabelled import (
     output_names,
 )
 from keras_densepred.files import claim_folder, write_atomically
-from keras_densepred.metrics import detections_on_image, detections_to_coco, labels_at_own_size
-from keras_densepred.saved.load import SavedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +94,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _open(
     make: Callable[..., data.EvalBatches],
     images: UnlabelledImages | UnlabelledClassImages,
-    model: SavedModel,
+    model: saved.SavedModel,
     options: argparse.Namespace,
 ) -> data.EvalBatches:
     """The images in batches, prepared as the model wants them, without broken ones."""
@@ -109,7 +107,7 @@ def _open(
 
 
 def _batches(
-    batches: data.EvalBatches, model: SavedModel, console: Console
+    batches: data.EvalBatches, model: saved.SavedModel, console: Console
 ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
@@ -119,7 +117,7 @@ def _batches(
 
 
 def _detect(
-    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
     batches = _open(data.eval_batches, images, model, options)
@@ -130,7 +128,7 @@ def _detect(
             index = int(batch["image_ids"][row]) - 1
             record = images[index]
             sizes[record.image_id] = record.size
-            found = detections_on_image(predictions, batch, row, record.size)
+            found = metrics.detections_on_image(predictions, batch, row, record.size)
             sure = found["confidence"] >= options.score
             drawn = draw_objects(
                 record.image,
@@ -141,7 +139,7 @@ def _detect(
                 masks=found["masks"][sure] if "masks" in found else None,
             )
             _write_png(options.output / "pictures" / names[index], drawn)
-        results += detections_to_coco(predictions, batch, model.category_ids, sizes)
+        results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
     write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
@@ -154,14 +152,14 @@ def _detect(
 
 
 def _segment(
-    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
     batches = _open(data.eval_mask_batches, images, model, options)
     for scores, batch in _batches(batches, model, console):
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["indices"][row])
-            labels = labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
+            labels = metrics.labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
             drawn = draw_semantic(images[index].image, labels, model.class_names)
             legend = draw_legend(np.unique(labels).tolist(), model.class_names, drawn.shape[1])
             _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
@@ -171,7 +169,7 @@ def _segment(
 
 
 def _classify(
-    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     batches = _open(data.eval_class_batches, UnlabelledClassImages(paths), model, options)
     text = io.StringIO(newline="")
