@@ -12,41 +12,35 @@ holds decides what is saved: a classifier, a pyramid or a backbone. The default 
 name without its ending.
 """
 
+from __future__ import annotations
+
 import argparse
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import keras
+from keras_densepred import backbones, command, convert, files, models, necks
 
-from keras_densepred import (
-    CEDNetBackbone,
-    CEDNetImageClassifier,
-    CSPNetBackbone,
-    CSPNetImageClassifier,
-    DetectionPyramid,
-    command,
-    files,
-)
-from keras_densepred.convert import cednet, darknet, timm
-from keras_densepred.convert.state import read_checkpoint
+if TYPE_CHECKING:
+    import keras
 
 
 def model_for(state: dict, preset: str) -> keras.Model:
     """The CEDNet model of the architecture `preset` that has the parts `state` has weights of."""
-    if CEDNetBackbone.architecture_preset_name(preset) is None:
-        names = ", ".join(CEDNetBackbone.architecture_presets())
+    if backbones.CEDNetBackbone.architecture_preset_name(preset) is None:
+        names = ", ".join(backbones.CEDNetBackbone.architecture_presets())
         raise ValueError(f"There is no architecture preset {preset!r}: choose one of {names}.")
     stages = [int(m[1]) for key in state if (m := re.match(r"stages\.(\d+)\.", key))]
     last = max(stages, default=0)
-    backbone = CEDNetBackbone.from_preset(
+    backbone = backbones.CEDNetBackbone.from_preset(
         preset, final_decoder=any(key.startswith(f"stages.{last}.1.") for key in state)
     )
     if "heads.0.weight" in state:
-        return CEDNetImageClassifier(backbone, num_classes=len(state["heads.0.weight"]))
+        return models.CEDNetImageClassifier(backbone, num_classes=len(state["heads.0.weight"]))
     if "reduce_convs.0.0.weight" in state:
         added = {key.split(".")[1] for key in state if key.startswith("add_blocks.")}
-        return DetectionPyramid(
+        return necks.DetectionPyramid(
             backbone,
             width=len(state["reduce_convs.0.0.weight"]),
             min_level=2 if "reduce_c2.0.weight" in state else 3,
@@ -57,32 +51,32 @@ def model_for(state: dict, preset: str) -> keras.Model:
 
 def load_cednet(arguments: argparse.Namespace) -> keras.Model:
     """The model that a checkpoint of the CEDNet authors' code makes."""
-    state = read_checkpoint(arguments.checkpoint, ema=arguments.ema)
+    state = convert.state.read_checkpoint(arguments.checkpoint, ema=arguments.ema)
     model = model_for(state, arguments.preset)
-    cednet.load_state(model, state)
+    convert.cednet.load_state(model, state)
     return model
 
 
 def load_timm(arguments: argparse.Namespace) -> keras.Model:
     """The backbone, or classifier if there is a head, that a checkpoint of timm's makes."""
-    state = read_checkpoint(arguments.checkpoint)
-    model = CSPNetBackbone.from_preset(arguments.preset or timm.preset_of(state))
+    state = convert.state.read_checkpoint(arguments.checkpoint)
+    model = backbones.CSPNetBackbone.from_preset(arguments.preset or convert.timm.preset_of(state))
     if "head.fc.weight" in state:
-        model = CSPNetImageClassifier(model, num_classes=len(state["head.fc.weight"]))
-    timm.load_state(model, state)
+        model = models.CSPNetImageClassifier(model, num_classes=len(state["head.fc.weight"]))
+    convert.timm.load_state(model, state)
     return model
 
 
 def load_darknet(arguments: argparse.Namespace) -> keras.Model:
     """The classifier that a file of Darknet's makes."""
-    if CSPNetBackbone.architecture_preset_name(arguments.preset) is None:
-        names = ", ".join(CSPNetBackbone.architecture_presets())
+    if backbones.CSPNetBackbone.architecture_preset_name(arguments.preset) is None:
+        names = ", ".join(backbones.CSPNetBackbone.architecture_presets())
         raise ValueError(
             f"There is no architecture preset {arguments.preset!r}: choose one of {names}."
         )
-    backbone = CSPNetBackbone.from_preset(arguments.preset)
-    model = CSPNetImageClassifier(backbone, num_classes=arguments.classes)
-    darknet.load_weights(model, arguments.checkpoint)
+    backbone = backbones.CSPNetBackbone.from_preset(arguments.preset)
+    model = models.CSPNetImageClassifier(backbone, num_classes=arguments.classes)
+    convert.darknet.load_weights(model, arguments.checkpoint)
     return model
 
 

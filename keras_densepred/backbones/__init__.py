@@ -9,6 +9,7 @@ from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
+from keras_densepred.backbones.darknet_tiny import DarknetTinyBackbone
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
 from keras_densepred.backbones.registry import (
     BackboneSource,
@@ -30,6 +31,7 @@ __all__ = [
     "CSPDenseNetBackbone",
     "CSPNetBackbone",
     "CSPStage",
+    "DarknetTinyBackbone",
     "ElasticDenseNetBackbone",
     "FeatureInfo",
     "PeleeNetBackbone",

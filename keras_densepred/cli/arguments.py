@@ -1,13 +1,13 @@
 """Arguments that several commands share: which model, which data, which modules of the user's."""
 
+from __future__ import annotations
+
 import argparse
 from typing import Any
 
-from keras_densepred import data
+from keras_densepred import data, saved, start
 from keras_densepred.data.layouts import LAYOUTS
 from keras_densepred.plugins import import_modules
-from keras_densepred.saved.load import SavedModel, open_model
-from keras_densepred.saved.preprocessing import FILE_NAME
 
 OTHER_LAYOUTS = ("masks", "classes")  # of data that are not for detectors
 
@@ -24,11 +24,12 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def import_user_modules(options: argparse.Namespace) -> None:
-    """Imports what `add_import_argument` asked for.
+    """Imports the package and what `add_import_argument` asked for.
 
     Raises:
         ImportError: if a module cannot be imported.
     """
+    start.load()
     import_modules(name.strip() for name in options.modules.split(",") if name.strip())
 
 
@@ -40,7 +41,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_import_argument(parser)
     group = parser.add_argument_group(
-        "the model's input", f"By default as the recipe wrote it into {FILE_NAME} beside the model."
+        "the model's input",
+        "By default as in the recipe's preprocessing.json beside the model.",
     )
     group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
     for name, text in (("mean", "subtracted from"), ("std", "that divides")):
@@ -54,7 +56,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, default=8, help="images at a time (default: 8)")
 
 
-def open_chosen_model(options: argparse.Namespace) -> SavedModel:
+def open_chosen_model(options: argparse.Namespace) -> saved.SavedModel:
     """Loads the model that `add_model_arguments` asked for.
 
     Raises:
@@ -64,7 +66,7 @@ def open_chosen_model(options: argparse.Namespace) -> SavedModel:
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, and is {options.batch_size}.")
     import_user_modules(options)
-    return open_model(
+    return saved.open_model(
         options.model, image_size=options.image_size, mean=options.mean, std=options.std
     )
 

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_densepred import data, metrics
+from keras_densepred import data, metrics, saved
 from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
     add_data_arguments,
@@ -27,8 +27,6 @@ from keras_densepred.cli.arguments import (
 from keras_densepred.cli.console import progress
 from keras_densepred.data.readers.mask_files import MaskFiles
 from keras_densepred.files import require_new_file, write_atomically
-from keras_densepred.metrics.average_precision import MASK_PREFIX
-from keras_densepred.saved.load import SavedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +70,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _detector(
-    model: SavedModel, options: argparse.Namespace, console: Console
+    model: saved.SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if options.mask_dir:
         raise ValueError("--mask-dir is for segmenters, and this is a detector: give --data-dir.")
@@ -100,7 +98,7 @@ def _detector(
 
 
 def _segmenter(
-    model: SavedModel, options: argparse.Namespace, console: Console
+    model: saved.SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if options.annotations:
         raise ValueError("--annotations is for detectors, and this is a segmenter.")
@@ -128,7 +126,7 @@ def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> M
 
 
 def _classifier(
-    model: SavedModel, options: argparse.Namespace, console: Console
+    model: saved.SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if not options.data_dir:
         raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
@@ -151,7 +149,7 @@ def _require_split(options: argparse.Namespace) -> None:
         raise ValueError("--train-annotations is for detectors: give --data-dir.")
 
 
-def _require_classes(model: SavedModel, names: tuple[str, ...], place: Any) -> None:
+def _require_classes(model: saved.SavedModel, names: tuple[str, ...], place: Any) -> None:
     """Refuses data whose labels mean something else."""
     ours = len(model.class_names)
     if len(names) != ours:
@@ -168,7 +166,7 @@ def _require_classes(model: SavedModel, names: tuple[str, ...], place: Any) -> N
         )
 
 
-def _require_at_most(model: SavedModel, count: int, place: str) -> None:
+def _require_at_most(model: saved.SavedModel, count: int, place: str) -> None:
     if count > len(model.class_names):
         raise ValueError(
             f"{model.path} has {len(model.class_names)} classes and {place} labels up to "
@@ -177,19 +175,19 @@ def _require_at_most(model: SavedModel, count: int, place: str) -> None:
 
 
 def _print_table(
-    console: Console, model: SavedModel, split: Any, results: dict[str, float]
+    console: Console, model: saved.SavedModel, split: Any, results: dict[str, float]
 ) -> None:
     """All classes together, then each; masks in a column beside boxes."""
     table_module = require("rich.table", "data")
-    has_masks = any(name.startswith(MASK_PREFIX) for name in results)
+    has_masks = any(name.startswith(metrics.MASK_PREFIX) for name in results)
     table = table_module.Table(title=f"{model.path}, {len(split):,} images", title_justify="left")
     table.add_column("")
     for column in ("boxes", "masks") if has_masks else ("",):
         table.add_column(column, justify="right")
     for name, value in results.items():
-        if name.startswith(MASK_PREFIX):
+        if name.startswith(metrics.MASK_PREFIX):
             continue
-        values = (value, results[f"{MASK_PREFIX}{name}"]) if has_masks else (value,)
+        values = (value, results[f"{metrics.MASK_PREFIX}{name}"]) if has_masks else (value,)
         cells = ("-" if number < 0 else f"{number:.3f}" for number in values)
         table.add_row(name, *cells)
     console.print(table)

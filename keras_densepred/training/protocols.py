@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from keras_densepred.backbones import BiCSNetBackbone, BiCSNetLiteBackbone, CEDNetBackbone
 from keras_densepred.training.experiments import ByArchitecture, Epochs, Experiment, PerBatch
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-BICSNET_FAMILIES = (BiCSNetBackbone, BiCSNetLiteBackbone)
+BICSNET_FAMILIES = ("BiCSNetBackbone", "BiCSNetLiteBackbone")
 
 
 def cednet_drop_path(tiny: float, small: float, base: float) -> ByArchitecture:
@@ -52,7 +51,7 @@ def cednet_on_coco(**settings: Any) -> Experiment:
             "evaluate_every": 1,
             **settings,
         },
-        families=(CEDNetBackbone,),
+        families=("CEDNetBackbone",),
         drops=(27 / 36, 33 / 36),
     )
 

@@ -7,11 +7,13 @@ the experiment decides (`experiments.complete`).
 import argparse
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from keras_densepred import command
 from keras_densepred.command import DEBUG_FLAG, DEBUG_HELP
 from keras_densepred.faults import SettingsError
 
@@ -22,6 +24,7 @@ __all__ = [
     "RandomScaleSettings",
     "SegmentationSettings",
     "SettingsError",
+    "answer_flags",
     "check_numbers",
     "head_setting",
     "names_left_open",
@@ -274,6 +277,24 @@ def parse_settings(
     values = vars(parser.parse_args(argv))
     del values["debug"]  # for `command.run`
     return cls(**values)
+
+
+def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | None = None) -> None:
+    """Ends the process after `--help`, mistyped flags or a backend that is not there.
+
+    A recipe calls it before it imports Keras, which takes seconds; `Recipe.main` reads the flags.
+
+    Args:
+        cls: as `parse_settings` takes it.
+        description: likewise.
+        experiments: likewise.
+    """
+
+    def answer(argv: Sequence[str] | None) -> None:
+        parse_settings(cls, argv, description, experiments)
+
+    if code := command.run(answer):
+        sys.exit(code)
 
 
 def names_left_open(settings: Any) -> set[str]:

@@ -15,7 +15,7 @@ from tools.timing.onnx_files import runner
 
 def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     if keras.config.backend() == "jax":
-        monkeypatch.setitem(export.FORMATS, "onnx", refuse)
+        monkeypatch.setattr(keras_densepred.export, "export_onnx", refuse)
     model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn")
     model.save(tmp_path / "toy.keras")
     zero, byte = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
@@ -79,6 +79,7 @@ def test_a_size_that_the_model_cannot_take_is_refused(tmp_path, capsys, side):
     assert not output.exists()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("inside", ["classifier", ""])
 def test_a_classifiers_preset_is_exported_with_its_classes(tmp_path, inside):
     model = keras_densepred.CEDNetImageClassifier(
