@@ -3,24 +3,30 @@
     python tools/convert_weights.py cednet CHECKPOINT --preset NAME [--output DIR] [--ema]
     python tools/convert_weights.py timm CHECKPOINT [--output DIR]
     python tools/convert_weights.py darknet FILE --preset NAME [--classes N] [--output DIR]
+    python tools/convert_weights.py darknet FILE --preset NAME --detector NECK [--loss LOSS]
+        [--cfg FILE] [--names FILE] [--output DIR]
 
 CHECKPOINT is a `.pth` file (read as weights alone, nothing in it is run) or a `.safetensors` file:
 of the CEDNet authors' code, plain, with averaged weights (`--ema`), or wrapped by mmdetection or
 mmsegmentation; or of timm's cspdarknet53, cspresnet50 or cspresnext50. FILE is a `.weights` file of
-the CSPNet authors' csdarknet53, csresnet50 or csresnext50 with its classifier. What a checkpoint
-holds decides what is saved: a classifier, a pyramid or a backbone. The default of DIR is the file's
-name without its ending.
+the CSPNet authors' csdarknet53, csresnet50 or csresnext50 with its classifier, or with --detector
+of a YOLOv3 on one of these, on yolov3_tiny (--detector tiny) or yolov3_tiny_prn (--detector prn).
+What a checkpoint holds decides what is saved: a classifier, a pyramid, a backbone or a detector,
+which `python -m keras_densepred predict`, `evaluate` and tools/export.py take. The .cfg file of the
+weights' name is compared with the network and tells anchors and classes; the .names file beside
+them names the classes. The default of DIR is the file's name without its ending.
 """
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_densepred import backbones, command, convert, files, models, necks
+from keras_densepred import backbones, command, convert, files, models, necks, saved
 
 if TYPE_CHECKING:
     import keras
@@ -75,9 +81,36 @@ def load_darknet(arguments: argparse.Namespace) -> keras.Model:
             f"There is no architecture preset {arguments.preset!r}: choose one of {names}."
         )
     backbone = backbones.CSPNetBackbone.from_preset(arguments.preset)
-    model = models.CSPNetImageClassifier(backbone, num_classes=arguments.classes)
+    model = models.CSPNetImageClassifier(backbone, num_classes=arguments.classes or 1000)
     convert.darknet.load_weights(model, arguments.checkpoint)
     return model
+
+
+def save_darknet_detector(arguments: argparse.Namespace, directory: pathlib.Path) -> str:
+    """Writes the detector that a file of Darknet's makes, as a recipe does; returns what to say."""
+    options = {} if arguments.loss is None else {"loss": arguments.loss}
+    found = convert.darknet_detector.load_detector(
+        arguments.checkpoint,
+        arguments.preset,
+        arguments.detector,
+        cfg=arguments.cfg,
+        names=arguments.names,
+        num_classes=arguments.classes or 80,
+        **options,
+    )
+    found.model.backbone.save_to_preset(str(directory / "backbone"))
+    found.model.save(directory / "detector.keras")
+    saved.write_classes(directory / "classes.json", found)
+    # Darknet stretches images to the network's square, and only divides them.
+    saved.Preprocessing(
+        "detection", (0.0,) * 3, (255.0,) * 3, image_size=found.image_size, stretch=True
+    ).write(directory)
+    checked = "like its configuration" if found.is_checked else "no .cfg file to compare it with"
+    return (
+        f"Loaded {len(found.model.weights)} arrays into a {type(found.model).__name__} of "
+        f"{len(found.class_names)} classes, {found.image_size} px ({checked}), and saved it: "
+        f"python -m keras_densepred predict {arguments.output} PICTURES"
+    )
 
 
 LOADERS = {"cednet": load_cednet, "timm": load_timm, "darknet": load_darknet}
@@ -97,7 +130,11 @@ def _convert(argv: Sequence[str] | None) -> None:
     parser.add_argument("--preset", help="architecture, such as cednet_next_tiny; timm's is found")
     parser.add_argument("--output", help="preset directory to make")
     parser.add_argument("--ema", action="store_true", help="CEDNet: the averaged weights")
-    parser.add_argument("--classes", type=int, default=1000, help="Darknet: of the classifier")
+    parser.add_argument("--classes", type=int, help="Darknet: their number, where no .cfg tells it")
+    parser.add_argument("--detector", metavar="NECK", help="Darknet: a whole detector's neck")
+    parser.add_argument("--loss", help="Darknet: of the detector, for its training and decoding")
+    parser.add_argument("--cfg", type=files.expanded, help="Darknet: the configuration")
+    parser.add_argument("--names", type=files.expanded, help="Darknet: the names of the classes")
     parser.add_argument("--debug", action="store_true", help=command.DEBUG_HELP)
     arguments = parser.parse_args(argv)
     if arguments.preset is None and arguments.family != "timm":
@@ -105,7 +142,15 @@ def _convert(argv: Sequence[str] | None) -> None:
     output = files.require_new_folder(
         arguments.output or arguments.checkpoint.with_suffix(""), inputs=[arguments.checkpoint]
     )
+    if arguments.detector is not None and arguments.family != "darknet":
+        raise ValueError(f"--detector is for Darknet's files, not for those of {arguments.family}.")
     print(f"Reading {arguments.checkpoint} ...")
+    if arguments.detector is not None:
+        arguments.output = output
+        with files.replacing(output, "preset") as unfinished:
+            said = save_darknet_detector(arguments, unfinished)
+        print(said)
+        return
     model = LOADERS[arguments.family](arguments)
     with files.replacing(output, "preset") as unfinished:
         model.save_to_preset(str(unfinished))
