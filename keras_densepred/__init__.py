@@ -14,6 +14,7 @@ from keras_densepred.backbones import (
     CSPDenseNetBackbone,
     CSPNetBackbone,
     ElasticDenseNetBackbone,
+    HostBackbone,
     PeleeNetBackbone,
     ResNetBackbone,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "DetectionPyramid",
     "ElasticDenseNetBackbone",
     "FeaturePyramid",
+    "HostBackbone",
     "NonMaxSuppression",
     "PeleeNetBackbone",
     "ResNetBackbone",

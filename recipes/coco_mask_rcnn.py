@@ -131,7 +131,9 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
     """Backbone, pyramid and heads, compiled."""
     # Pretrained batch norms are not trained on a few images a device.
     fixed: dict[str, Any] = {"frozen_stages": 1, "fixed_batch_norm": True}
-    backbone = training.build_backbone(settings, **(fixed if settings.weights else {}))
+    backbone = training.build_backbone(
+        settings, **(fixed if training.is_pretrained(settings) else {})
+    )
     pyramid, heads = _pyramid(settings, backbone)
     if settings.experiment == "small":
         heads |= {"head_width": 256, "samples": 64, "num_proposals": 300}
@@ -181,9 +183,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     if settings.experiment in ("cednet", "msfm"):
         share = settings.image_size / EXPERIMENTS[settings.experiment].settings["image_size"]
         frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
-    return training.Preprocessing(
-        "detection", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, **frame
-    )
+    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
 
 RECIPE = training.Detection(

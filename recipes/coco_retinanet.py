@@ -35,6 +35,8 @@ from keras_densepred import (
     BiCSNetLiteBackbone,
     CEDNetBackbone,
     DetectionPyramid,
+    FeaturePyramid,
+    HostBackbone,
     data,
     models,
     training,
@@ -42,6 +44,7 @@ from keras_densepred import (
 from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
 
 HEADS = {"ours": "RetinaNet", "keras_hub": "RetinaNetKerasHub", "keras_cv": "RetinaNetKerasCV"}
+UNFUSED = (HostBackbone,)  # these need an FPN
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 
 _BICSNET: dict[str, Any] = {
@@ -93,7 +96,7 @@ EXPERIMENTS = {
             "head_depth": 1,
             "drop_path": _CEDNET.settings["drop_path"],
             "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 0.05,
-            "layer_decay": lambda plan: 0.95 if plan.weights else 1.0,
+            "layer_decay": lambda plan: 0.95 if plan.pretrained else 1.0,
             "focal_gamma": 2.0,
         },
         on_shapes={"image_size": 96, "epochs": AtLeast(5, steps=700)},  # 1000 steps
@@ -116,11 +119,16 @@ class Settings(training.PyramidDetectionSettings):
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
     """Backbone, pyramid and heads, compiled."""
-    backbone = pyramid = training.build_backbone(settings)
+    pretrained = training.is_pretrained(settings)
+    # Pretrained batch norms are not trained on a few images a device.
+    fixed = {"fixed_batch_norm": True} if pretrained else {}
+    backbone = pyramid = training.build_backbone(settings, **fixed)
     options: dict[str, Any] = {}
-    if isinstance(backbone, CEDNetBackbone) or not backbone.is_pyramid:
+    if isinstance(backbone, UNFUSED):
+        pyramid = FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv_on_c5")
+    elif isinstance(backbone, CEDNetBackbone) or not backbone.is_pyramid:
         pyramid = DetectionPyramid(backbone, width=settings.width)
-        options["head_initializer"] = None if settings.weights else "he_normal"
+        options["head_initializer"] = None if pretrained else "he_normal"
     elif isinstance(backbone, protocols.BICSNET_FAMILIES):
         options = {  # BiCSNet, section V-A
             "head_width": settings.width,
@@ -161,9 +169,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     frame: dict[str, Any] = {"image_size": size}
     if settings.experiment == "cednet":
         frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
-    return training.Preprocessing(
-        "detection", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, **frame
-    )
+    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
 
 RECIPE = training.Detection(

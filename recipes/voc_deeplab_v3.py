@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import Experiment, PerBatch, protocols
+from keras_densepred.training import Experiment, PerBatch
 
 
 def _follow(batch_size: int) -> Any:
@@ -114,9 +114,8 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """Whole images, fitted into the training crop."""
-    return training.Preprocessing(
-        "segmentation", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, settings.image_size
-    )
+    scaling = training.image_scaling(settings)
+    return training.Preprocessing("segmentation", *scaling, settings.image_size)
 
 
 RECIPE = training.Segmentation(

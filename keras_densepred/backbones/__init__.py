@@ -10,13 +10,12 @@ from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
+from keras_densepred.backbones.find import BackboneSource, find_backbone, load_backbone
+from keras_densepred.backbones.host import HostBackbone
 from keras_densepred.backbones.registry import (
-    BackboneSource,
     backbone_families,
     built_in_preset,
     built_in_presets,
-    find_backbone,
-    load_backbone,
     register_backbone,
 )
 from keras_densepred.backbones.resnet import ResNetBackbone
@@ -32,6 +31,7 @@ __all__ = [
     "CSPStage",
     "ElasticDenseNetBackbone",
     "FeatureInfo",
+    "HostBackbone",
     "PeleeNetBackbone",
     "PyramidBackbone",
     "ResNetBackbone",
