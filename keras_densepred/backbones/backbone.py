@@ -297,8 +297,8 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
     def get_config(self) -> dict[str, Any]:
         if type(self) is PyramidBackbone:
             raise ValueError(
-                f"{self.name} is a bare PyramidBackbone, which cannot be saved: derive a class from "
-                "it, or give `keras_densepred.HostBackbone` the model."
+                f"{self.name} is a bare PyramidBackbone, which cannot be saved: derive a class, or "
+                "give `keras_densepred.HostBackbone` the model."
             )
         config = super().get_config()
         for argument in self._arguments():

@@ -114,7 +114,7 @@ class HostBackbone(PyramidBackbone):
         if frozen_stages is not None and not 0 <= frozen_stages <= 4:
             raise ValueError(f"`frozen_stages` must be None or 0 to 4, got {frozen_stages}.")
         is_model = not isinstance(network, Mapping)
-        model = network if is_model else deserialized(network, dtype)
+        model: Any = network if is_model else deserialized(network, dtype)
         _check_takes_images(model)
         if image_shape is None:
             image_shape = model.inputs[0].shape[1:]

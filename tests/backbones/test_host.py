@@ -110,7 +110,7 @@ def test_levels_can_be_named_by_layers():
     assert HostBackbone.from_config(backbone.get_config()).level_layers == names
     with pytest.raises(ValueError, match="no layer 'nowhere', which `level_layers` names for P3"):
         HostBackbone(mobilenet(), level_layers={"P3": "nowhere"})
-    with pytest.raises(ValueError, match='"P3" a size of .* its stride must be 8'):
+    with pytest.raises(ValueError, match=r'"P3" a size of .* its stride must be 8'):
         HostBackbone(mobilenet(), level_layers={"P3": "block_2_add"})
 
 
@@ -326,7 +326,7 @@ def test_random_weights_and_trained_ones_are_told_apart(monkeypatch):
 
 @pytest.mark.backend_free
 def test_words_that_name_nothing():
-    with pytest.raises(ValueError, match="no 'applications/alexnet': keras.applications' networks"):
+    with pytest.raises(ValueError, match="no 'applications/alexnet': keras"):
         load_backbone("applications/alexnet")
     with pytest.raises(ValueError, match="KerasHub's presets and applications/NAME"):
         load_backbone("resnet_5000")

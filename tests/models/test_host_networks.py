@@ -209,7 +209,7 @@ def test_models_on_networks_as_they_are(network, model, tmp_path):
 def test_what_is_not_a_pyramid_of_true_levels_is_refused_in_a_sentence(network):
     backbone = NETWORKS[network]()
     for name, model in MODELS.items():
-        with pytest.raises(ValueError, match="give `keras_densepred.HostBackbone") as raised:
+        with pytest.raises(ValueError, match=r"give `keras_densepred\.HostBackbone") as raised:
             model(backbone)
         assert "\n" not in str(raised.value), name
 
@@ -217,5 +217,5 @@ def test_what_is_not_a_pyramid_of_true_levels_is_refused_in_a_sentence(network):
 @pytest.mark.backend_free
 @pytest.mark.parametrize("network", WITHOUT_MAPS)
 def test_networks_without_maps_are_refused_in_a_sentence(network):
-    with pytest.raises(ValueError, match="has no feature maps of stride .*: take a network of"):
+    with pytest.raises(ValueError, match=r"has no feature maps of stride .*: take a network of"):
         HostBackbone(NETWORKS[network]())
