@@ -34,6 +34,7 @@ if __name__ == "__main__":  # run from a clone without installing
 from keras_densepred import (
     BiCSNetLiteBackbone,
     CEDNetBackbone,
+    ConvNeXtBackbone,
     DetectionPyramid,
     FeaturePyramid,
     HostBackbone,
@@ -44,7 +45,7 @@ from keras_densepred import (
 from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
 
 HEADS = {"ours": "RetinaNet", "keras_hub": "RetinaNetKerasHub", "keras_cv": "RetinaNetKerasCV"}
-UNFUSED = (HostBackbone,)  # these need an FPN
+UNFUSED = (ConvNeXtBackbone, HostBackbone)  # these need an FPN
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 
 _BICSNET: dict[str, Any] = {

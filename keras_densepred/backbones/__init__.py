@@ -7,6 +7,7 @@ from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.backbones.convnext import ConvNeXtBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
@@ -29,6 +30,7 @@ __all__ = [
     "CSPDenseNetBackbone",
     "CSPNetBackbone",
     "CSPStage",
+    "ConvNeXtBackbone",
     "ElasticDenseNetBackbone",
     "FeatureInfo",
     "HostBackbone",

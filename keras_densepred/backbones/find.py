@@ -10,9 +10,15 @@ import keras
 import keras_hub
 
 from keras_densepred.backbones.backbone import Normalization, PyramidBackbone
+from keras_densepred.backbones.converted import ConvertedPresets, is_timm, timm_architecture
 from keras_densepred.backbones.host import HostBackbone
 from keras_densepred.backbones.pretrained import downloading, has_weights, images_of, is_host
-from keras_densepred.backbones.registry import built_in_preset, built_in_presets, family_of_preset
+from keras_densepred.backbones.registry import (
+    backbone_families,
+    built_in_preset,
+    built_in_presets,
+    family_of_preset,
+)
 from keras_densepred.backbones.saved_preset import saved_backbone_class
 
 
@@ -78,6 +84,11 @@ def find_backbone(preset: str) -> BackboneSource:
     if built_in is not None and name is not None:
         config = built_in.architecture_presets()[name]["config"]
         return BackboneSource(built_in, built_in.complete_config(config), name, preset, False)
+    if is_timm(preset):
+        architecture = timm_architecture(preset)
+        for family in backbone_families():
+            if issubclass(family, ConvertedPresets) and family.takes_timm(architecture):
+                return BackboneSource(family, family.complete_config({}), None, preset)
     if is_host(preset):
         return _host_source(preset)
     if "://" in preset:

@@ -194,6 +194,6 @@ def downloading(preset: str) -> Iterator[None]:
         cache = f", or put {url[1]} into ~/.keras/models" if url else ""
         raise ValueError(
             f"{preset} could not be downloaded ({reason[:200]}): where there is a network, "
-            f'`load_backbone("{preset}").save_to_preset("DIRECTORY")` makes a directory that stands '
-            f"here in place of {preset}{cache}."
+            f'`load_backbone("{preset}").save_to_preset("DIRECTORY")` makes a directory that '
+            f"stands here in place of {preset}{cache}."
         ) from error

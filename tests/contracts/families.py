@@ -76,6 +76,10 @@ FAMILIES = {
         dict(depths=(1, 1, 1, 1), growth=4, bottleneck=4),
     ),
     "resnet": (backbones.ResNetBackbone, dict(depths=(1, 1, 1, 1), width=2)),
+    "convnext": (
+        backbones.ConvNeXtBackbone,
+        dict(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8), stage_norms=False),
+    ),
     "host": (backbones.HostBackbone, dict(network=host_network())),
     "own": (OwnBackbone, {}),
 }
