@@ -1,4 +1,4 @@
-"""RetinaNet on COCO without an FPN, with each family's published settings by name.
+"""RetinaNet on COCO, with each family's published settings by name; an FPN for those that need one.
 
 CEDNet ("CEDNet: a cascade encoder-decoder network for dense prediction", and its code): 36 epochs,
 batch 16, AdamW 1e-4 with layer-wise decay, large-scale jitter 0.1-2.0 at 1024 px with rectangle
@@ -10,6 +10,7 @@ stochastic depth, swish and a wider jitter.
     python recipes/coco_retinanet.py --data-dir MY_IMAGES --image-size 512 --output runs/mine
     python recipes/coco_retinanet.py --data-dir COCO --output runs/coco   # CEDNet's settings
     python recipes/coco_retinanet.py --data-dir COCO --experiment bicsnet_b --output runs/bicsnet
+    python recipes/coco_retinanet.py --data-dir MY_IMAGES --preset resnet_50_imagenet
     torchrun --nproc-per-node=8 recipes/coco_retinanet.py ...             # 8 GPUs with PyTorch
 
 Settings left open come from `--experiment`, by default that of the backbone's family from 20,000
@@ -72,6 +73,7 @@ _CEDNET = protocols.cednet_on_coco(
 )
 EXPERIMENTS = {
     "cednet": _CEDNET,
+    "convnext": protocols.convnext_on_coco(head_depth=4, focal_gamma=2.0),
     "bicsnet_b": Experiment(
         "BiCSNet, section V-A, strategy B",
         {
@@ -168,7 +170,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet tests at 800/1333 what it trained at 1024; others fit images into their square."""
     size = settings.image_size
     frame: dict[str, Any] = {"image_size": size}
-    if settings.experiment == "cednet":
+    if settings.experiment in ("cednet", "convnext"):
         frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
     return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
