@@ -6,6 +6,7 @@ The one module that writes for the package, its recipes and its tools.
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from keras_densepred._optional import require
 MARKER = ".keras_densepred.json"  # in a folder that a command made, with the command's name
 
 LOCK = ".lock"  # in a folder that is being written to
+
+UNFINISHED = ".unfinished"  # ends the name of what is being written; a killed process leaves it
 
 
 class OutputError(ValueError):
@@ -37,7 +40,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -45,6 +48,14 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_to_disk(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file within `renewing` and waits until it lies on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -63,7 +74,7 @@ def replacing(path: str | os.PathLike[str], name: str) -> Iterator[Path]:
     path = Path(path)
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with _folder_beside(path) as folder:
         unfinished = Path(folder) / name
         yield unfinished
         if unfinished.is_dir():
@@ -83,7 +94,7 @@ def renewing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+    with _folder_beside(folder) as temporary:
         unfinished = Path(temporary) / "new"
         unfinished.mkdir()
         yield unfinished
@@ -96,6 +107,8 @@ def renewing(folder: str | os.PathLike[str]) -> Iterator[Path]:
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keeps other processes of this machine out of an output; a killed one leaves no lock.
 
+    What a killed one left unfinished there is removed.
+
     Raises:
         OutputError: if another process is writing there.
     """
@@ -107,6 +120,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
             f"Another run is writing to {folder}: wait for it, or give another --output."
         ) from error
     try:
+        remove_unfinished(Path(folder))
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows keeps an open file
@@ -197,7 +211,7 @@ def claim_folder(
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file: give the name of a folder as --output.")
     marker = path / MARKER
-    if path.is_dir() and any(path.iterdir()) and not overwrite and _command_of(marker) != command:
+    if not is_free(path) and not overwrite and _command_of(marker) != command:
         raise OutputError(
             f"{path} holds files that `{command}` did not write: give another --output, or "
             "--overwrite to write among them."
@@ -205,6 +219,32 @@ def claim_folder(
     _require_possible(path)
     write_atomically(marker, (json.dumps({"command": command}) + "\n").encode())
     return path
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there, or a folder without files but those of a run that was killed."""
+    if not path.exists():
+        return True
+    return path.is_dir() and all(
+        file.name == LOCK or _is_unfinished(file) for file in path.iterdir()
+    )
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(UNFINISHED)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process was writing into a folder that nobody else writes to now."""
+    for path in [file for file in folder.glob("*") if _is_unfinished(file)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
 
 
 def _command_of(marker: Path) -> str | None:

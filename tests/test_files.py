@@ -102,3 +102,21 @@ def test_what_cannot_be_made_is_said_before_work_starts(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Nothing can be written to"):
         require_new_file(tmp_path / "file" / "a.onnx")
+
+
+def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".metrics.csv.123.unfinished").write_bytes(b"half")
+    (folder / ".preset.abc.unfinished" / "new").mkdir(parents=True)
+    (folder / ".lock").touch()
+    assert files.is_free(folder)
+    assert claim_folder(folder, "predict") == folder
+    with files.locked(folder):
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == [files.MARKER, files.LOCK] or names == [files.LOCK, files.MARKER]
+    (folder / ".notes").write_text("mine")
+    with files.locked(folder):
+        pass
+    assert sorted(path.name for path in folder.iterdir()) == [files.MARKER, ".notes"]
+    assert not files.is_free(folder)

@@ -110,6 +110,81 @@ def test_recipes_stay_short():
     assert max(lengths) < 300 and sum(lengths) < 1300
 
 
+# What writes a file by itself; a temporary place that `files` gives, and memory, are no files.
+WRITERS = {
+    *("write_text", "write_bytes", "touch", "tofile", "imwrite", "to_csv", "dump"),
+    *("save", "savefig", "savez", "savez_compressed", "save_weights", "save_to_preset"),
+    *("copy", "copy2", "copyfile", "copytree", "move", "mkstemp", "NamedTemporaryFile"),
+}
+PLACES = {"replacing", "renewing"}
+WRITERS_TOO = {
+    "keras_densepred/files.py": "what all others write with",
+    "tools/timing/measure.py": "a switch of Linux' in /proc",
+    "tools/timing/pipeline.py": "pictures in a temporary folder",
+}
+
+
+def writes(file):
+    """Lines on which a file is written without `keras_densepred.files`."""
+
+    def name_of(call):
+        return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+    def is_writing(call):
+        name, arguments = name_of(call), call.args
+        owner = getattr(getattr(call.func, "value", None), "id", "")
+        if name == "open":
+            modes = [*arguments, *(word.value for word in call.keywords)]
+            texts = [mode.value for mode in modes if isinstance(mode, ast.Constant)]
+            return any(isinstance(text, str) and set("wax+") & set(text[:2]) for text in texts)
+        if name in ("replace", "rename"):
+            return owner == "os"
+        if name in ("copy", "copy2", "move"):
+            return owner == "shutil"
+        in_memory = arguments and getattr(arguments[0], "id", "") == "buffer"
+        return name in WRITERS and owner != "self" and not in_memory
+
+    def visit(node):
+        if isinstance(node, ast.With):
+            opened = (item.context_expr for item in node.items)
+            if any(isinstance(call, ast.Call) and name_of(call) in PLACES for call in opened):
+                return
+        if isinstance(node, ast.Call) and is_writing(node):
+            yield node.lineno
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child)
+
+    return list(visit(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+def test_files_are_written_by_one_module():
+    found = {
+        file.relative_to(ROOT).as_posix(): lines
+        for file in python_files("keras_densepred", "recipes", "tools")
+        if (lines := writes(file))
+    }
+    others = {name: lines for name, lines in found.items() if name not in WRITERS_TOO}
+    assert not others, "write with keras_densepred/files.py"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(name, 'w')",
+        "path.open(mode='ab')",
+        "path.write_text('x')",
+        "figure.savefig(path)",
+        "np.savez(path, a=1)",
+        "os.replace(a, b)",
+        "shutil.copy(a, b)",
+        "json.dump(x, file)",
+    ],
+)
+def test_a_file_written_by_the_way_is_found(tmp_path, line):
+    (tmp_path / "module.py").write_text(f"def f():\n    {line}\n")
+    assert writes(tmp_path / "module.py") == [2]
+
+
 def test_tests_import_no_other_test():
     for file in python_files("tests"):
         wrong = [m for m in imports(file) if ".test_" in m]

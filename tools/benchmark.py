@@ -36,6 +36,7 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 import argparse
 import csv
 import datetime
+import io
 import itertools
 import os
 import shlex
@@ -50,7 +51,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras
 
-from keras_densepred import backbones, training
+from keras_densepred import backbones, files, training
 from tools.timing import (
     candidates,
     depthwise,
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         check(arguments)
+        if arguments.output is not None:
+            arguments.output = files.require_new_file(arguments.output, overwrite=True)
         training.keep_freed_memory()
         source = origin(argv)  # before the file that grows makes the working tree a changed one
         for row in measured(arguments):
@@ -298,13 +301,11 @@ def append(path: Path, rows: list[dict]) -> None:
             old = list(reader)
             if reader.fieldnames != list(rows[0]):
                 raise ValueError(f"{path} has other columns: give another file to --output.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*old, *rows])
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*old, *rows])
+    files.write_atomically(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

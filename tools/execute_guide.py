@@ -24,6 +24,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from keras_densepred.files import write_atomically
 from tools.tutobook import Cell, Guide, read_guide
 
 BEGIN, END = "<!-- output:begin -->", "<!-- output:end -->"
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     source, folder = (Path(text) for text in (sys.argv[1:] if argv is None else argv))
     guide = read_guide(source)
     page = page_text(guide, Execution(guide.name, source, folder).run)
-    _write(folder / f"{guide.name}.md", page.encode("utf-8"))
+    write_atomically(folder / f"{guide.name}.md", page.encode("utf-8"))
     return 0
 
 
@@ -125,7 +126,7 @@ class Execution:
             pyplot.close(figure)
             self._pictures += 1
             path = f"pictures/{self._name}_{self._pictures}.jpg"
-            _write(self._folder / path, buffer.getvalue())
+            write_atomically(self._folder / path, buffer.getvalue())
             self._shown.append(f"![Picture {self._pictures} of this guide]({path})")
 
 
@@ -146,13 +147,6 @@ class _Tee(io.TextIOBase):
 
     def end(self) -> None:
         self._keep("".join(self._text))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ suite() {
   export JAX_DEFAULT_MATMUL_PRECISION=highest NVIDIA_TF32_OVERRIDE=0
   for backend in jax torch; do
     step 140 $backend -m pytest -q -n 4 --dist worksteal -m "not slow" --tb=short \
-      -p no:cacheprovider $tests &
+      -v -p no:cacheprovider $tests &
   done
   wait
 }

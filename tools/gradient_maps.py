@@ -43,7 +43,7 @@ from keras_densepred.analysis.gradient_figures import (
     draw_important_areas,
 )
 from keras_densepred.data.boxes import cut_by_boxes
-from keras_densepred.files import write_atomically
+from keras_densepred.files import claim_folder, write_atomically
 from keras_densepred.saved.load import saved_preprocessing
 from keras_densepred.saved.preprocessing import Preprocessing
 
@@ -69,15 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, dataset = data.open_detection(options.data_dir, with_masks=with_masks)
         for path, model in zip(options.models, detectors, strict=True):
             _require_classes(path, model, dataset)
+        prepared_by = [preprocessing(path, options.image_size) for path in options.models]
+        options.output = claim_folder(
+            options.output,
+            "gradient-maps",
+            inputs=[*options.models, options.data_dir],
+            overwrite=options.overwrite,
+        )
         results = []
-        for name, path, model in zip(names, options.models, detectors, strict=True):
+        for name, prepared, model in zip(names, prepared_by, detectors, strict=True):
             print(f"{name}: gradients of {min(options.images, len(dataset)):,} images ...")
-            prepared = preprocessing(path, options.image_size)
             results.append(run(model, prepared, dataset, options.images))
         results = _in_order(results)
         if not results[0]:
             raise ValueError(f"None of the images of {options.data_dir} has objects to detect.")
-        options.output.mkdir(parents=True, exist_ok=True)
         _write(options, names, results, dataset)
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -237,6 +242,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--image-size", type=int, help="side of the input in pixels, if not as in training"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--overwrite", action="store_true", help="even if others' files are there")
     parser.add_argument("--names", nargs=2, help="of the detectors; by default of their files")
     parser.add_argument("--images", type=int, default=100, help="validation images to look at")
     parser.add_argument("--rows", type=int, default=4, help="images in the first figure")

@@ -9,7 +9,6 @@ source gives the same bytes.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from keras_densepred.files import write_atomically
 from tools.tutobook import Guide, find_guides, read_guide
 
 
@@ -33,9 +33,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         target = path.with_suffix(".ipynb")
-        unfinished = target.with_name(f".{target.name}.tmp")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, target)
+        write_atomically(target, text.encode())
         print(f"Wrote {target}")
     return 0
 

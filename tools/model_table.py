@@ -36,7 +36,7 @@ from keras_densepred.analysis.model_table import layers
 from keras_densepred.analysis.model_table.counting import count, table_rows
 from keras_densepred.analysis.model_table.families import registered_backbones
 from keras_densepred.analysis.model_table.render import FORMATS, read_csv
-from keras_densepred.files import write_atomically
+from keras_densepred.files import require_new_file, write_atomically
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +47,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=tuple(FORMATS), default="text")
     parser.add_argument("--family", choices=families, nargs="+", default=families)
     parser.add_argument("--output", type=Path, help="a file to write instead of printing")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
     parser.add_argument("--layers", nargs="+", metavar="PRESET", help="each layer of these models")
     parser.add_argument("--head", help="of `--layers`: the head on the backbone (none)")
     parser.add_argument("--image-size", type=int, default=224, help="of `--layers`: side in pixels")
     parser.add_argument("--from-csv", type=Path, help="print this CSV instead of counting anew")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.output is not None:
+            arguments.output = require_new_file(
+                arguments.output,
+                inputs=filter(None, [arguments.from_csv]),
+                overwrite=arguments.overwrite,
+            )
         if arguments.layers:
             return _layers(arguments)
         if arguments.from_csv is not None:

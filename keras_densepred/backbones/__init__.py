@@ -10,6 +10,7 @@ from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.convnext import ConvNeXtBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
+from keras_densepred.backbones.darknet_tiny import DarknetTinyBackbone
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
 from keras_densepred.backbones.find import BackboneSource, find_backbone, load_backbone
 from keras_densepred.backbones.host import HostBackbone
@@ -30,7 +31,11 @@ __all__ = [
     "CSPDenseNetBackbone",
     "CSPNetBackbone",
     "CSPStage",
+<<<<<<< HEAD
     "ConvNeXtBackbone",
+=======
+    "DarknetTinyBackbone",
+>>>>>>> main
     "ElasticDenseNetBackbone",
     "FeatureInfo",
     "HostBackbone",

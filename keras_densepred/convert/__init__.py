@@ -1,5 +1,5 @@
 """Weights of other code bases for the networks of this package."""
 
-from keras_densepred.convert import cednet, convnext, darknet, resnet, state, timm
+from keras_densepred.convert import cednet, convnext, darknet, darknet_cfg, resnet, state, timm
 
-__all__ = ["cednet", "convnext", "darknet", "resnet", "state", "timm"]
+__all__ = ["cednet", "convnext", "darknet", "darknet_cfg", "resnet", "state", "timm"]

@@ -42,8 +42,10 @@ def load_weights(model: keras.Model, path: str | Path) -> DarknetHeader:
     Args:
         model: a network that tells by `darknet_order` the names of its convolutions in the order
             of its Darknet configuration: `CSPNetBackbone`, or `CSPNetImageClassifier` around one,
-            for csresnet50, csresnext50 and csdarknet53. The layer `"..._norm"` is taken as the
-            norm of the convolution `"..._conv"`.
+            for csresnet50, csresnext50 and csdarknet53; `DarknetTinyBackbone`; or `YOLOv3Detector`
+            on one of them. The layer `"..._norm"` is taken as the norm of the convolution
+            `"..._conv"`. Where the network tells by `darknet_epsilon` another epsilon than its
+            norms have, the difference is put into their variances: outputs are Darknet's.
         path: the file.
 
     Returns:
@@ -72,7 +74,51 @@ def load_weights(model: keras.Model, path: str | Path) -> DarknetHeader:
         size = math.prod(variable.shape)
         variable.assign(_to_keras_layout(numbers[start : start + size], variable.shape))
         start += size
+    _take_epsilon_over(model)
     return header
+
+
+def _take_epsilon_over(model: keras.Model) -> None:
+    epsilon = getattr(model, "darknet_epsilon", None)
+    for layer in model.layers if epsilon is not None else ():
+        if layer.name.endswith("_norm") and layer.epsilon != epsilon:
+            variance = keras.ops.convert_to_numpy(layer.moving_variance) + epsilon - layer.epsilon
+            layer.moving_variance.assign(np.maximum(variance, 0))
+
+
+# Darknet's spellings of classes of COCO.
+_COCO_NAMES = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
+_COCO_IDS_LEFT_OUT = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def read_names(path: str | Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Reads a `.names` file: one class a line.
+
+    Returns:
+        Category ids and names. Those of Darknet's `coco.names` are COCO's, so that the detector is
+        evaluated on COCO and its results are what COCO's tools read; others have ids from 1.
+
+    Raises:
+        ValueError: if a line is empty, or a name stands twice.
+    """
+    names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    names = [name.strip() for name in names]
+    if not all(names):
+        raise ValueError(f"{path}: line {names.index('') + 1} is empty; give each class one line.")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path} has {twice!r} twice; give each class a name of its own.")
+    if len(names) == 80 and set(_COCO_NAMES) <= set(names):
+        names = [_COCO_NAMES.get(name, name) for name in names]
+        return tuple(i for i in range(1, 91) if i not in _COCO_IDS_LEFT_OUT), tuple(names)
+    return tuple(range(1, len(names) + 1)), tuple(names)
 
 
 def read_header(path: str | Path) -> DarknetHeader:

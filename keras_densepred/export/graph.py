@@ -38,8 +38,8 @@ class Exported(keras.Model):
         self.decoder: Any = model.prediction_decoder if is_dense else None
         if isinstance(model, Detector) and not is_dense:
             raise ValueError(
-                f"{type(model).__name__} has no form for export: of the detectors YOLOv3Detector "
-                "and RetinaNet have one."
+                f"{type(model).__name__} has no form for export: of detectors each DenseDetector "
+                "has one, such as YOLOv3Detector and RetinaNet."
             )
         low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
         if low:

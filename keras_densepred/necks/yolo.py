@@ -143,6 +143,19 @@ def _residual(kit: ConvNorm, x, name: str):
     return _add(kit, kit.unit(x, x.shape[-1], 3, f"{name}_conv"), x, f"{name}_add")
 
 
+# --- YOLOv3-tiny ---------------------------------------------------------------------------------
+
+
+def tiny(kit: ConvNorm, features: Pyramid) -> dict[str, Tensor]:
+    """P4 and P5 of yolov3-tiny: the coarser map, reduced, beside the finer one."""
+    reduced = kit.unit(features["P5"], 256, 1, "tiny_p5_reduce")
+    top = kit.unit(reduced, 512, 3, "tiny_p5")
+    x = kit.unit(reduced, 128, 1, "tiny_p4_reduce")
+    x = _up(kit, x, features["P4"], "tiny_p4_up")
+    x = _concat(kit, [x, features["P4"]], "tiny_p4_concat")
+    return {"P4": kit.unit(x, 256, 3, "tiny_p4"), "P5": top}
+
+
 # --- PRN -----------------------------------------------------------------------------------------
 
 
@@ -341,6 +354,7 @@ def _efm_spp(kit: ConvNorm, features: Pyramid) -> dict[str, Tensor]:
 
 
 YOLO_NECKS: dict[str, Callable[[ConvNorm, Pyramid], dict[str, Tensor]]] = {
+    "tiny": tiny,
     "prn": prn,
     "prn_3l": prn_3l,
     "cem": cem,

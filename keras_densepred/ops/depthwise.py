@@ -12,7 +12,9 @@ another path is faster; the numbers are medians on 2 CPU cores, float32, kernel 
 * PyTorch: Keras copies a channels-last tensor to contiguous NCHW and back around every
   convolution, 10 to 18 ms against 0.6 ms for `conv2d` on a channels-last view of the same memory.
 
-On GPUs and TPUs JAX keeps XLA's own convolution: no other path has been measured there.
+On GPUs JAX keeps XLA's own convolution. On an H200, bfloat16, 64 images, the four levels of
+CEDNet-NeXt-T at 224 px take 0.41, 0.57, 0.21 and 0.26 ms by it, 0.85, 0.54, 0.27 and 0.27 ms by
+shifted products (benchmarks/gpu_depthwise.csv). TPUs have not been measured.
 """
 
 import keras

@@ -109,8 +109,8 @@ def require_size(model: keras.Model, side: int) -> None:
     if side < 1 or side % divisor:
         near = max(divisor, round(side / divisor) * divisor)
         raise ValueError(
-            f"--image-size {side} does not fit {model.name}, whose images have sides that are "
-            f"multiples of {divisor}: {near} is the nearest."
+            f"--image-size {side} does not fit {type(model).__name__}, whose images have sides "
+            f"that are multiples of {divisor}: {near} is the nearest."
         )
 
 
@@ -151,11 +151,11 @@ def load_model(path: Path) -> keras.Model:
     """
     model_class = _class_of(path)  # which imports KerasCV for a model that needs it
     try:
-        if path.is_dir() and model_class is not None:
-            return model_class.from_preset(str(path))
         with warnings.catch_warnings():
             # Its state is in the file and not wanted here.
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            if path.is_dir() and model_class is not None:
+                return model_class.from_preset(str(path))
             return keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(

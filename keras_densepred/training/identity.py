@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_densepred.faults import SettingsError
-from keras_densepred.files import LOCK, write_atomically
+from keras_densepred.files import is_free, write_atomically
 from keras_densepred.saved.classes import read_classes
 
 # What changes where a run continues or how fast it goes, but not its result.
@@ -95,13 +95,6 @@ def claim_output(
         )
     write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
     return output
-
-
-def is_free(output: pathlib.Path) -> bool:
-    """Whether nothing is there, or an empty directory, but for the lock of a run."""
-    if not output.exists():
-        return True
-    return output.is_dir() and all(file.name == LOCK for file in output.iterdir())
 
 
 def _written_classes(output: pathlib.Path) -> list[list[Any]] | None:

@@ -27,7 +27,6 @@ from keras_densepred.training.experiments import Experiment, complete
 from keras_densepred.training.identity import (
     claim_output,
     decisive_settings,
-    is_free,
     recorded_settings,
 )
 from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
@@ -349,7 +348,7 @@ def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
         def lock() -> None:
             folder = pathlib.Path(output)
             # Of anything else `claim_output` says what is wrong with it.
-            if is_free(folder) or (folder / "settings.json").is_file():
+            if files.is_free(folder) or (folder / "settings.json").is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(files.locked(folder))
 

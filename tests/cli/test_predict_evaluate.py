@@ -249,6 +249,7 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
     file.write_text(text)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_users_own_model_needs_its_module_only(photos, tmp_path, monkeypatch, capsys):
     """A family and a classifier that nothing in the package knows."""
     (tmp_path / "their_networks.py").write_text(THEIR_MODULE)

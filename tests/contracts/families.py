@@ -69,6 +69,7 @@ FAMILIES = {
     ),
     "bicsnet_lite": (backbones.BiCSNetLiteBackbone, dict(width_multiplier=0.25, output_width=8)),
     "cspnet": (backbones.CSPNetBackbone, dict(stages=_STAGES, stem_width=8)),
+    "darknet_tiny": (backbones.DarknetTinyBackbone, dict(widths=(4, 4, 8, 8, 8, 16, 16))),
     "peleenet": (backbones.PeleeNetBackbone, _DENSE),
     "csp_densenet": (backbones.CSPDenseNetBackbone, _DENSE),
     "elastic_densenet": (

@@ -23,10 +23,18 @@ JAX = keras.config.backend() == "jax"
 COMPILED_ON_JAX = ("CEDNetBackbone", "ResNetBackbone", "OwnBackbone")
 
 every_family = pytest.mark.parametrize("family", backbone_families(), ids=lambda f: f.__name__)
+# Keras takes longest to build BiCSNet; its lite form is the same code.
+LONG = "BiCSNetBackbone"
 every_family_computed = pytest.mark.parametrize(
     "family",
     [
-        pytest.param(f, marks=() if f.__name__ in COMPILED_ON_JAX else pytest.mark.slow_on("jax"))
+        pytest.param(
+            f,
+            marks=[
+                *([] if f.__name__ in COMPILED_ON_JAX else [pytest.mark.slow_on("jax")]),
+                *([pytest.mark.slow] if f.__name__ == LONG else []),
+            ],
+        )
         for f in backbone_families()
     ],
     ids=lambda f: f.__name__,
@@ -106,7 +114,7 @@ def test_config_comes_back(family):
     assert [w.path for w in copy.weights] == [w.path for w in backbone.weights]
 
 
-@every_family
+@every_family_computed
 def test_saves_and_loads_exactly(family, tmp_path):
     backbone = build(family)
     backbone.save(tmp_path / "model.keras")
@@ -174,7 +182,7 @@ def test_is_pyramid_is_what_heads_need(family):
     "family",
     [
         # Lite has the same levels.
-        pytest.param(f, marks=pytest.mark.slow if f.__name__ == "BiCSNetBackbone" else ())
+        pytest.param(f, marks=pytest.mark.slow if f.__name__ == LONG else ())
         for f in backbone_families()
     ],
     ids=lambda f: f.__name__,

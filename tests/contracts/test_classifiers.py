@@ -19,7 +19,14 @@ CLASSIFIERS = {  # and a backbone that each is trained on
     models.BiCSNetImageClassifier: "bicsnet_lite",
     models.CEDNetImageClassifier: "cednet",
 }
-every_classifier = pytest.mark.parametrize("classifier", CLASSIFIERS)
+# BiCSNet takes longest to build; tests/models/test_bicsnet_classifier.py has it besides.
+every_classifier = pytest.mark.parametrize(
+    "classifier",
+    [
+        pytest.param(c, marks=pytest.mark.slow if c is models.BiCSNetImageClassifier else ())
+        for c in CLASSIFIERS
+    ],
+)
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
 LABELS = np.array([0, 1, 2, 0])

@@ -97,6 +97,7 @@ def test_masks_without_any_label_do_nothing(name):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(weight), weight.path)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @every_segmenter
 def test_mixed_precision_gives_float32_logits_and_trains(name):
     model = SEGMENTERS[name](OwnBackbone(dtype="mixed_bfloat16"))

@@ -276,5 +276,6 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(tmp_path):
     assert run_script(tmp_path, SCRIPT) == ["done"]

@@ -225,6 +225,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(tmp_path):
     (tmp_path / "own_module.py").write_text(MODULE)
     assert run_script(tmp_path, SCRIPT) == ["same"]

@@ -46,7 +46,7 @@ def test_logits_are_linear_in_the_mean_of_refined_levels():
     np.testing.assert_allclose(model.predict_on_batch(images), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow_on("jax", "tensorflow")
+@pytest.mark.slow
 def test_fit_changes_every_kernel_and_round_trips_are_exact(tmp_path):
     model = classifier("bicsnet_lite" if keras.config.backend() == "torch" else "bicsnet")
     before = model.get_weights()

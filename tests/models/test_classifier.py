@@ -39,7 +39,7 @@ def test_the_loss_is_the_mean_of_the_stages():
     np.testing.assert_allclose(history["loss"], [expected], rtol=1e-4)
 
 
-@pytest.mark.slow_on("tensorflow")
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_fit_changes_every_head_and_round_trips_are_exact(tmp_path):
     model = classifier()
     before = model.get_weights()

@@ -78,6 +78,7 @@ def test_the_papers_head_has_the_counted_parameters():
     assert not any(name.startswith("lateral") for name in names)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_levels_of_different_widths_are_projected_and_finer_ones_left_out():
     backbone = CEDNetBackbone(
         p2_width=8, p2_depth=1, widths=(8, 8, 16), depths=(1, 1, 1), num_stages=1, stem_width=8

@@ -60,7 +60,7 @@ def detector(member):
     )
 
 
-@pytest.mark.slow_on("jax")
+@pytest.mark.slow
 def test_round_trip_keeps_the_heads_form_and_weights(tmp_path):
     model = detector("lite")
     model.compile()

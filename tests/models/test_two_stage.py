@@ -110,6 +110,7 @@ def test_losses_start_where_they_should(model):
     assert logs["loss"] == pytest.approx(parts, rel=1e-4)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("batch", BATCHES)
 def test_batches_of_every_kind(model, batch):
     logs = model.train_on_batch(IMAGES, BATCHES[batch], return_dict=True)

@@ -82,6 +82,20 @@ def test_scales_have_their_shapes_and_probabilities():
     assert one.shapes == [(1, 5, 10, 3)]
 
 
+@pytest.mark.backend_free
+def test_scales_are_padded_as_the_model_needs_it():
+    class Model:
+        size_divisor = 12
+
+        def predict_on_batch(self, images):
+            assert images.shape[1:3] == (12, 24)
+            return pointwise(images)
+
+    assert multi_scale(Model().predict_on_batch, (1.0,))(pictures(1, 10, 20)).shape[:3] == (
+        *(1, 10, 20),
+    )
+
+
 def test_a_smooth_picture_is_the_same_at_all_scales():
     """Where things are must not shift with the scale."""
     ramp = np.linspace(-1, 1, 32, dtype=np.float32)

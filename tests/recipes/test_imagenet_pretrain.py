@@ -8,7 +8,13 @@ import keras_hub
 import numpy as np
 import pytest
 
-from keras_densepred import BiCSNetImageClassifier, CEDNetImageClassifier
+from keras_densepred import (
+    BiCSNetImageClassifier,
+    CEDNetImageClassifier,
+    metrics,
+    training,
+)
+from keras_densepred.training.report import metrics_log
 from recipes import imagenet_pretrain as recipe
 from tests.recipes import toy
 from tests.recipes.toy import Split
@@ -43,6 +49,42 @@ def test_from_flags_to_files(flags, tmp_path, capsys):
     assert f"| ema_val_top1 | {results['ema_val_top1']:.4f} |".replace("ema_", "") in card
     classes = json.loads((output / "preset" / "classes.json").read_text())
     assert [entry["name"] for entry in classes] == ["blue", "red"]
+
+
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_an_epoch_is_not_lost_where_its_evaluation_or_drawing_fails(flags, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = recipe.main([*flags, "--output", str(whole)])
+    trained = []
+
+    def failing(owner, name, at):
+        """Makes one call of a function fail; at its second the first epoch is over."""
+        original = getattr(owner, name)
+        calls = []
+
+        def fails_once(*arguments, **options):
+            calls.append(name)
+            if len(calls) == at:
+                raise ValueError(f"{name} failed")
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, fails_once)
+
+    on_step = training.Progress.on_train_batch_end
+    monkeypatch.setattr(
+        training.Progress,
+        "on_train_batch_end",
+        lambda self, batch, logs=None: (trained.append(batch), on_step(self, batch, logs))[1],
+    )
+    failing(metrics.ClassificationEvaluation, "evaluate", 1)
+    failing(metrics_log, "plot_curves", 2)
+    for message in ("evaluate failed", "plot_curves failed"):
+        with pytest.raises(ValueError, match=message):
+            recipe.main([*flags, "--output", str(broken)])
+    assert recipe.main([*flags, "--output", str(broken)]) == expected
+    assert trained == [0, 1, 2] * 2, "no step was trained twice"
+    for name in ("metrics.csv", "curves.png", "samples.png", "confusion.png"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.slow

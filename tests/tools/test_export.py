@@ -79,6 +79,7 @@ def test_a_size_that_the_model_cannot_take_is_refused(tmp_path, capsys, side):
     assert not output.exists()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("inside", ["classifier", ""])
 def test_a_classifiers_preset_is_exported_with_its_classes(tmp_path, inside):
     model = keras_densepred.CEDNetImageClassifier(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.data import ShapesDataset
+from keras_densepred.files import MARKER
 from keras_densepred.models import FasterRCNN, MaskRCNN, RetinaNetKerasHub, YOLOv3Detector
 from keras_densepred.training import Preprocessing
 from tests.models.conftest import ToyPyramid
@@ -19,7 +20,7 @@ DETECTORS = {
     "faster": lambda: FasterRCNN(ToyPyramid(), 6, **SMALL),
     "mask": lambda: MaskRCNN(ToyPyramid(), 6, mask_convs=1, **SMALL),
 }
-FILES = ["gradient_maps.png", "important_area.csv", "important_area.png", "quality.csv"]
+FILES = [MARKER, "gradient_maps.png", "important_area.csv", "important_area.png", "quality.csv"]
 
 
 @pytest.fixture(scope="module")

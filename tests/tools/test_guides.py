@@ -15,7 +15,11 @@ Last modified: 2026/01/02
 Description: What it is about: this.
 """
 '''
-QUICK = ("ten_minute_start", "new_token_mixer", "official_weights")
+QUICK = (
+    "ten_minute_start",
+    pytest.param("new_token_mixer", marks=pytest.mark.slow),
+    pytest.param("official_weights", marks=pytest.mark.slow),
+)
 guides = pytest.mark.parametrize("path", find_guides(), ids=lambda path: path.stem)
 
 

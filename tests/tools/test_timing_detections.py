@@ -6,6 +6,7 @@ import pytest
 from tools.timing import detections
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_rows_of_a_small_measurement():
     rows = detections.measure_detections(images=2, anchors=700, classes=3, repeats=2)
     assert [row["what"] for row in rows] == ["decode boxes", "nms", "decode + nms"]

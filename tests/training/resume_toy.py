@@ -69,7 +69,7 @@ def batches_from(step):
         step += 1
 
 
-def train(directory, kill_after=0, epochs=EPOCHS, model=None, **checkpoint):
+def train(directory, kill_after=0, epochs=EPOCHS, model=None, before=(), **checkpoint):
     model = model or make_model()
     rows = Rows()
     options = {"every_steps": 3, **checkpoint}
@@ -80,7 +80,7 @@ def train(directory, kill_after=0, epochs=EPOCHS, model=None, **checkpoint):
         epochs=epochs,
         steps_per_epoch=STEPS,
         checkpoint=saver,
-        callbacks=[rows, KillAfter(kill_after)] if kill_after else [rows],
+        callbacks=[*before, rows, *([KillAfter(kill_after)] if kill_after else [])],
     )
     return model, rows.rows, start
 

@@ -1,5 +1,7 @@
 """Checkpoints: when they are written, how many stay, and which are refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,15 @@ def test_keeps_the_newest(tmp_path):
     toy.train(tmp_path, epochs=1, every_steps=1, keep=3)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-00000006", "step-00000007", "step-00000008"]
+
+
+def test_what_a_killed_run_did_not_come_to_delete_goes_at_the_next_start(tmp_path):
+    toy.train(tmp_path, epochs=1)
+    for name in ("step-00000003", "step-00000008-trained"):
+        shutil.copytree(tmp_path / "step-00000008", tmp_path / name)
+    *_, start = toy.train(tmp_path, epochs=1)
+    assert start == training.Position(1, 0), "the one after the callbacks is the newer one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000006", "step-00000008"]
 
 
 def test_saves_by_the_clock(tmp_path, monkeypatch):

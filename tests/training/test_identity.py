@@ -110,4 +110,4 @@ def test_a_second_run_into_the_same_output_is_refused(tmp_path):
             pass
         process.kill()
     with files.locked(tmp_path):  # the killed one left none
-        assert identity.is_free(tmp_path)
+        assert files.is_free(tmp_path)

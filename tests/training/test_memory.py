@@ -9,6 +9,7 @@ import pytest
 pytestmark = pytest.mark.backend_free
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 def test_a_freed_block_stays_with_the_process():
     program = """

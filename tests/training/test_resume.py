@@ -77,6 +77,63 @@ def test_interrupted_anywhere(tmp_path, uninterrupted, batches):
     assert rows == uninterrupted[1]
 
 
+class FailsOnce(keras.callbacks.Callback):
+    """An evaluation that draws random numbers and adds to the history; it fails the first time."""
+
+    fails = True
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["drawn"] = float(np.random.random() + logs["loss"])  # noqa: NPY002 - the global one
+        if epoch == self.epoch and FailsOnce.fails:
+            FailsOnce.fails = False
+            raise Interrupt
+
+
+@pytest.mark.parametrize("epoch", [0, toy.EPOCHS - 1])
+def test_what_fails_at_an_epochs_end_loses_no_step(tmp_path, monkeypatch, epoch):
+    steps = []
+
+    def run(directory, fails):
+        monkeypatch.setattr(FailsOnce, "fails", fails)
+        count = keras.callbacks.Callback()
+        count.on_train_batch_begin = lambda batch, logs=None: steps.append(batch)
+        return toy.train(directory, before=[FailsOnce(epoch), count])
+
+    model, expected, _ = run(tmp_path / "whole", False)
+    everything = len(steps)
+    steps.clear()
+    with pytest.raises(Interrupt):
+        run(tmp_path / "broken", True)
+    newest = max(path.name for path in (tmp_path / "broken").iterdir())
+    assert newest == f"step-{8 * (epoch + 1):08d}-trained"
+    continued, rows, start = run(tmp_path / "broken", False)
+    assert start == training.Position(epoch, toy.STEPS)
+    assert len(steps) == everything, "a step was done again"
+    assert rows == expected and "drawn" in rows[0]
+    assert_same(weights(continued), weights(model))
+    names = sorted(path.name for path in (tmp_path / "broken").iterdir())
+    assert names == ["step-00000021", "step-00000024"]
+
+
+def test_what_the_data_raise_is_what_fit_raises(tmp_path, monkeypatch):
+    """On TensorFlow it was an error of the graph, with a traceback in its text."""
+    original = toy.batches_from
+
+    def broken(step):
+        for number, batch in enumerate(original(step), step):
+            if number == 11:
+                raise ValueError("photo.jpg is broken.")
+            yield batch
+
+    monkeypatch.setattr(toy, "batches_from", broken)
+    with pytest.raises(ValueError, match=r"^photo\.jpg is broken\.$"):
+        toy.train(tmp_path)
+
+
 def test_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
     toy.train(tmp_path)
     model, rows, start = toy.train(tmp_path)
@@ -110,9 +167,11 @@ def test_all_damaged(tmp_path):
 
 def test_half_written_checkpoint_is_no_checkpoint(tmp_path, uninterrupted):
     interrupt_after(tmp_path, 14)
-    (tmp_path / ".step-00000013.tmp").mkdir()
-    (tmp_path / ".step-00000013.tmp" / "state.npz").write_bytes(b"half")
+    unfinished = tmp_path / ".step-00000013.abc.unfinished"
+    (unfinished / "new").mkdir(parents=True)
+    (unfinished / "new" / "state.npz").write_bytes(b"half")
     model, _, start = toy.train(tmp_path)
+    assert not unfinished.exists()
     assert start == training.Position(1, 4)
     assert_same(weights(model), uninterrupted[0])
 

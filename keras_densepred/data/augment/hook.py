@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from keras_densepred.data.augment.transform import Size
+from keras_densepred.plugins import import_module
 
 
 def load_augmentation(name: str) -> Augmentation:
@@ -88,10 +87,8 @@ class Augmentation:
 
 
 def _import(module_name: str, name: str) -> ModuleType:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        return importlib.import_module(module_name)
+        return import_module(module_name)
     except Exception as error:  # whatever a user's module does when it is run
         reason = str(error) or type(error).__name__
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Generic, TypeVar
@@ -28,6 +29,10 @@ REPORT = "report"  # key under which workers send their counts along with a batc
 _MOST_BAD_IN_A_ROW = 100
 
 Item = TypeVar("Item")
+
+
+class WorkerError(RuntimeError):
+    """A process that prepares batches has ended too early; one sentence."""
 
 
 class BatchStream(Iterator[Batch]):
@@ -60,7 +65,7 @@ class BatchStream(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = iterate(self._batches[self._next_batch :], self._workers)
-        batch = next(self._iterator)
+        batch = _next(self._iterator)
         skipped, dropped = batch.pop(REPORT)
         self.skipped_images.update(skipped)
         self.dropped_boxes += dropped
@@ -155,7 +160,7 @@ class EvalBatches:
         is_complete = False
         try:
             for _ in range(len(self)):
-                batch = next(iterator)
+                batch = _next(iterator)
                 skipped, _ = batch.pop(REPORT)
                 self.skipped_images.update(skipped)
                 yield batch
@@ -316,6 +321,23 @@ def iterate(batches: Any, workers: int) -> Any:
             worker_init_fn=_prepare_worker,
         )
     return iter(iterable)
+
+
+def _next(iterator: Any) -> dict[str, Any]:
+    try:
+        return next(iterator)
+    except RuntimeError as error:
+        ended = re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
+        if ended is None:
+            raise
+        code = int(ended[1])
+        raise WorkerError(
+            f"A process that prepares batches was ended from outside (signal {-code}), as systems "
+            "do when memory runs out: use fewer --workers or a smaller --batch-size."
+            if code < 0
+            else f"A process that prepares batches ended with exit code {code}: what it printed "
+            "before says why."
+        ) from error
 
 
 def _prepare_worker(number: int, count: int) -> None:

@@ -80,7 +80,7 @@ def multi_scale(
     predict: Predict,
     scales: Sequence[float] = PAPER_SCALES,
     flip: bool = True,
-    size_multiple: int = 32,
+    size_multiple: int | None = None,
 ) -> Predict:
     """Averages the probabilities over several sizes of the images and their mirror images.
 
@@ -89,7 +89,8 @@ def multi_scale(
         scales: factors of the images' size.
         flip: whether mirrored images are predicted too.
         size_multiple: resized images are padded with zeros on the right and below to a multiple of
-            this: the `size_divisor` of the model.
+            this; by default the `size_divisor` of the model that `predict` is a method of, and no
+            padding where it is another function, such as what `sliding_window` returns.
 
     Returns:
         Images `(B, H, W, 3)` float -> probabilities `(B, H, W, C)` float32.
@@ -99,6 +100,8 @@ def multi_scale(
     """
     if not scales or min(scales) <= 0:
         raise ValueError(f"`scales` must be positive numbers, at least one, and is {scales!r}.")
+    if size_multiple is None:
+        size_multiple = getattr(getattr(predict, "__self__", None), "size_divisor", 1)
 
     def average(images: np.ndarray) -> np.ndarray:
         height, width = images.shape[1:3]

@@ -40,8 +40,8 @@ class YOLOv3Detector(DenseDetector, keras.Model):
     Args:
         backbone: a pyramid backbone with `pyramid_outputs` P3 to P5, channels_last.
         num_classes: C, without background.
-        neck: a name of `YOLO_NECKS`: `"prn"` (P4 and P5 only), `"prn_3l"`, `"cem"`, `"cem_sam"`,
-            `"gfm"`, `"efm"`, `"efm_sam"`, `"efm_spp"`, `"panet_spp"`.
+        neck: a name of `YOLO_NECKS`: `"tiny"` and `"prn"` (P4 and P5 only), `"prn_3l"`, `"cem"`,
+            `"cem_sam"`, `"gfm"`, `"efm"`, `"efm_sam"`, `"efm_spp"`, `"panet_spp"`.
         anchors: widths and heights in pixels, smallest first, or a name of `YOLO_ANCHORS`; by
             default yolov3-tiny's six for two levels, yolov3's nine for three.
         masks: level to indices of its anchors, by default as in Darknet
@@ -228,6 +228,11 @@ class YOLOv3Detector(DenseDetector, keras.Model):
     def darknet_order(self) -> tuple[str, ...]:
         """The names of the convolutions in the order of Darknet's files (`convert.darknet`)."""
         return (*self.backbone.darknet_order, *self._neck_order)
+
+    @property
+    def darknet_epsilon(self) -> float | None:
+        """Epsilon of the batch norms in Darknet's files (`convert.darknet`); None for ours."""
+        return getattr(self.backbone, "darknet_epsilon", None)
 
     def get_config(self) -> dict[str, Any]:
         return {

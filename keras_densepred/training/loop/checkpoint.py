@@ -1,5 +1,6 @@
 """When the state of a run is saved, and which checkpoint a run continues from."""
 
+import functools
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_densepred.files import remove_unfinished
 from keras_densepred.training.devices.cluster import current_cluster
 from keras_densepred.training.loop.divergence import TrainingDiverged, check_finite_logs
 from keras_densepred.training.loop.snapshots import (
@@ -24,7 +26,8 @@ from keras_densepred.training.loop.snapshots import (
     write_snapshot,
 )
 
-_NAME = re.compile(r"^step-(\d{8})$")
+_TRAINED = "-trained"  # ends the name where an epoch's steps are done and its callbacks are not
+_NAME = re.compile(rf"^step-(\d{{8}})({_TRAINED})?$")
 # Processes save together, and their clocks differ: they ask the main process. Not at every step,
 # because asking waits for the accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
@@ -34,7 +37,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     """Saves the whole state of a run at every epoch's end and, if asked, in between.
 
     A checkpoint is a directory `step-<batches trained>`, complete or absent. Callbacks with
-    `get_state() -> JSON-able` and `set_state(state)` are saved with it.
+    `get_state() -> JSON-able` and `set_state(state)` are saved with it. At an epoch's end there are
+    two: `-trained` before the other callbacks run, which may fail, and one after them in its place.
 
     With several processes the main one writes while the others wait, and all read.
 
@@ -109,6 +113,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         if due:
             self.save(Position(self._epoch, done), logs)
 
+    def on_epoch_trained(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """Saves what the other callbacks of an epoch's end cannot lose any more."""
+        self.save(Position(epoch, self.steps_per_epoch), logs)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves; callbacks before this one have added their results to the history."""
         self.save(Position(epoch + 1, 0), logs)
@@ -118,7 +126,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
         Args:
             position: where training stands.
-            logs: the losses of the last step, checked to be finite.
+            logs: the losses of the last step, or the means of the epoch that ends; checked to be
+                finite.
 
         Returns:
             The checkpoint's directory.
@@ -147,6 +156,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "epoch": position.epoch,
             "step": position.step,
             "steps_per_epoch": self.steps_per_epoch,
+            "logs": {name: float(value) for name, value in (logs or {}).items()},
             "dtypes": dtypes,
             "callbacks": {name: item.get_state() for name, item in self.companions.items()},
         }
@@ -154,18 +164,28 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         arrays |= generators.arrays
         state["random"] = generators.values
         done = position.epoch * self.steps_per_epoch + position.step
-        path = self.directory / f"step-{done:08d}"
+        is_trained = position.step == self.steps_per_epoch
+        path = self.directory / f"step-{done:08d}{_TRAINED if is_trained else ''}"
 
         def write() -> None:
             write_snapshot(path, arrays, state)
             # A later checkpoint can only be a damaged one that this run was not continued from.
-            later = [old for old in self.checkpoints() if old.name > path.name]
-            for old in [*later, *self.checkpoints()[len(later) + self.keep :]]:
-                shutil.rmtree(old)
+            for old in self.checkpoints():
+                if _order(old) > _order(path):
+                    shutil.rmtree(old)
+            self._remove_before(path)
 
         current_cluster().run_on_main(write)
         self._saved_at = time.monotonic()
         return path
+
+    def _remove_before(self, newest: pathlib.Path) -> None:
+        """Deletes those beyond `keep`, and those of epochs whose callbacks are done by now."""
+        older = [path for path in self.checkpoints() if _order(path) < _order(newest)]
+        kept = [path for path in older if not path.name.endswith(_TRAINED)][: self.keep - 1]
+        for path in older:
+            if path not in kept:
+                shutil.rmtree(path)
 
     # --- restoring ---------------------------------------------------------------------------
 
@@ -174,10 +194,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         if not self.directory.is_dir():
             return []
         found = [path for path in self.directory.iterdir() if _NAME.match(path.name)]
-        return sorted(found, reverse=True)
+        return sorted(found, key=_order, reverse=True)
 
     def latest(self) -> Snapshot | None:
         """Reads the newest undamaged checkpoint, and says so if a newer one is damaged.
+
+        Older ones that are not to be kept are deleted, which a killed run did not come to.
 
         Returns:
             The snapshot, or None if there is no checkpoint.
@@ -186,6 +208,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             CheckpointError: if it belongs to a run with other settings, all are damaged, or the
                 processes see different ones.
         """
+        current_cluster().run_on_main(lambda: remove_unfinished(self.directory))
         paths = self.checkpoints()
         for path in paths:
             try:
@@ -195,6 +218,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 continue
             self._check_settings(path, snapshot.state)
             self._check_others(snapshot.position)
+            # What a process was to delete when it was killed.
+            current_cluster().run_on_main(functools.partial(self._remove_before, path))
             return snapshot
         self._check_others(None)
         if paths:
@@ -228,3 +253,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             f"{path} belongs to a run with other settings ({'; '.join(differences)}): repeat that "
             "run's command to continue it, or choose another output directory."
         )
+
+
+def _order(path: pathlib.Path) -> tuple[int, bool]:
+    """Steps that are done, and whether the callbacks that follow them are."""
+    match = _NAME.match(path.name)
+    assert match is not None
+    return int(match[1]), match[2] is None

@@ -82,6 +82,15 @@ class _SpanningCallbacks(keras.callbacks.CallbackList):
             logs.update({name: float(all_.mean()) for name, all_ in cluster.gather(own).items()})
         super().on_epoch_end(epoch, logs)
 
+    def end_epoch_again(self, snapshot: Snapshot) -> None:
+        """Does what is left of an epoch whose steps are all done."""
+        epoch = snapshot.position.epoch
+        self.epoch_snapshot = snapshot
+        self.on_epoch_begin(epoch)
+        snapshot.random_state.restore()
+        super().on_epoch_end(epoch, snapshot.epoch_logs)
+        self.generators = RandomState.capture()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         floats: dict[str, float] | None = None
         base = keras.callbacks.Callback.on_train_batch_end
@@ -92,6 +101,18 @@ class _SpanningCallbacks(keras.callbacks.CallbackList):
                 if floats is None:
                     floats = {name: float(value) for name, value in (logs or {}).items()}
                 callback.on_train_batch_end(self.first_batch + batch, floats)
+
+
+class _EpochTrained(keras.callbacks.Callback):
+    """Saves an epoch before the callbacks after this one."""
+
+    def __init__(self, checkpoint: ResumableCheckpoint):
+        super().__init__()
+        self._checkpoint = checkpoint
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves."""
+        self._checkpoint.on_epoch_trained(epoch, logs)
 
 
 class _RawWeights(keras.callbacks.Callback):
@@ -108,6 +129,17 @@ class _RawWeights(keras.callbacks.Callback):
     def put_back(self) -> None:
         """Assigns the copy."""
         assign_trainable(self.model, self._values)
+
+
+def _noting(
+    batches: Iterator[tuple[Any, ...]], failures: list[Exception]
+) -> Iterator[tuple[Any, ...]]:
+    """The same batches; what they raise is noted."""
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 def fit(
@@ -139,7 +171,8 @@ def fit(
         steps_per_epoch: batches in an epoch.
         checkpoint: where and when to save.
         callbacks: more callbacks, called before the checkpoint is written. Those with `get_state`
-            and `set_state` are saved with it.
+            and `set_state` are saved with it. If one fails at the end of an epoch, the epoch is not
+            trained again: the next start begins with what they do then.
 
     Returns:
         The position that training was continued from; `Position(0, 0)` for a fresh run. With
@@ -172,22 +205,33 @@ def fit(
     def run(position: Position, until: int) -> None:
         done = position.epoch * steps_per_epoch + position.step
         spanning.first_batch = position.step
+        failures: list[Exception] = []
         # KerasHub's tasks (0.32) wrap `fit` to run their preprocessor, which ours do not have, and
         # take no generator there.
-        keras.Model.fit(
-            model,
-            cluster.fit_input(lambda: batches_from(done)),
-            initial_epoch=position.epoch,
-            epochs=until,
-            steps_per_epoch=steps_per_epoch - position.step,
-            callbacks=spanning,
-            shuffle=False,
-            verbose=0,
-        )
+        try:
+            keras.Model.fit(
+                model,
+                cluster.fit_input(lambda: _noting(batches_from(done), failures)),
+                initial_epoch=position.epoch,
+                epochs=until,
+                steps_per_epoch=steps_per_epoch - position.step,
+                callbacks=spanning,
+                shuffle=False,
+                verbose=0,
+            )
+        except Exception as error:
+            # TensorFlow makes a graph's error of what the data raised.
+            if failures and failures[0] is not error:
+                raise failures[0] from error
+            raise
 
     epoch = start.epoch
     with cluster.training(model):
-        if start.step and epoch < epochs:
+        if snapshot is not None and start.step == steps_per_epoch:
+            spanning.end_epoch_again(snapshot)
+            epoch += 1
+        spanning.callbacks.insert(1, _EpochTrained(checkpoint))
+        if 0 < start.step < steps_per_epoch and epoch < epochs:
             spanning.epoch_snapshot = snapshot
             keeper = _RawWeights()
             spanning.callbacks.append(keeper)

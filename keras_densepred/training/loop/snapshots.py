@@ -8,16 +8,15 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import pathlib
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_densepred.files import renewing, write_to_disk
 from keras_densepred.runtime import random_state
 from keras_densepred.training.devices.cluster import current_cluster
 
@@ -31,7 +30,10 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where training stands: `step` batches of epoch `epoch` (both from 0) are done."""
+    """Where training stands: `step` batches of epoch `epoch` (both from 0) are done.
+
+    With all steps of an epoch done, what follows them is not: its evaluation and other callbacks.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -80,6 +82,11 @@ class Snapshot:
     def position(self) -> Position:
         """Where training stood."""
         return Position(self.state["epoch"], self.state["step"])
+
+    @property
+    def epoch_logs(self) -> dict[str, float]:
+        """The means of an epoch whose steps are all done."""
+        return self.state["logs"]
 
     @property
     def random_state(self) -> "RandomState":
@@ -173,26 +180,14 @@ def write_snapshot(
         arrays: those of `state_arrays` and `RandomState`.
         state: JSON-able; with the keys that `Snapshot` reads.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
     buffer = io.BytesIO()
     packed = np.frombuffer(json.dumps(state).encode(), np.uint8)
     np.savez(buffer, allow_pickle=False, **arrays, state=packed)
     content = buffer.getbuffer()
-    for file_name, data in (
-        (_ARRAYS, content),
-        (_CHECKSUM, f"{hashlib.sha256(content).hexdigest()}  {_ARRAYS}\n".encode()),
-    ):
-        with open(temporary / file_name, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    if path.exists():  # left by a run that was killed later and resumed from an earlier one
-        shutil.rmtree(path)
-    os.replace(temporary, path)
+    checksum = f"{hashlib.sha256(content).hexdigest()}  {_ARRAYS}\n"
+    with renewing(path) as unfinished:
+        write_to_disk(unfinished / _ARRAYS, content)
+        write_to_disk(unfinished / _CHECKSUM, checksum.encode())
 
 
 def read_snapshot(path: pathlib.Path) -> Snapshot:
