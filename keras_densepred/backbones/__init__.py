@@ -31,11 +31,8 @@ __all__ = [
     "CSPDenseNetBackbone",
     "CSPNetBackbone",
     "CSPStage",
-<<<<<<< HEAD
     "ConvNeXtBackbone",
-=======
     "DarknetTinyBackbone",
->>>>>>> main
     "ElasticDenseNetBackbone",
     "FeatureInfo",
     "HostBackbone",
