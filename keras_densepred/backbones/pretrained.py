@@ -157,21 +157,23 @@ def _rounded(values: np.ndarray) -> tuple[float, ...]:
     return tuple(round(float(value), 4) + 0.0 for value in values)
 
 
-@functools.cache
 def _image_converter(preset: str) -> tuple[Any, Any]:
     """Scale and offset of images in 0..255."""
-    file = pathlib.Path(preset) / "image_converter.json"
-    if file.is_file():
-        config = json.loads(file.read_text(encoding="utf-8"))["config"]
-    elif pathlib.Path(preset).is_dir():
-        config = None
+    if not pathlib.Path(preset).is_dir():
+        config = _downloaded_converter(preset)
     else:
-        with downloading(preset):
-            config = keras_hub.layers.ImageConverter.from_preset(preset).get_config()
-    if config is None:
-        return 1 / np.array(IMAGENET_STD), -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
+        file = pathlib.Path(preset) / "image_converter.json"
+        if not file.is_file():
+            return 1 / np.array(IMAGENET_STD), -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
+        config = json.loads(file.read_text(encoding="utf-8"))["config"]
     scale, offset = config.get("scale"), config.get("offset")
     return 1.0 if scale is None else scale, 0.0 if offset is None else offset
+
+
+@functools.cache
+def _downloaded_converter(preset: str) -> dict[str, Any]:
+    with downloading(preset):
+        return keras_hub.layers.ImageConverter.from_preset(preset).get_config()
 
 
 @contextlib.contextmanager

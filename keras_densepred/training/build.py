@@ -39,10 +39,14 @@ def image_scaling(
     return _source(settings.weights or settings.preset).normalization or (mean, std)
 
 
-@functools.cache
 def _source(preset: str) -> backbones.BackboneSource:
-    """Of handles, the network is built to look at."""
-    return backbones.find_backbone(preset)
+    return _downloaded(preset) if "://" in preset else backbones.find_backbone(preset)
+
+
+@functools.cache
+def _downloaded(handle: str) -> backbones.BackboneSource:
+    """Of handles, the network is built to look at; unlike a directory, it stays what it is."""
+    return backbones.find_backbone(handle)
 
 
 def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:

@@ -118,3 +118,14 @@ def test_sizes_that_are_refused():
         ConvNeXtBackbone((3, 3, 9))
     with pytest.raises(ValueError, match=r"`drop_path_rate` must be in \[0, 1\)"):
         ConvNeXtBackbone(drop_path_rate=1.0)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("extra_levels, channels", [("conv", 8), ("conv_on_c5", 12)])
+def test_what_p6_is_made_of(extra_levels, channels):
+    backbone = ConvNeXtBackbone((1, 1, 1, 1), (4, 4, 4, 12))
+    pyramid = FeaturePyramid(backbone, 8, 3, 7, extra_levels=extra_levels)
+    assert pyramid.get_layer("fpn_p6_conv").kernel.shape == (3, 3, channels, 8)
+    assert pyramid.get_layer("fpn_p7_conv").kernel.shape == (3, 3, 8, 8)
+    copy = FeaturePyramid.from_config(pyramid.get_config())
+    assert copy.extra_levels == extra_levels
