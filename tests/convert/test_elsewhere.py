@@ -79,7 +79,7 @@ def test_a_resnet_that_keras_hub_saved(tmp_path):
     source.save_to_preset(tmp_path)
     backbone = ResNetBackbone.from_preset(str(tmp_path), msfm=MSFM, frozen_stages=1)
     assert backbone.depths == (1, 2, 1, 1) and backbone.frozen_stages == 1
-    theirs = keras.Model(source.inputs[0], source.pyramid_outputs)
+    theirs = keras.Model(source.inputs[0], dict(source.pyramid_outputs))
     assert_same(run(backbone, images(64, 96)), run(theirs, images(64, 96)))
     assert type(load_backbone(str(tmp_path))) is HostBackbone
 
@@ -102,7 +102,7 @@ def test_a_cspnet_that_keras_hub_saved(tmp_path):
     source.save_to_preset(tmp_path)
     backbone = CSPNetBackbone.from_preset(str(tmp_path))
     assert backbone.architecture == "csp_resnext_50_timm"
-    theirs = keras.Model(source.inputs[0], source.pyramid_outputs)
+    theirs = keras.Model(source.inputs[0], dict(source.pyramid_outputs))
     assert_same(run(backbone, images(64, 96)), run(theirs, images(64, 96)))
 
 

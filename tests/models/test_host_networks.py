@@ -115,7 +115,7 @@ NETWORKS = {
         8, 3, 1, stackwise_strides=2, block_type="dark_block", stage_type="csp", **CSP_DARKNET
     ),
     "CSP resnet": lambda: hub.CSPNetBackbone(
-        8, 7, 2, block_type="bottleneck_block", stage_type="csp", **CSP_RESNET
+        8, 7, 4, block_type="bottleneck_block", stage_type="csp", **CSP_RESNET
     ),
     "EfficientNet": lambda: hub.EfficientNetBackbone(**EFFICIENTNET),
     "MiT": lambda: hub.MiTBackbone(**MIT),
