@@ -58,11 +58,18 @@ _cascade_decay = ByArchitecture(
     dict.fromkeys(("cednet_next_small", "cednet_next_base", "cednet_cswin_tiny"), 0.7),
     otherwise=0.6,
 )
+_convnext_decay = ByArchitecture(
+    dict.fromkeys(("convnext_tiny", "convnext_small"), 0.7), otherwise=0.8
+)
 EXPERIMENTS = {
     "cednet": protocols.cednet_on_coco(
         drop_path=protocols.cednet_drop_path(tiny=0.2, small=0.3, base=0.4),
         learning_rate=lambda plan: 2e-4 if _cascade(plan) else 1e-4,
         layer_decay=lambda plan: _cascade_decay(plan) if _cascade(plan) else 0.95,
+    ),
+    "convnext": protocols.convnext_on_coco(
+        learning_rate=lambda plan: 2e-4 if _cascade(plan) else 1e-4,
+        layer_decay=lambda plan: _convnext_decay(plan) if _cascade(plan) else 0.95,
     ),
     "bicsnet": Experiment(
         "BiCSNet, section V-A, strategy A",
@@ -126,7 +133,9 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
     """Backbone, pyramid and heads, compiled."""
     # Pretrained batch norms are not trained on a few images a device.
     fixed: dict[str, Any] = {"frozen_stages": 1, "fixed_batch_norm": True}
-    backbone = training.build_backbone(settings, **(fixed if settings.weights else {}))
+    backbone = training.build_backbone(
+        settings, **(fixed if training.is_pretrained(settings) else {})
+    )
     pyramid, heads = _pyramid(settings, backbone)
     if settings.experiment == "small":
         heads |= {"head_width": 256, "samples": 64, "num_proposals": 300}
@@ -146,8 +155,11 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
 
 def _pyramid(settings: Settings, backbone: Any) -> tuple[Any, dict[str, Any]]:
     """What the heads stand on, and how the backbone's paper builds them."""
-    if isinstance(backbone, backbones.CEDNetBackbone):
-        pyramid = necks.DetectionPyramid(backbone, settings.width, min_level=2, max_level=6)
+    if isinstance(backbone, (backbones.CEDNetBackbone, backbones.ConvNeXtBackbone)):
+        if isinstance(backbone, backbones.CEDNetBackbone):
+            pyramid = necks.DetectionPyramid(backbone, settings.width, min_level=2, max_level=6)
+        else:
+            pyramid = necks.FeaturePyramid(backbone, settings.width)
         if not settings.detector.startswith("cascade"):
             return pyramid, {}
         return pyramid, {**CONVOLUTIONAL_HEADS, "class_agnostic": False, "box_loss": "giou"}
@@ -173,14 +185,12 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
-    """CEDNet and MSFM test at 800/1333; others fit images into their square."""
+    """CEDNet, ConvNeXt and MSFM test at 800/1333; others fit images into their square."""
     frame: dict[str, Any] = {"image_size": settings.image_size}
-    if settings.experiment in ("cednet", "msfm"):
+    if settings.experiment in ("cednet", "convnext", "msfm"):
         share = settings.image_size / EXPERIMENTS[settings.experiment].settings["image_size"]
         frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
-    return training.Preprocessing(
-        "detection", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, **frame
-    )
+    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
 
 if __name__ == "__main__":

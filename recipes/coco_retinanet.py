@@ -1,4 +1,4 @@
-"""RetinaNet on COCO without an FPN, with each family's published settings by name.
+"""RetinaNet on COCO, with each family's published settings by name; an FPN for those that need one.
 
 CEDNet ("CEDNet: a cascade encoder-decoder network for dense prediction", and its code): 36 epochs,
 batch 16, AdamW 1e-4 with layer-wise decay, large-scale jitter 0.1-2.0 at 1024 px with rectangle
@@ -10,6 +10,7 @@ stochastic depth, swish and a wider jitter.
     python recipes/coco_retinanet.py --data-dir MY_IMAGES --image-size 512 --output runs/mine
     python recipes/coco_retinanet.py --data-dir COCO --output runs/coco   # CEDNet's settings
     python recipes/coco_retinanet.py --data-dir COCO --experiment bicsnet_b --output runs/bicsnet
+    python recipes/coco_retinanet.py --data-dir MY_IMAGES --preset resnet_50_imagenet
     torchrun --nproc-per-node=8 recipes/coco_retinanet.py ...             # 8 GPUs with PyTorch
 
 Settings left open come from `--experiment`, by default that of the backbone's family from 20,000
@@ -64,6 +65,7 @@ _CEDNET = protocols.cednet_on_coco(
 )
 EXPERIMENTS = {
     "cednet": _CEDNET,
+    "convnext": protocols.convnext_on_coco(head_depth=4, focal_gamma=2.0),
     "bicsnet_b": Experiment(
         "BiCSNet, section V-A, strategy B",
         {
@@ -89,7 +91,7 @@ EXPERIMENTS = {
             "head_depth": 1,
             "drop_path": _CEDNET.settings["drop_path"],
             "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 0.05,
-            "layer_decay": lambda plan: 0.95 if plan.weights else 1.0,
+            "layer_decay": lambda plan: 0.95 if plan.pretrained else 1.0,
             "focal_gamma": 2.0,
         },
         on_shapes={"image_size": 96, "epochs": AtLeast(5, steps=700)},  # 1000 steps
@@ -112,11 +114,16 @@ class Settings(training.PyramidDetectionSettings):
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
     """Backbone, pyramid and heads, compiled."""
-    backbone = pyramid = training.build_backbone(settings)
+    pretrained = training.is_pretrained(settings)
+    # Pretrained batch norms are not trained on a few images a device.
+    fixed = {"fixed_batch_norm": True} if pretrained else {}
+    backbone = pyramid = training.build_backbone(settings, **fixed)
     options: dict[str, Any] = {}
-    if isinstance(backbone, backbones.CEDNetBackbone) or not backbone.is_pyramid:
+    if isinstance(backbone, (backbones.ConvNeXtBackbone, backbones.HostBackbone)):  # no pyramids
+        pyramid = necks.FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv_on_c5")
+    elif isinstance(backbone, backbones.CEDNetBackbone) or not backbone.is_pyramid:
         pyramid = necks.DetectionPyramid(backbone, width=settings.width)
-        options["head_initializer"] = None if settings.weights else "he_normal"
+        options["head_initializer"] = None if pretrained else "he_normal"
     elif isinstance(backbone, (backbones.BiCSNetBackbone, backbones.BiCSNetLiteBackbone)):
         options = {  # BiCSNet, section V-A
             "head_width": settings.width,
@@ -155,11 +162,9 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet tests at 800/1333 what it trained at 1024; others fit images into their square."""
     size = settings.image_size
     frame: dict[str, Any] = {"image_size": size}
-    if settings.experiment == "cednet":
+    if settings.experiment in ("cednet", "convnext"):
         frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
-    return training.Preprocessing(
-        "detection", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, **frame
-    )
+    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
 
 if __name__ == "__main__":

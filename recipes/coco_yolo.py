@@ -189,8 +189,10 @@ def sizes(settings: Settings, size_divisor: int) -> data.RandomSizes:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """Stretched to the square, as in training, and in Darknet."""
-    size = settings.image_size
-    return training.Preprocessing("detection", MEAN, STD, image_size=size, stretch=True)
+    scaling = training.image_scaling(settings, MEAN, STD)
+    return training.Preprocessing(
+        "detection", *scaling, image_size=settings.image_size, stretch=True
+    )
 
 
 if __name__ == "__main__":

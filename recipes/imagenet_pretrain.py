@@ -202,7 +202,7 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     """The middle of the resized image; from 384 pixels on all of it, warped, as the authors do."""
     size = settings.image_size
     crop_ratio = CROP_RATIO if size < WARPED_FROM else None
-    mean, std = protocols.IMAGENET_MEAN, protocols.IMAGENET_STD
+    mean, std = training.image_scaling(settings)
     return training.Preprocessing("classification", mean, std, size, crop_ratio=crop_ratio)
 
 

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import Experiment, PerBatch, protocols
+from keras_densepred.training import Experiment, PerBatch
 
 if TYPE_CHECKING:
     import keras
@@ -117,9 +117,8 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """Whole images, fitted into the training crop."""
-    return training.Preprocessing(
-        "segmentation", protocols.IMAGENET_MEAN, protocols.IMAGENET_STD, settings.image_size
-    )
+    scaling = training.image_scaling(settings)
+    return training.Preprocessing("segmentation", *scaling, settings.image_size)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,17 @@ from keras_densepred.backbones.backbone import FeatureInfo, PyramidBackbone
 from keras_densepred.backbones.bicsnet import BiCSNetBackbone
 from keras_densepred.backbones.bicsnet_lite import BiCSNetLiteBackbone
 from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.backbones.convnext import ConvNeXtBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone, CSPStage
 from keras_densepred.backbones.darknet_tiny import DarknetTinyBackbone
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
+from keras_densepred.backbones.find import BackboneSource, find_backbone, load_backbone
+from keras_densepred.backbones.host import HostBackbone
 from keras_densepred.backbones.registry import (
-    BackboneSource,
     backbone_families,
     built_in_preset,
     built_in_presets,
-    find_backbone,
-    load_backbone,
     register_backbone,
 )
 from keras_densepred.backbones.resnet import ResNetBackbone
@@ -31,9 +31,11 @@ __all__ = [
     "CSPDenseNetBackbone",
     "CSPNetBackbone",
     "CSPStage",
+    "ConvNeXtBackbone",
     "DarknetTinyBackbone",
     "ElasticDenseNetBackbone",
     "FeatureInfo",
+    "HostBackbone",
     "PeleeNetBackbone",
     "PyramidBackbone",
     "ResNetBackbone",

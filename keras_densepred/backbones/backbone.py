@@ -29,6 +29,7 @@ from keras_densepred.backbones.saved_preset import (
 from keras_densepred.layers.image_input import from_channels_last, resolve_data_format
 from keras_densepred.layers.token_mixers import NeXtMixer
 
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean, standard deviation
 # Arguments that every backbone hands on to Keras.
 _KERAS_ARGUMENTS = ("name", "trainable", "dtype")
 
@@ -230,6 +231,16 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
         return None
 
     @classmethod
+    def normalization_of(cls, config: Mapping[str, Any]) -> Normalization | None:
+        """What images have to be for a network of this configuration.
+
+        Returns:
+            Mean and standard deviation of the three channels, RGB in 0..255, that the caller
+            subtracts and divides by; None where the network was made for none in particular.
+        """
+        return None
+
+    @classmethod
     def complete_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """All of the constructor's arguments: those of `config`, and defaults for the others.
 
@@ -284,6 +295,11 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
                     )
 
     def get_config(self) -> dict[str, Any]:
+        if type(self) is PyramidBackbone:
+            raise ValueError(
+                f"{self.name} is a bare PyramidBackbone, which cannot be saved: derive a class, or "
+                "give `keras_densepred.HostBackbone` the model."
+            )
         config = super().get_config()
         for argument in self._arguments():
             if argument not in config:

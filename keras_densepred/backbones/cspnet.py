@@ -10,7 +10,8 @@ express: they have leaky ReLU of slope 0.1 (there 0.01), 2x2 max-pooling in the 
 stage whose shortcut adds 64 channels to 128 (128 to 128), splits without activation in some stages
 only, and the branch first in the concat. Its classes are therefore not what this builds on.
 
-No weights are shipped; `convert.darknet` reads the authors', `convert.timm` timm's.
+No weights are shipped; `convert.darknet` reads the authors', `convert.timm` timm's, of which
+KerasHub's are copies: `from_preset("csp_resnext_50_ra_imagenet")`.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.converted import ConvertedPresets
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv_norm import ConvNorm, OrderedConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
@@ -76,7 +78,7 @@ class CSPStage:
 
 
 @register_backbone
-class CSPNetBackbone(PyramidBackbone):
+class CSPNetBackbone(ConvertedPresets, PyramidBackbone):
     """CSPNet backbone of residual blocks (Wang et al., 2019).
 
     Input: normalised RGB images `(batch, height, width, 3)`, float, of any size; Darknet's
@@ -119,6 +121,9 @@ class CSPNetBackbone(PyramidBackbone):
     """
 
     _preset_file = "cspnet.json"
+    _converter = "keras_densepred.convert.timm"
+    _counterparts = ("CSPNetBackbone",)
+    _timm = r"csp(darknet53|resnet50|resnext50)"
     size_divisor = 1
 
     def __init__(

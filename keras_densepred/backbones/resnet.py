@@ -7,7 +7,8 @@ second or third convolution (`layers.MSFM` has the sources of what the text leav
 
     image -> stem (stride 4) -> stage 1 .. stage 4 (strides 4, 8, 16, 32) -> P2..P5
 
-The built-in presets are architectures; `convert.resnet` takes KerasHub's and timm's weights.
+The built-in presets are architectures; `from_preset("resnet_50_imagenet")` takes KerasHub's
+weights, `from_preset("hf://timm/resnet50.a1_in1k")` timm's (`convert.resnet`).
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.converted import ConvertedPresets
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import bottleneck_block
 from keras_densepred.layers.conv_norm import ConvNorm
@@ -26,7 +28,7 @@ POSITIONS = ("after_conv1", "after_conv2", "after_conv3")
 
 
 @register_backbone
-class ResNetBackbone(PyramidBackbone):
+class ResNetBackbone(ConvertedPresets, PyramidBackbone):
     """ResNet-50 by default.
 
     Input: normalised RGB images `(batch, height, width, 3)`, float, of any size. Weights of timm
@@ -67,6 +69,9 @@ class ResNetBackbone(PyramidBackbone):
     """
 
     _preset_file = "resnet.json"
+    _converter = "keras_densepred.convert.resnet"
+    _counterparts = ("ResNetBackbone",)
+    _timm = r"resnet(50|101|152)"
     size_divisor = 1
 
     def __init__(

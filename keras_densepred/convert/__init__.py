@@ -2,6 +2,7 @@
 
 from keras_densepred.convert import (
     cednet,
+    convnext,
     darknet,
     darknet_cfg,
     darknet_detector,
@@ -10,4 +11,13 @@ from keras_densepred.convert import (
     timm,
 )
 
-__all__ = ["cednet", "darknet", "darknet_cfg", "darknet_detector", "resnet", "state", "timm"]
+__all__ = [
+    "cednet",
+    "convnext",
+    "darknet",
+    "darknet_cfg",
+    "darknet_detector",
+    "resnet",
+    "state",
+    "timm",
+]

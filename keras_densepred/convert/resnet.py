@@ -7,13 +7,16 @@ starts as the plain one.
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_densepred.backbones.resnet import ResNetBackbone
-from keras_densepred.convert.cednet import LoadReport
+from keras_densepred.convert.state import LoadReport, read_checkpoint
 
+TIMM_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 # A block's convolutions here, in KerasHub's numbering; timm calls the shortcut `downsample`.
 _UNITS = {"shortcut": 0, "reduce": 1, "spatial": 2, "expand": 3}
 _TIMM_WEIGHTS = {
@@ -65,6 +68,43 @@ def load_timm(backbone: ResNetBackbone, state: Mapping[str, np.ndarray]) -> Load
     """
     state = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
     return _load(backbone, state, _timm_key, _from_torch)
+
+
+def from_keras_hub(network: keras.Model, options: Mapping[str, Any]) -> ResNetBackbone:
+    """Builds the backbone that KerasHub's ResNet has the weights of.
+
+    Args:
+        network: a `keras_hub.models.ResNetBackbone`.
+        options: more arguments of `ResNetBackbone`, such as `msfm`.
+
+    Raises:
+        ValueError: if it is no plain bottleneck ResNet.
+    """
+    config = network.get_config()
+    if config["block_type"] != "bottleneck_block" or config["use_pre_activation"]:
+        raise ValueError(
+            f"{network.name} is no plain bottleneck ResNet ({config['block_type']}), the only kind "
+            "that ResNetBackbone is: `load_backbone` takes it as it is."
+        )
+    backbone = ResNetBackbone(**{"depths": config["stackwise_num_blocks"], **options})
+    load_keras_hub(backbone, network)
+    return backbone
+
+
+def from_timm(architecture: str, file: str | Path, options: Mapping[str, Any]) -> ResNetBackbone:
+    """Builds the backbone of timm's `resnet50` and its like.
+
+    Args:
+        architecture: timm's name.
+        file: a checkpoint that `convert.state.read_checkpoint` reads.
+        options: more arguments of `ResNetBackbone`.
+
+    Raises:
+        ValueError: if the file's weights do not fit.
+    """
+    backbone = ResNetBackbone(**{"depths": TIMM_DEPTHS[architecture], **options})
+    load_timm(backbone, read_checkpoint(file))
+    return backbone
 
 
 def _load(

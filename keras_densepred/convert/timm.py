@@ -7,12 +7,14 @@ ImageNet's mean (123.675, 116.28, 103.53) and standard deviation (58.395, 57.12,
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_densepred.backbones.cspnet import CSPNetBackbone
-from keras_densepred.convert.state import LoadReport, named, to_keras_layout
+from keras_densepred.convert.state import LoadReport, named, read_checkpoint, to_keras_layout
 
 # Layer names of this package -> module names of timm's, first match wins. `stage` and `block`
 # count from one here, from zero there.
@@ -35,6 +37,15 @@ _WEIGHTS = {
     "moving_variance": "running_var",
 }
 _HEAD = "head.fc."
+# Layer names of KerasHub's copy -> timm's module, first match wins.
+_KERAS_HUB_LAYERS = [
+    (r"csp_stem_(?:conv|bn)_0", r"stem.conv1"),
+    (r"stage_(\d+)_csp_(?:conv_down_1|bn_1)", r"stages.\1.conv_down"),
+    (r"stage_(\d+)_csp_(?:conv_exp|bn_2)", r"stages.\1.conv_exp"),
+    (r"stage_(\d+)_block_(\d+)_[a-z]+_block_(?:conv|bn)_(\d)", r"stages.\1.blocks.\2.conv\3"),
+    (r"stage_(\d+)_csp_(?:conv_transition_b|transition_b_bn)", r"stages.\1.conv_transition_b"),
+    (r"stage_(\d+)_csp_(?:conv_transition|transition_bn)", r"stages.\1.conv_transition"),
+]
 
 
 def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
@@ -83,6 +94,57 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
     for variable, value in values:
         variable.assign(value)
     return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+
+
+def from_keras_hub(network: keras.Model, options: Mapping[str, Any]) -> CSPNetBackbone:
+    """Builds the backbone that KerasHub's CSPNet, a copy of timm's, has the weights of.
+
+    Args:
+        network: a `keras_hub.models.CSPNetBackbone`, such as of `"csp_resnext_50_ra_imagenet"`.
+        options: more arguments of `CSPNetBackbone`.
+
+    Raises:
+        ValueError: if it is none of the three networks that timm has too.
+    """
+    state = keras_hub_state(network)
+    backbone = CSPNetBackbone.from_preset(preset_of(state), **options)
+    load_state(backbone, state)
+    return backbone
+
+
+def from_timm(architecture: str, file: str | Path, options: Mapping[str, Any]) -> CSPNetBackbone:
+    """Builds the backbone of timm's `cspdarknet53`, `cspresnet50` or `cspresnext50`.
+
+    Args:
+        architecture: timm's name; the weights tell it too.
+        file: a checkpoint that `convert.state.read_checkpoint` reads.
+        options: more arguments of `CSPNetBackbone`.
+
+    Raises:
+        ValueError: if the file's weights are of no such network.
+    """
+    state = read_checkpoint(file)
+    backbone = CSPNetBackbone.from_preset(preset_of(state), **options)
+    load_state(backbone, state)
+    return backbone
+
+
+def keras_hub_state(network: keras.Model) -> dict[str, np.ndarray]:
+    """The weights of KerasHub's CSPNet by timm's keys, in PyTorch's layout."""
+    state = {}
+    for weight in network.weights:
+        layer, name = weight.path.split("/")[-2:]
+        for pattern, module in _KERAS_HUB_LAYERS:
+            match = re.fullmatch(pattern, layer)
+            if match is not None:
+                value = keras.ops.convert_to_numpy(weight)
+                if value.ndim == 4:
+                    value = value.transpose(3, 2, 0, 1)
+                kind = "conv" if name == "kernel" else "bn"
+                key = match.expand(module)
+                state[f"{key}.{kind}.{_WEIGHTS[name]}"] = value
+                break
+    return state
 
 
 def timm_keys(model: keras.Model) -> dict[str, list[keras.Variable]]:

@@ -105,6 +105,16 @@ class Conv(Stateless, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
+class PatchConv(Conv):
+    """`Conv` without zeros around the map: patches side by side where `strides` is their side.
+
+    Output: `(batch, (height - kernel_size) // strides + 1, ..., filters)`.
+    """
+
+    padding = 0
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
 class Pointwise(Stateless, keras.layers.Dense):
     """A Dense layer for maps: a 1x1 convolution over `(batch, height, width, channels)`.
 

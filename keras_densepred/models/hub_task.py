@@ -6,7 +6,8 @@ import keras
 import keras_hub
 
 from keras_densepred.backbones.backbone import PyramidBackbone
-from keras_densepred.backbones.registry import built_in_preset, load_backbone
+from keras_densepred.backbones.find import load_backbone
+from keras_densepred.backbones.registry import built_in_preset
 from keras_densepred.backbones.saved_preset import BackboneClass, any_backbone
 from keras_densepred.models.compiling import CompiledAsSaved
 

@@ -7,6 +7,7 @@ import keras
 import keras_hub
 
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.host_graph import check_levels_are_true
 
 
 def as_pyramid(
@@ -23,12 +24,7 @@ def as_pyramid(
     Raises:
         ValueError: if `backbone` is neither, or takes channels_first images.
     """
-    if not isinstance(backbone, keras_hub.models.FeaturePyramidBackbone):
-        raise ValueError(
-            f"`backbone` {getattr(backbone, 'name', backbone)!r} is neither a pyramid nor a "
-            "pyramid backbone (it has no `pyramid_outputs`); pass one of keras_densepred's "
-            "backbones."
-        )
+    check_levels_are_true(backbone)
     is_pyramid = (
         backbone.is_pyramid
         if isinstance(backbone, PyramidBackbone)
@@ -52,6 +48,7 @@ def check_levels(backbone: Any, levels: Any, user: str) -> None:
     Raises:
         ValueError: if `backbone` lacks a level or is channels_first.
     """
+    check_levels_are_true(backbone)
     missing = [level for level in ("P3", "P4", "P5") if level not in levels]
     if missing:
         raise ValueError(
@@ -73,6 +70,20 @@ def check_channels_last(backbone: Any, user: str) -> None:
             f"`backbone` {backbone.name!r} is channels_first; {user} takes channels_last images, "
             'so build the backbone with data_format="channels_last".'
         )
+
+
+def image_shape(backbone: keras.Model) -> tuple[int | None, ...]:
+    """The shape of a backbone's images without the batch axis."""
+    # KerasHub's EfficientNet (keras-hub 0.32.0) has no attribute of this name.
+    return getattr(backbone, "image_shape", backbone.input.shape[1:])
+
+
+def levels_on(backbone: keras.Model, images: Any) -> dict[str, Any]:
+    """The maps of a backbone's levels for symbolic images, by level."""
+    if isinstance(backbone.output, dict):
+        return backbone(images)
+    # Networks of KerasHub give their last map when they are called.
+    return keras.Model(backbone.inputs, backbone.pyramid_outputs)(images)
 
 
 def pyramid_levels(pyramid: keras.Model) -> tuple[int, ...]:

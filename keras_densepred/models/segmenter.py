@@ -6,6 +6,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_densepred.backbones.host_graph import check_levels_are_true
 from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.pyramid import check_channels_last
 from keras_densepred.runtime.replicas import share_of_mean
@@ -184,7 +185,8 @@ def check_backbone(backbone: keras.Model, num_classes: int, levels: tuple[str, .
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
-    outputs = getattr(backbone, "pyramid_outputs", {})
+    check_levels_are_true(backbone)
+    outputs = backbone.pyramid_outputs
     missing = [level for level in levels if level not in outputs]
     if missing:
         raise ValueError(

@@ -14,7 +14,7 @@ from keras_densepred.layers.stateless import Add
 from keras_densepred.layers.upsampling import NearestUpsample
 from keras_densepred.necks.neck import Neck
 
-EXTRA_LEVELS = ("pool", "conv")
+EXTRA_LEVELS = ("pool", "conv", "conv_on_c5")
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -30,11 +30,13 @@ class FeaturePyramid(Neck):
         min_level: finest level; 2 for two-stage detectors, 3 for RetinaNet.
         max_level: coarsest level; 6 for two-stage detectors, 7 for RetinaNet, 5 for no extra ones.
         extra_levels: how levels above P5 are made of the one below: `"pool"` takes every other
-            position (two-stage detectors), `"conv"` is a 3x3 convolution of stride 2.
+            position (two-stage detectors), `"conv"` is a 3x3 convolution of stride 2,
+            `"conv_on_c5"` the same but for P6, which it makes of the backbone's own P5 (RetinaNet
+            in Lin et al., "Focal Loss for Dense Object Detection", and in MMDetection).
 
     Raises:
         ValueError: if the levels are out of order, the backbone lacks one, or `extra_levels` is
-            neither of the two.
+            none of the three.
     """
 
     _layer_prefix = "fpn_"
@@ -77,7 +79,10 @@ class FeaturePyramid(Neck):
                 layer = Subsample(name=f"fpn_p{level}_pool", dtype=dtype)
                 levels[level] = layer(levels[level - 1])
             else:
-                levels[level] = conv(levels[level - 1], 3, f"fpn_p{level}_conv", stride=2)
+                below = (
+                    features[5] if (level, extra_levels) == (6, "conv_on_c5") else levels[level - 1]
+                )
+                levels[level] = conv(below, 3, f"fpn_p{level}_conv", stride=2)
         super().__init__(
             backbone=backbone,
             pyramid_outputs={f"P{level}": x for level, x in levels.items()},

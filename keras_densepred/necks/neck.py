@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.host_graph import check_levels_are_true
 from keras_densepred.layers.image_input import to_channels_last
 
 
@@ -33,8 +34,9 @@ class Neck(PyramidBackbone):
         super().__init__(
             inputs=backbone.input,
             pyramid_outputs=pyramid_outputs,
-            image_shape=backbone.image_shape,
-            data_format=backbone.data_format,
+            # Networks of KerasHub have these by other names or not at all.
+            image_shape=getattr(backbone, "image_shape", backbone.input.shape[1:]),
+            data_format=_data_format(backbone),
             dtype=dtype,
             kit=getattr(backbone, "kit", None),
             size_divisor=math.lcm(size_divisor, getattr(backbone, "size_divisor", 1)),
@@ -54,12 +56,8 @@ class Neck(PyramidBackbone):
         Raises:
             ValueError: if the backbone has no pyramid, or lacks one of the levels.
         """
-        outputs = getattr(backbone, "pyramid_outputs", None)
-        if not outputs:
-            raise ValueError(
-                f"{cls.__name__} needs a backbone with `pyramid_outputs`, got a "
-                f"{type(backbone).__name__}."
-            )
+        check_levels_are_true(backbone)
+        outputs = backbone.pyramid_outputs
         missing = [f"P{level}" for level in levels if f"P{level}" not in outputs]
         if missing:
             raise ValueError(
@@ -67,7 +65,7 @@ class Neck(PyramidBackbone):
             )
         return {
             int(level[1:]): to_channels_last(
-                x, backbone.data_format, f"{cls._layer_prefix}{level.lower()}_input", dtype
+                x, _data_format(backbone), f"{cls._layer_prefix}{level.lower()}_input", dtype
             )
             for level, x in outputs.items()
         }
@@ -78,3 +76,7 @@ class Neck(PyramidBackbone):
 
     def layer_depth(self, path: str) -> int | None:
         return self.backbone.layer_depth(path)
+
+
+def _data_format(backbone: keras.Model) -> str:
+    return getattr(backbone, "data_format", "channels_last")

@@ -28,7 +28,13 @@ if TYPE_CHECKING or start.is_loaded():
     from keras_densepred.saved.classes import write_classes
     from keras_densepred.saved.model_card import write_model_card
     from keras_densepred.saved.preprocessing import Preprocessing
-    from keras_densepred.training.build import build_backbone, make_optimizer, make_schedule
+    from keras_densepred.training.build import (
+        build_backbone,
+        image_scaling,
+        is_pretrained,
+        make_optimizer,
+        make_schedule,
+    )
     from keras_densepred.training.checks import require_size, require_trainable
     from keras_densepred.training.devices.cluster import Cluster, DevicesError, current_cluster
     from keras_densepred.training.devices.distribute import distribute
@@ -100,6 +106,8 @@ __all__ = [
     "draw_segmentations",
     "fit",
     "head_setting",
+    "image_scaling",
+    "is_pretrained",
     "keep_freed_memory",
     "layer_decay_rules",
     "make_optimizer",

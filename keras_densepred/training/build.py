@@ -1,5 +1,6 @@
 """What recipes build from their settings: backbone, schedule, optimizer."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +8,45 @@ import keras
 
 from keras_densepred import backbones
 from keras_densepred.faults import SettingsError
+from keras_densepred.training import protocols
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.optim import AdamW, momentum_sgd
 from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+
+
+def is_pretrained(settings: Any) -> bool:
+    """Whether the backbone starts from trained weights, by `--weights` or by its preset.
+
+    Args:
+        settings: `CommonSettings`, complete.
+    """
+    return _source(settings.weights or settings.preset).has_weights
+
+
+def image_scaling(
+    settings: Any,
+    mean: tuple[float, ...] = protocols.IMAGENET_MEAN,
+    std: tuple[float, ...] = protocols.IMAGENET_STD,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of `Preprocessing`, as the backbone wants its images.
+
+    Args:
+        settings: `CommonSettings`, complete.
+        mean: of backbones that were made for none in particular, RGB in 0..255.
+        std: likewise.
+    """
+    return _source(settings.weights or settings.preset).normalization or (mean, std)
+
+
+def _source(preset: str) -> backbones.BackboneSource:
+    return _downloaded(preset) if "://" in preset else backbones.find_backbone(preset)
+
+
+@functools.cache
+def _downloaded(handle: str) -> backbones.BackboneSource:
+    """Of handles, the network is built to look at; unlike a directory, it stays what it is."""
+    return backbones.find_backbone(handle)
 
 
 def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:

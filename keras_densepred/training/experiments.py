@@ -122,7 +122,7 @@ _DEFAULTS: dict[str, Any] = {
     "preset": "cednet_next_pico",
     "drop_path": 0.0,
     # Random weights learn slowly through layer scales of 1e-6, which are for long schedules.
-    "layer_scale": lambda plan: None if plan.weights else 0.2,
+    "layer_scale": lambda plan: None if plan.pretrained else 0.2,
     "steps_per_epoch": lambda plan: max(1, plan.images // plan.batch_size),
     "epochs": lambda plan: -(-plan.steps // plan.steps_per_epoch),
     "schedule": "cosine",
@@ -153,6 +153,11 @@ class Plan:
         if self._network is None:
             self._network = backbones.find_backbone(self.weights or self.preset)
         return self._network
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the backbone comes with trained weights."""
+        return self.network.has_weights
 
     @property
     def total_steps(self) -> int:

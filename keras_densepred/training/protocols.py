@@ -1,5 +1,6 @@
 """Training protocols that several recipes share, each with its source."""
 
+import dataclasses
 from typing import Any
 
 from keras_densepred.training.experiments import ByArchitecture, Epochs, Experiment, PerBatch
@@ -54,6 +55,36 @@ def cednet_on_coco(**settings: Any) -> Experiment:
         families=("CEDNetBackbone",),
         drops=(27 / 36, 33 / 36),
     )
+
+
+def convnext_on_coco(**settings: Any) -> Experiment:
+    """ConvNeXt with an FPN, CEDNet's opponent, trained as CEDNet is.
+
+    Drop path and start of the layer scale are those of ConvNeXt's own MMDetection configs, which
+    share CEDNet's schedule and rates; CEDNet's paper gives none.
+
+    Args:
+        **settings: what a detector adds or has otherwise.
+    """
+    like_cednet = cednet_on_coco(
+        **{
+            "preset": "convnext_tiny",
+            "drop_path": ByArchitecture(
+                {
+                    "convnext_tiny": 0.4,
+                    "convnext_small": 0.6,
+                    "convnext_base": 0.7,
+                    "convnext_large": 0.7,
+                    "convnext_xlarge": 0.8,
+                },
+                otherwise=0.0,
+            ),
+            "layer_scale": 1.0,
+            **settings,
+        }
+    )
+    source = "ConvNeXt with an FPN, CEDNet's baseline, trained as CEDNet"
+    return dataclasses.replace(like_cednet, source=source, families=("ConvNeXtBackbone",))
 
 
 # BiCSNet, section V-A, strategy A. The paper trains its detectors from random weights.

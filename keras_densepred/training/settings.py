@@ -94,7 +94,11 @@ class CommonSettings:
     on_bad_image: str = _data("raise", "at an unreadable training image", ("raise", "skip"))
     workers: int = _data(0, "processes that read images; 0: a background thread")
 
-    preset: str | None = setting(None, "backbone of any family, with random weights if built in")
+    preset: str | None = setting(
+        None,
+        "backbone: a built-in one or applications/NAME with random weights; "
+        "applications/NAME_imagenet or KerasHub's NAME_imagenet with those of ImageNet",
+    )
     weights: str | None = setting(None, "run or preset directory of backbone weights to start from")
     freeze_backbone: bool = setting(False, "train only what stands on the backbone")
     drop_path: float | None = setting(None, "drop path rate of the backbone")

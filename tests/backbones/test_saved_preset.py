@@ -5,7 +5,7 @@ import keras_hub
 import pytest
 
 from keras_densepred.backbones import CEDNetBackbone, DetectionPyramid
-from keras_densepred.backbones.registry import load_backbone
+from keras_densepred.backbones.find import load_backbone
 from keras_densepred.backbones.saved_preset import (
     BackboneClass,
     any_backbone,

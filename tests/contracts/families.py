@@ -1,5 +1,6 @@
 """A backbone of a few thousand weights of each family, and a family as a user would write it."""
 
+import keras
 import pytest
 from keras import layers
 
@@ -43,6 +44,19 @@ _STAGES = tuple(
     CSPStage(1, width=8, bottleneck=4, parts=(8, 8), out=8, down=down) for down in (None, 8, 8, 8)
 )
 _DENSE = dict(depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=4)
+
+
+def host_network():
+    """A network as another library has them: batch norms, a branch, sums that are no layers."""
+    x = images = keras.Input((None, None, 3))
+    for level in range(1, 6):
+        x = layers.Conv2D(6, 3, 2, "same", "channels_last", name=f"down{level}")(x)
+        x = layers.BatchNormalization(name=f"norm{level}")(x)
+        y = layers.Conv2D(6, 1, data_format="channels_last", name=f"branch{level}")(x)
+        x = x + layers.Activation("gelu", name=f"gelu{level}")(y)
+    return keras.Model(images, x, name="host_network")
+
+
 FAMILIES = {
     "cednet": (
         backbones.CEDNetBackbone,
@@ -63,6 +77,11 @@ FAMILIES = {
         dict(depths=(1, 1, 1, 1), growth=4, bottleneck=4),
     ),
     "resnet": (backbones.ResNetBackbone, dict(depths=(1, 1, 1, 1), width=2)),
+    "convnext": (
+        backbones.ConvNeXtBackbone,
+        dict(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8), stage_norms=False),
+    ),
+    "host": (backbones.HostBackbone, dict(network=host_network())),
     "own": (OwnBackbone, {}),
 }
 

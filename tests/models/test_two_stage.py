@@ -297,5 +297,5 @@ def test_bad_targets_are_named():
     )
     with pytest.raises(ValueError, match="is channels_first"):
         FasterRCNN(backbone, num_classes=3)
-    with pytest.raises(ValueError, match="neither a pyramid nor a pyramid backbone"):
+    with pytest.raises(ValueError, match="has no `pyramid_outputs`: give `keras_densepred"):
         FasterRCNN(keras.Sequential([keras.Input((8,))]), num_classes=3)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred import CEDNetBackbone, data, training
+from keras_densepred import CEDNetBackbone, HostBackbone, data, training
 from recipes import coco_retinanet as recipe
 from tests.hosts import needs_keras_cv
 from tests.recipes import toy
@@ -207,3 +207,31 @@ def test_frozen_backbone_does_not_move(flags, tmp_path):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
     moved = model.get_layer("box_head").weights[0]
     assert moved.trainable
+
+
+@pytest.mark.slow
+def test_a_network_of_keras_applications(flags, tmp_path):
+    """From random weights, then from what it learned; each run knows what images it wants."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    toy_flags = [flag for flag in flags if flag not in ("--drop-path", "0.5")]
+    recipe.main([*toy_flags, "--preset", "applications/mobilenet_v2", "--output", str(first)])
+    prepared = json.loads((first / "preset" / "preprocessing.json").read_text())
+    assert prepared["mean"] == prepared["std"] == [127.5, 127.5, 127.5]
+    detector = keras.saving.load_model(first / "preset" / "detector.keras")
+    assert isinstance(detector.plain_backbone, HostBackbone)
+    recipe.main([*toy_flags, "--weights", str(first), "--output", str(second)])
+    assert (second / "preset" / "preprocessing.json").read_text() == json.dumps(
+        prepared, indent=2
+    ) + "\n"
+    detector = keras.saving.load_model(second / "preset" / "detector.keras")
+    assert detector.plain_backbone.fixed_batch_norm
+
+
+@pytest.mark.backend_free
+def test_convnext_is_trained_as_cednets_baseline():
+    settings = recipe.RECIPE.complete(recipe.Settings(preset="convnext_small"), Split(118_287))
+    assert settings.experiment == "convnext"
+    assert (settings.drop_path, settings.layer_scale) == (0.6, 1.0)
+    assert (settings.epochs, settings.batch_size, settings.layer_decay) == (36, 16, 0.95)
+    prepared = recipe.preprocessing(settings)
+    assert (prepared.short_side, prepared.long_side) == (800, 1333)

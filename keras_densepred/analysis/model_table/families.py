@@ -12,6 +12,7 @@ from keras_densepred.backbones import (
     BiCSNetBackbone,
     BiCSNetLiteBackbone,
     CEDNetBackbone,
+    ConvNeXtBackbone,
     PyramidBackbone,
     backbone_families,
 )
@@ -27,7 +28,7 @@ from keras_densepred.models import (
     RetinaNetKerasHub,
     YOLOv3Detector,
 )
-from keras_densepred.necks import DetectionPyramid
+from keras_densepred.necks import DetectionPyramid, FeaturePyramid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,13 @@ def _cednet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.M
     return build
 
 
-def _resnet_two_stage(detector: type) -> Callable[[Any], keras.Model]:
-    return lambda backbone: countable(detector(backbone, num_classes=80))
+def _resnet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.Model]:
+    return lambda backbone: countable(detector(backbone, num_classes=80, **options))
+
+
+def _convnext_retinanet(backbone: ConvNeXtBackbone) -> keras.Model:
+    pyramid = FeaturePyramid(backbone, 256, 3, 7, extra_levels="conv_on_c5")
+    return RetinaNetKerasHub(pyramid, num_classes=80)
 
 
 def _bicsnet_mask(backbone: BiCSNetBackbone) -> keras.Model:
@@ -99,6 +105,13 @@ def _yolo(neck: str) -> Callable[[Any], keras.Model]:
     return lambda backbone: YOLOv3Detector(backbone, num_classes=80, neck=neck)
 
 
+_CASCADE_MASK: dict[str, Any] = {
+    "head_convs": 4,
+    "head_fcs": 1,
+    "head_norm": True,
+    "class_agnostic": False,
+    "box_loss": "giou",
+}
 FAMILIES = {
     "cednet": Family(
         "CEDNet",
@@ -106,14 +119,7 @@ FAMILIES = {
             "ImageNet": _cednet_imagenet,
             "RetinaNet": _cednet_retinanet,
             "Mask R-CNN": _cednet_two_stage(MaskRCNN),
-            "Cascade Mask R-CNN": _cednet_two_stage(
-                CascadeMaskRCNN,
-                head_convs=4,
-                head_fcs=1,
-                head_norm=True,
-                class_agnostic=False,
-                box_loss="giou",
-            ),
+            "Cascade Mask R-CNN": _cednet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
         },
     ),
     "bicsnet": Family(
@@ -134,6 +140,14 @@ FAMILIES = {
             **{name: _yolo(neck) for name, neck in _NECKS.items()},
         },
         counts_as_darknet=True,
+    ),
+    "convnext": Family(
+        "ConvNeXt with FPN",
+        {
+            "RetinaNet": _convnext_retinanet,
+            "Mask R-CNN": _resnet_two_stage(MaskRCNN),
+            "Cascade Mask R-CNN": _resnet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
+        },
     ),
     "resnet": Family(
         "ResNet with MSFM",

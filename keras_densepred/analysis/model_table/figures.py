@@ -263,6 +263,16 @@ ROWS = {
         _cspnet("Darknet Ref", 256, "7.31", "0.96", basis="", reason=_BASELINE),
         _cspnet("EfficientNet-B0", 224, "4.81", "0.915", basis="", reason=_BASELINE),
     ),
+    # CEDNet's tables 1 to 3, of which it is the baseline.
+    "convnext": (
+        Row("convnext_tiny", "RetinaNet", _COCO, "39", "243"),
+        Row("convnext_small", "RetinaNet", _COCO, "60", "329"),
+        Row("convnext_tiny", "Mask R-CNN", _COCO, "48", "262"),
+        Row("convnext_small", "Mask R-CNN", _COCO, "70", "348"),
+        Row("convnext_tiny", "Cascade Mask R-CNN", _COCO, "86", "741"),
+        Row("convnext_small", "Cascade Mask R-CNN", _COCO, "108", "827"),
+        Row("convnext_base", "Cascade Mask R-CNN", _COCO, "146", "964"),
+    ),
     "resnet": tuple(
         Row(preset, head, (800, 1333), parameters, config=_FROZEN)
         for preset, head, parameters in (

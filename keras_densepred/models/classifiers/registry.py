@@ -9,7 +9,7 @@ from keras_densepred.backbones.cednet import CEDNetBackbone
 from keras_densepred.backbones.csp_densenet import CSPDenseNetBackbone, PeleeNetBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone
 from keras_densepred.backbones.elastic_densenet import ElasticDenseNetBackbone
-from keras_densepred.backbones.registry import load_backbone
+from keras_densepred.backbones.find import load_backbone
 from keras_densepred.models.classifier import Classifier
 from keras_densepred.models.classifiers.cednet import CEDNetImageClassifier
 from keras_densepred.models.classifiers.pooled import (

@@ -6,6 +6,7 @@ import keras
 
 from keras_densepred._optional import require
 from keras_densepred.layers.upsampling import UpsampleToImage
+from keras_densepred.models.pyramid import image_shape
 from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
         )
 
         # === Functional model ===
-        images = keras.Input(backbone.image_shape, name="images")
+        images = keras.Input(image_shape(backbone), name="images")
         features = backbone(images)
         fine = _unit(features[low], projection_filters, "low_level_feature", dtype)
         stride = 2 ** int(low[1:])

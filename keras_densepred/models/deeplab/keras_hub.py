@@ -8,6 +8,7 @@ import keras_hub
 
 from keras_densepred.backbones.saved_preset import BackboneClass
 from keras_densepred.models.hub_task import HubTask
+from keras_densepred.models.pyramid import image_shape
 from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 # KerasHub's DeepLabV3ImageSegmenter.
@@ -35,7 +36,7 @@ def as_deeplab_backbone(backbone: keras.Model, plus: bool = True) -> keras.Model
         dilation_rates=list(_ATROUS_RATES),
         low_level_feature_key=low if plus else None,
         projection_filters=_LOW_LEVEL_FILTERS,
-        image_shape=backbone.image_shape,
+        image_shape=image_shape(backbone),
         dtype=backbone.dtype_policy,
     )
 

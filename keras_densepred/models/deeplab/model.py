@@ -10,6 +10,7 @@ from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.upsampling import PyramidMean, UpsampleToImage
 from keras_densepred.models.hub_task import HubTask
+from keras_densepred.models.pyramid import image_shape, levels_on
 from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 ATROUS_RATES = (6, 12, 18)  # "Rethinking Atrous Convolution", section 4, at an output stride of 16
@@ -78,8 +79,8 @@ class DeepLabV3(Segmenter, HubTask, keras_hub.models.ImageSegmenter):
         )
 
         # === Functional model ===
-        images = keras.Input(backbone.image_shape, name="images")
-        features = backbone(images)
+        images = keras.Input(image_shape(backbone), name="images")
+        features = levels_on(backbone, images)
         names = sorted((name for name in features if int(name[1:]) >= 3), key=lambda n: int(n[1:]))
         levels = [features[name] for name in names]
         if len({level.shape[-1] for level in levels}) > 1:

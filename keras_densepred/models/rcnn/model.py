@@ -16,7 +16,7 @@ from keras import ops
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.detector import Detector
-from keras_densepred.models.pyramid import as_pyramid, pyramid_levels, pyramid_width
+from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
 from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.dynamic import DynamicTraining
 from keras_densepred.models.rcnn.heads import (
@@ -228,7 +228,7 @@ class TwoStageDetector(Detector, keras.Model):
         self.iou_threshold = iou_threshold
         self.mask_convs = mask_convs
         self.mask_width = mask_width
-        self.build((None, *backbone.image_shape))
+        self.build((None, *image_shape(backbone)))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the heads; the backbone tells their input."""

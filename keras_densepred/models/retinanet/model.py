@@ -9,7 +9,7 @@ from keras import ops
 from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.detector import DenseDetector
-from keras_densepred.models.pyramid import as_pyramid, pyramid_levels, pyramid_width
+from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
 from keras_densepred.models.retinanet.head import build_heads, predict_levels
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.ops.boxes import decode_boxes
@@ -54,7 +54,7 @@ class RetinaNetBase(DenseDetector):
         # === Layers ===
         backbone = as_pyramid(backbone, type(self).__name__, _feature_pyramid)
         dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
-        images = keras.Input(backbone.image_shape, name="images")
+        images = keras.Input(image_shape(backbone), name="images")
         features = backbone(images)
         width = pyramid_width(backbone) if head_width is None else head_width
         box_head, classification_head = build_heads(
@@ -249,6 +249,6 @@ def _feature_pyramid(backbone: keras.Model) -> keras.Model:
         min_level=3,
         max_level=7,
         use_p5=True,
-        image_shape=backbone.image_shape,
+        image_shape=image_shape(backbone),
         dtype=backbone.dtype_policy,
     )

@@ -1,0 +1,108 @@
+"""Presets of KerasHub and timm whose weights go into networks of our own.
+
+`convert` knows how; it stands above the backbones, so that its module is named here and imported
+when such a preset is asked for.
+"""
+
+import importlib
+import json
+import pathlib
+import re
+from typing import Any, ClassVar
+
+import keras_hub
+
+from keras_densepred._optional import require
+from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.backbones.pretrained import APPLICATIONS, application, downloading, network_of
+from keras_densepred.backbones.saved_preset import saved_backbone_class
+
+TIMM = "hf://timm/"
+
+
+class ConvertedPresets:
+    """Mixin, before `PyramidBackbone`: `from_preset` takes other libraries' presets too.
+
+    Attributes:
+        _converter: module with `from_keras_hub(network, options)` and
+            `from_timm(architecture, file, options)`.
+        _counterparts: classes of KerasHub's, or starts of names in keras.applications, whose
+            weights fit.
+        _timm: regular expression of timm's names of the networks whose weights fit.
+    """
+
+    _converter: ClassVar[str]
+    _counterparts: ClassVar[tuple[str, ...]] = ()
+    _timm: ClassVar[str]
+
+    @classmethod
+    def takes_timm(cls, architecture: str) -> bool:
+        """Whether the family has a network of timm's, by timm's name."""
+        return re.fullmatch(cls._timm, architecture) is not None
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> Any:
+        """Builds a model from a preset, see `PyramidBackbone.from_preset`.
+
+        Args:
+            preset: as there; also a preset of KerasHub's of the same network
+                (`"resnet_50_imagenet"`), a word of keras.applications, `"hf://timm/NAME"`, or
+                a directory of one of these.
+            load_weights: whether to load the preset's weights.
+            **kwargs: constructor arguments that replace the preset's.
+
+        Raises:
+            ValueError: if there is no such preset, it cannot be downloaded, or it does not fit.
+        """
+        assert issubclass(cls, PyramidBackbone)
+        if cls.architecture_preset_name(preset) is None:
+            if is_timm(preset):
+                cls._check_options(kwargs)
+                architecture = timm_architecture(preset)
+                if not cls.takes_timm(architecture):
+                    raise ValueError(f"{preset} is timm's {architecture}, no {cls.__name__}.")
+                file = _timm_file(preset, "model.safetensors")
+                return cls._convert().from_timm(architecture, file, kwargs)
+            if cls._is_counterpart(preset):
+                cls._check_options(kwargs)
+                return cls._convert().from_keras_hub(network_of(preset, load_weights), kwargs)
+        return super().from_preset(preset, load_weights, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def _convert(cls) -> Any:
+        return importlib.import_module(cls._converter)
+
+    @classmethod
+    def _is_counterpart(cls, preset: str) -> bool:
+        if preset.startswith(APPLICATIONS):
+            found = application(preset)
+            return found is not None and found[0].startswith(cls._counterparts)
+        theirs = [getattr(keras_hub.models, n) for n in cls._counterparts if n[0].isupper()]
+        if preset in keras_hub.models.Backbone.presets:
+            return any(preset in kind.presets for kind in theirs)
+        if "://" not in preset and not (pathlib.Path(preset) / "config.json").is_file():
+            return False
+        with downloading(preset):
+            return saved_backbone_class(preset) in theirs
+
+
+def is_timm(preset: str) -> bool:
+    """Whether a handle or directory is of a network of timm's, as Hugging Face has them."""
+    if preset.startswith(TIMM):
+        return True
+    config = pathlib.Path(preset) / "config.json"
+    return config.is_file() and "architecture" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def timm_architecture(preset: str) -> str:
+    """The name that timm gives the network of `is_timm`; of a handle, a file is downloaded."""
+    path = _timm_file(preset, "config.json")
+    return str(json.loads(path.read_text(encoding="utf-8"))["architecture"])
+
+
+def _timm_file(preset: str, name: str) -> pathlib.Path:
+    if not preset.startswith(TIMM):
+        return pathlib.Path(preset) / name
+    hub = require("huggingface_hub", "convert")
+    with downloading(preset):
+        return pathlib.Path(hub.hf_hub_download(preset.removeprefix("hf://"), name))
