@@ -4,29 +4,36 @@ Data, metrics and training tools are in the subpackages of these names: `keras_d
 `keras_densepred.metrics`, `keras_densepred.training`, `keras_densepred.convert`.
 """
 
-# `training` too, so that models saved with its optimizers and schedules can be loaded.
-from keras_densepred import backbones, layers, models, necks, ops, training
+from typing import TYPE_CHECKING
+
+from keras_densepred import start
 from keras_densepred._version import __version__
-from keras_densepred.backbones import (
-    BiCSNetBackbone,
-    BiCSNetLiteBackbone,
-    CEDNetBackbone,
-    ConvNeXtBackbone,
-    CSPDenseNetBackbone,
-    CSPNetBackbone,
-    ElasticDenseNetBackbone,
-    HostBackbone,
-    PeleeNetBackbone,
-    ResNetBackbone,
-)
-from keras_densepred.models import (
-    BiCSNetImageClassifier,
-    CEDNetImageClassifier,
-    CSPNetImageClassifier,
-    NonMaxSuppression,
-    RetinaNet,
-)
-from keras_densepred.necks import DetectionPyramid, FeaturePyramid
+
+if TYPE_CHECKING or start.is_loaded():
+    # `training` too, so that models saved with its optimizers and schedules can be loaded.
+    from keras_densepred import backbones, layers, models, necks, ops, training
+    from keras_densepred.backbones import (
+        BiCSNetBackbone,
+        BiCSNetLiteBackbone,
+        CEDNetBackbone,
+        ConvNeXtBackbone,
+        CSPDenseNetBackbone,
+        CSPNetBackbone,
+        ElasticDenseNetBackbone,
+        HostBackbone,
+        PeleeNetBackbone,
+        ResNetBackbone,
+    )
+    from keras_densepred.models import (
+        BiCSNetImageClassifier,
+        CEDNetImageClassifier,
+        CSPNetImageClassifier,
+        NonMaxSuppression,
+        RetinaNet,
+    )
+    from keras_densepred.necks import DetectionPyramid, FeaturePyramid
+else:  # in a command, until it has read its flags
+    __getattr__ = start.later(__name__)
 
 __all__ = [
     "BiCSNetBackbone",

@@ -23,34 +23,28 @@ Status: COCO not yet run. MSFM's frame differs: a batch has one shape here, so i
 into a square of 1088 px (photos of 4:3 have a short side of 816 in it, for the paper's 800).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import sys
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from keras_densepred import (
-    CEDNetBackbone,
-    ConvNeXtBackbone,
-    DetectionPyramid,
-    FeaturePyramid,
-    backbones,
-    data,
-    models,
-    training,
-)
+from keras_densepred import backbones, data, models, necks, training
 from keras_densepred.training import AtLeast, ByArchitecture, Experiment, PerBatch, protocols
+
+if TYPE_CHECKING:
+    import keras
 
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 DETECTORS = {
-    "faster": models.FasterRCNN,
-    "mask": models.MaskRCNN,
-    "cascade": models.CascadeRCNN,
-    "cascade_mask": models.CascadeMaskRCNN,
+    "faster": "FasterRCNN",
+    "mask": "MaskRCNN",
+    "cascade": "CascadeRCNN",
+    "cascade_mask": "CascadeMaskRCNN",
 }
 # Four convolutions and one matrix with batch norms, where the others have two matrices.
 CONVOLUTIONAL_HEADS = {"head_convs": 4, "head_fcs": 1, "head_norm": True}
@@ -105,7 +99,7 @@ EXPERIMENTS = {
             "warmup_steps": 500,
             "evaluate_every": 1,
         },
-        families=(backbones.PyramidBackbone,),
+        families=("PyramidBackbone",),
         drops=(8 / 12, 11 / 12),
     ),
     "small": Experiment(
@@ -132,7 +126,7 @@ class Settings(training.PyramidDetectionSettings):
 
     @property
     def has_masks(self) -> bool:
-        return DETECTORS[self.detector].with_masks
+        return self.detector.endswith("mask")
 
 
 def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
@@ -145,7 +139,7 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
     pyramid, heads = _pyramid(settings, backbone)
     if settings.experiment == "small":
         heads |= {"head_width": 256, "samples": 64, "num_proposals": 300}
-    model = DETECTORS[settings.detector](
+    model = getattr(models, DETECTORS[settings.detector])(
         pyramid,
         len(train.class_names),
         anchor_scale=settings.anchor_scale,
@@ -161,18 +155,20 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
 
 def _pyramid(settings: Settings, backbone: Any) -> tuple[Any, dict[str, Any]]:
     """What the heads stand on, and how the backbone's paper builds them."""
-    if isinstance(backbone, (CEDNetBackbone, ConvNeXtBackbone)):
-        if isinstance(backbone, CEDNetBackbone):
-            pyramid = DetectionPyramid(backbone, settings.width, min_level=2, max_level=6)
+    if isinstance(backbone, (backbones.CEDNetBackbone, backbones.ConvNeXtBackbone)):
+        if isinstance(backbone, backbones.CEDNetBackbone):
+            pyramid = necks.DetectionPyramid(backbone, settings.width, min_level=2, max_level=6)
         else:
-            pyramid = FeaturePyramid(backbone, settings.width)
+            pyramid = necks.FeaturePyramid(backbone, settings.width)
         if not settings.detector.startswith("cascade"):
             return pyramid, {}
         return pyramid, {**CONVOLUTIONAL_HEADS, "class_agnostic": False, "box_loss": "giou"}
     if backbone.is_pyramid:
-        is_bicsnet = isinstance(backbone, protocols.BICSNET_FAMILIES)
+        is_bicsnet = isinstance(
+            backbone, (backbones.BiCSNetBackbone, backbones.BiCSNetLiteBackbone)
+        )
         return backbone, dict(CONVOLUTIONAL_HEADS) if is_bicsnet else {}
-    return FeaturePyramid(backbone, settings.width), {}
+    return necks.FeaturePyramid(backbone, settings.width), {}
 
 
 def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -196,6 +192,9 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
         frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
     return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
+
+if __name__ == "__main__":
+    training.answer_flags(Settings, __doc__, EXPERIMENTS)  # before Keras is imported
 
 RECIPE = training.Detection(
     "coco_mask_rcnn",

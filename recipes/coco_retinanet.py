@@ -22,31 +22,23 @@ pictures of blood cells AP 0.47 in eleven (256 px).
 Status: COCO not yet run (CEDNet starts from ImageNet weights that were never published).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import sys
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from keras_densepred import (
-    BiCSNetLiteBackbone,
-    CEDNetBackbone,
-    ConvNeXtBackbone,
-    DetectionPyramid,
-    FeaturePyramid,
-    HostBackbone,
-    data,
-    models,
-    training,
-)
+from keras_densepred import backbones, data, models, necks, training
 from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
 
+if TYPE_CHECKING:
+    import keras
+
 HEADS = {"ours": "RetinaNet", "keras_hub": "RetinaNetKerasHub", "keras_cv": "RetinaNetKerasCV"}
-UNFUSED = (ConvNeXtBackbone, HostBackbone)  # these need an FPN
 HEAD_DECAY = 1e-4  # with AdamW, of what the backbone's rules do not name (CEDNet's configs)
 
 _BICSNET: dict[str, Any] = {
@@ -127,17 +119,17 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
     fixed = {"fixed_batch_norm": True} if pretrained else {}
     backbone = pyramid = training.build_backbone(settings, **fixed)
     options: dict[str, Any] = {}
-    if isinstance(backbone, UNFUSED):
-        pyramid = FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv_on_c5")
-    elif isinstance(backbone, CEDNetBackbone) or not backbone.is_pyramid:
-        pyramid = DetectionPyramid(backbone, width=settings.width)
+    if isinstance(backbone, (backbones.ConvNeXtBackbone, backbones.HostBackbone)):
+        pyramid = necks.FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv_on_c5")
+    elif isinstance(backbone, backbones.CEDNetBackbone) or not backbone.is_pyramid:
+        pyramid = necks.DetectionPyramid(backbone, width=settings.width)
         options["head_initializer"] = None if pretrained else "he_normal"
-    elif isinstance(backbone, protocols.BICSNET_FAMILIES):
+    elif isinstance(backbone, (backbones.BiCSNetBackbone, backbones.BiCSNetLiteBackbone)):
         options = {  # BiCSNet, section V-A
             "head_width": settings.width,
             "head_norm": True,
             "head_activation": backbone.activation,
-            "head_separable": isinstance(backbone, BiCSNetLiteBackbone),
+            "head_separable": isinstance(backbone, backbones.BiCSNetLiteBackbone),
             "anchor_scale": 4.0 if backbone.architecture == "bicsnet_140" else 3.0,
         }
     model = getattr(models, HEADS[settings.head])(
@@ -174,6 +166,9 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
         frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
     return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
 
+
+if __name__ == "__main__":
+    training.answer_flags(Settings, __doc__, EXPERIMENTS)  # before Keras is imported
 
 RECIPE = training.Detection(
     "coco_retinanet",

@@ -29,27 +29,21 @@ cores.
 Status: ImageNet not yet run.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import sys
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from keras_densepred import (
-    CEDNetBackbone,
-    CSPDenseNetBackbone,
-    CSPNetBackbone,
-    ElasticDenseNetBackbone,
-    PeleeNetBackbone,
-    data,
-    models,
-    training,
-)
+from keras_densepred import data, models, training
 from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
+
+if TYPE_CHECKING:
+    import keras
 
 CROP_RATIO = 0.875  # share of the resized image that evaluation looks at
 WARPED_FROM = 384  # pixels from which on evaluation warps the whole image (CEDNet's code)
@@ -103,17 +97,17 @@ EXPERIMENTS = {
             "ema": 0.9999,
             "evaluate_every": 10,
         },
-        families=(CEDNetBackbone,),
+        families=("CEDNetBackbone",),
     ),
     "bicsnet_imagenet": Experiment(
         "BiCSNet, section on classification", _BICSNET, families=protocols.BICSNET_FAMILIES
     ),
     "bicsnet_inaturalist": Experiment("the same; the data have 8142 classes", _BICSNET),
-    "cspnet": Experiment("CSPNet, section 4.1", _CSPNET, families=(CSPNetBackbone,)),
+    "cspnet": Experiment("CSPNet, section 4.1", _CSPNET, families=("CSPNetBackbone",)),
     "cspnet_dense": Experiment(
         "CSPNet, section 4.1, dense networks",
         {**_CSPNET, "preset": "csp_peleenet", "epochs": 160},
-        families=(CSPDenseNetBackbone, PeleeNetBackbone, ElasticDenseNetBackbone),
+        families=("CSPDenseNetBackbone", "PeleeNetBackbone", "ElasticDenseNetBackbone"),
     ),
     "small": Experiment(
         "some hundred to some thousand images, from random weights",
@@ -169,6 +163,8 @@ def check(settings: Settings, train: Any, cluster: training.Cluster) -> None:
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
     """The classifier, compiled."""
+    import keras
+
     # Batch statistics of each device, as usual in pretraining.
     backbone = training.build_backbone(settings, sync_batch_norm=None)
     model = models.image_classifier(backbone, len(train.class_names))
@@ -209,6 +205,9 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     mean, std = training.image_scaling(settings)
     return training.Preprocessing("classification", mean, std, size, crop_ratio=crop_ratio)
 
+
+if __name__ == "__main__":
+    training.answer_flags(Settings, __doc__, EXPERIMENTS)  # before Keras is imported
 
 RECIPE = training.Classification(
     "imagenet_pretrain",

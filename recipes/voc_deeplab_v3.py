@@ -20,18 +20,21 @@ Expected: on the built-in shapes mean IoU 0.756 after six minutes on two CPU cor
 Status: VOC not yet run (the paper starts from COCO weights that were never published).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import sys
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
 from keras_densepred.training import Experiment, PerBatch
+
+if TYPE_CHECKING:
+    import keras
 
 
 def _follow(batch_size: int) -> Any:
@@ -117,6 +120,9 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     scaling = training.image_scaling(settings)
     return training.Preprocessing("segmentation", *scaling, settings.image_size)
 
+
+if __name__ == "__main__":
+    training.answer_flags(Settings, __doc__, EXPERIMENTS)  # before Keras is imported
 
 RECIPE = training.Segmentation(
     "voc_deeplab_v3",

@@ -3,50 +3,50 @@
     python tools/convert_weights.py cednet CHECKPOINT --preset NAME [--output DIR] [--ema]
     python tools/convert_weights.py timm CHECKPOINT [--output DIR]
     python tools/convert_weights.py darknet FILE --preset NAME [--classes N] [--output DIR]
+    python tools/convert_weights.py darknet FILE --preset NAME --detector NECK [--loss LOSS]
+        [--cfg FILE] [--names FILE] [--output DIR]
 
 CHECKPOINT is a `.pth` file (read as weights alone, nothing in it is run) or a `.safetensors` file:
 of the CEDNet authors' code, plain, with averaged weights (`--ema`), or wrapped by mmdetection or
 mmsegmentation; or of timm's cspdarknet53, cspresnet50 or cspresnext50. FILE is a `.weights` file of
-the CSPNet authors' csdarknet53, csresnet50 or csresnext50 with its classifier. What a checkpoint
-holds decides what is saved: a classifier, a pyramid or a backbone. The default of DIR is the file's
-name without its ending.
+the CSPNet authors' csdarknet53, csresnet50 or csresnext50 with its classifier, or with --detector
+of a YOLOv3 on one of these, on yolov3_tiny (--detector tiny) or yolov3_tiny_prn (--detector prn).
+What a checkpoint holds decides what is saved: a classifier, a pyramid, a backbone or a detector,
+which `python -m keras_densepred predict`, `evaluate` and tools/export.py take. The .cfg file of the
+weights' name is compared with the network and tells anchors and classes; the .names file beside
+them names the classes. The default of DIR is the file's name without its ending.
 """
 
+from __future__ import annotations
+
 import argparse
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import keras
+from keras_densepred import backbones, command, convert, files, models, necks, saved
 
-from keras_densepred import (
-    CEDNetBackbone,
-    CEDNetImageClassifier,
-    CSPNetBackbone,
-    CSPNetImageClassifier,
-    DetectionPyramid,
-    command,
-    files,
-)
-from keras_densepred.convert import cednet, darknet, timm
-from keras_densepred.convert.state import read_checkpoint
+if TYPE_CHECKING:
+    import keras
 
 
 def model_for(state: dict, preset: str) -> keras.Model:
     """The CEDNet model of the architecture `preset` that has the parts `state` has weights of."""
-    if CEDNetBackbone.architecture_preset_name(preset) is None:
-        names = ", ".join(CEDNetBackbone.architecture_presets())
+    if backbones.CEDNetBackbone.architecture_preset_name(preset) is None:
+        names = ", ".join(backbones.CEDNetBackbone.architecture_presets())
         raise ValueError(f"There is no architecture preset {preset!r}: choose one of {names}.")
     stages = [int(m[1]) for key in state if (m := re.match(r"stages\.(\d+)\.", key))]
     last = max(stages, default=0)
-    backbone = CEDNetBackbone.from_preset(
+    backbone = backbones.CEDNetBackbone.from_preset(
         preset, final_decoder=any(key.startswith(f"stages.{last}.1.") for key in state)
     )
     if "heads.0.weight" in state:
-        return CEDNetImageClassifier(backbone, num_classes=len(state["heads.0.weight"]))
+        return models.CEDNetImageClassifier(backbone, num_classes=len(state["heads.0.weight"]))
     if "reduce_convs.0.0.weight" in state:
         added = {key.split(".")[1] for key in state if key.startswith("add_blocks.")}
-        return DetectionPyramid(
+        return necks.DetectionPyramid(
             backbone,
             width=len(state["reduce_convs.0.0.weight"]),
             min_level=2 if "reduce_c2.0.weight" in state else 3,
@@ -57,33 +57,60 @@ def model_for(state: dict, preset: str) -> keras.Model:
 
 def load_cednet(arguments: argparse.Namespace) -> keras.Model:
     """The model that a checkpoint of the CEDNet authors' code makes."""
-    state = read_checkpoint(arguments.checkpoint, ema=arguments.ema)
+    state = convert.state.read_checkpoint(arguments.checkpoint, ema=arguments.ema)
     model = model_for(state, arguments.preset)
-    cednet.load_state(model, state)
+    convert.cednet.load_state(model, state)
     return model
 
 
 def load_timm(arguments: argparse.Namespace) -> keras.Model:
     """The backbone, or classifier if there is a head, that a checkpoint of timm's makes."""
-    state = read_checkpoint(arguments.checkpoint)
-    model = CSPNetBackbone.from_preset(arguments.preset or timm.preset_of(state))
+    state = convert.state.read_checkpoint(arguments.checkpoint)
+    model = backbones.CSPNetBackbone.from_preset(arguments.preset or convert.timm.preset_of(state))
     if "head.fc.weight" in state:
-        model = CSPNetImageClassifier(model, num_classes=len(state["head.fc.weight"]))
-    timm.load_state(model, state)
+        model = models.CSPNetImageClassifier(model, num_classes=len(state["head.fc.weight"]))
+    convert.timm.load_state(model, state)
     return model
 
 
 def load_darknet(arguments: argparse.Namespace) -> keras.Model:
     """The classifier that a file of Darknet's makes."""
-    if CSPNetBackbone.architecture_preset_name(arguments.preset) is None:
-        names = ", ".join(CSPNetBackbone.architecture_presets())
+    if backbones.CSPNetBackbone.architecture_preset_name(arguments.preset) is None:
+        names = ", ".join(backbones.CSPNetBackbone.architecture_presets())
         raise ValueError(
             f"There is no architecture preset {arguments.preset!r}: choose one of {names}."
         )
-    backbone = CSPNetBackbone.from_preset(arguments.preset)
-    model = CSPNetImageClassifier(backbone, num_classes=arguments.classes)
-    darknet.load_weights(model, arguments.checkpoint)
+    backbone = backbones.CSPNetBackbone.from_preset(arguments.preset)
+    model = models.CSPNetImageClassifier(backbone, num_classes=arguments.classes or 1000)
+    convert.darknet.load_weights(model, arguments.checkpoint)
     return model
+
+
+def save_darknet_detector(arguments: argparse.Namespace, directory: pathlib.Path) -> str:
+    """Writes the detector that a file of Darknet's makes, as a recipe does; returns what to say."""
+    options = {} if arguments.loss is None else {"loss": arguments.loss}
+    found = convert.darknet_detector.load_detector(
+        arguments.checkpoint,
+        arguments.preset,
+        arguments.detector,
+        cfg=arguments.cfg,
+        names=arguments.names,
+        num_classes=arguments.classes or 80,
+        **options,
+    )
+    found.model.backbone.save_to_preset(str(directory / "backbone"))
+    found.model.save(directory / "detector.keras")
+    saved.write_classes(directory / "classes.json", found)
+    # Darknet stretches images to the network's square, and only divides them.
+    saved.Preprocessing(
+        "detection", (0.0,) * 3, (255.0,) * 3, image_size=found.image_size, stretch=True
+    ).write(directory)
+    checked = "like its configuration" if found.is_checked else "no .cfg file to compare it with"
+    return (
+        f"Loaded {len(found.model.weights)} arrays into a {type(found.model).__name__} of "
+        f"{len(found.class_names)} classes, {found.image_size} px ({checked}), and saved it: "
+        f"python -m keras_densepred predict {arguments.output} PICTURES"
+    )
 
 
 LOADERS = {"cednet": load_cednet, "timm": load_timm, "darknet": load_darknet}
@@ -103,7 +130,11 @@ def _convert(argv: Sequence[str] | None) -> None:
     parser.add_argument("--preset", help="architecture, such as cednet_next_tiny; timm's is found")
     parser.add_argument("--output", help="preset directory to make")
     parser.add_argument("--ema", action="store_true", help="CEDNet: the averaged weights")
-    parser.add_argument("--classes", type=int, default=1000, help="Darknet: of the classifier")
+    parser.add_argument("--classes", type=int, help="Darknet: their number, where no .cfg tells it")
+    parser.add_argument("--detector", metavar="NECK", help="Darknet: a whole detector's neck")
+    parser.add_argument("--loss", help="Darknet: of the detector, for its training and decoding")
+    parser.add_argument("--cfg", type=files.expanded, help="Darknet: the configuration")
+    parser.add_argument("--names", type=files.expanded, help="Darknet: the names of the classes")
     parser.add_argument("--debug", action="store_true", help=command.DEBUG_HELP)
     arguments = parser.parse_args(argv)
     if arguments.preset is None and arguments.family != "timm":
@@ -111,7 +142,15 @@ def _convert(argv: Sequence[str] | None) -> None:
     output = files.require_new_folder(
         arguments.output or arguments.checkpoint.with_suffix(""), inputs=[arguments.checkpoint]
     )
+    if arguments.detector is not None and arguments.family != "darknet":
+        raise ValueError(f"--detector is for Darknet's files, not for those of {arguments.family}.")
     print(f"Reading {arguments.checkpoint} ...")
+    if arguments.detector is not None:
+        arguments.output = output
+        with files.replacing(output, "preset") as unfinished:
+            said = save_darknet_detector(arguments, unfinished)
+        print(said)
+        return
     model = LOADERS[arguments.family](arguments)
     with files.replacing(output, "preset") as unfinished:
         model.save_to_preset(str(unfinished))

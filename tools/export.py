@@ -26,28 +26,22 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import keras
-import numpy as np
-
-from keras_densepred import backbones, command, data, export, files
-from keras_densepred.saved import load as saved
-from keras_densepred.training import Preprocessing
+from keras_densepred import backbones, command, data, export, files, saved
 from tools.timing import litert_files, onnx_files
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
 
 CALIBRATION_IMAGES = 100
 COMPARED_IMAGES = 32
-FORMATS = {
-    "onnx": export.export_onnx,
-    "saved_model": export.export_saved_model,
-    "litert": export.export_litert,
-    "torch": export.export_torch,
-    "openvino": export.export_openvino,
-}
+FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino")
+WEIGHTS = ("float32", "float16", "int8")  # of LiteRT's kernels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +67,7 @@ def _export(argv: Sequence[str] | None) -> None:
     model = load(options.model)
     saved.require_size(model, side)
     more = {"weights": options.weights} if options.format == "litert" else {}
-    FORMATS[options.format](model, options.output, side, **more)
+    getattr(export, f"export_{options.format}")(model, options.output, side, **more)
     print(f"{options.output}: {_megabytes(options.output):.2f} MB")
     if options.int8:
         _quantize(options, side)
@@ -111,7 +105,7 @@ def _int8_path(output: Path) -> Path:
     return output.with_suffix(".int8.onnx")
 
 
-def _preprocessing(name: str) -> Preprocessing | None:
+def _preprocessing(name: str) -> saved.Preprocessing | None:
     """What the recipe wrote beside a saved model."""
     path = files.expanded(name)
     if not path.exists() or saved.is_backbone(name):
@@ -150,7 +144,7 @@ def _quantize(options: argparse.Namespace, side: int) -> None:
         print(line)
 
 
-def _images(split: Any, preprocessing: Preprocessing, number: int) -> Iterator[np.ndarray]:
+def _images(split: Any, preprocessing: saved.Preprocessing, number: int) -> Iterator[np.ndarray]:
     """Batches of one prepared image."""
     batches = data.eval_batches(split, batch_size=1, **preprocessing.batch_options())
     return (batch["images"] for batch in itertools.islice(batches, number))
@@ -161,10 +155,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="run, its preset, .keras file, or preset of a backbone")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="of the file")
-    parser.add_argument(
-        "--weights", choices=export.LITERT_WEIGHTS, default="float32", help="of LiteRT's kernels"
-    )
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="of the file")
+    parser.add_argument("--weights", choices=WEIGHTS, default="float32", help="of LiteRT's kernels")
     parser.add_argument("--int8", metavar="DATA_DIR", help="also write 8-bit, calibrated on this")
     parser.add_argument("--image-size", type=int, help="side in pixels")
     parser.add_argument("--output", required=True, help="file to write (saved_model: folder)")

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from keras_densepred.data import CocoDataset, TfdsDetection, find_coco_splits
+from keras_densepred.data import CocoDataset, DetectionFiles, TfdsDetection, open_splits
 from keras_densepred.data.readers.anchor_shapes import box_shapes, cluster_anchors
 
 
@@ -40,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _open(options: argparse.Namespace) -> CocoDataset | TfdsDetection:
+def _open(options: argparse.Namespace) -> Any:
     if options.tfds:
         return TfdsDetection(options.tfds, split="train")
     if options.data_dir:
-        return CocoDataset(*find_coco_splits(options.data_dir)["train"])
+        return open_splits(DetectionFiles(options.data_dir), only="train")["train"]
     return CocoDataset(options.annotations, options.images)
 
 
@@ -52,7 +53,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Clusters the box shapes of a training split into anchors for YOLOv3."
     )
-    parser.add_argument("--data-dir", help="root of a COCO tree with train and val")
+    parser.add_argument("--data-dir", help="folder of detection data in any known layout")
     parser.add_argument("--tfds", help="TensorFlow Datasets name, such as coco/2017")
     parser.add_argument("--annotations", help="a COCO JSON file, with --images")
     parser.add_argument("--images", help="the folder of its images")

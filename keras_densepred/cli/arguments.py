@@ -1,10 +1,15 @@
 """Arguments that several commands share: which model, which data, which modules of the user's."""
 
-import argparse
+from __future__ import annotations
 
+import argparse
+from typing import Any
+
+from keras_densepred import data, saved, start
+from keras_densepred.data.layouts import LAYOUTS
 from keras_densepred.plugins import import_modules
-from keras_densepred.saved.load import SavedModel, open_model
-from keras_densepred.saved.preprocessing import FILE_NAME
+
+OTHER_LAYOUTS = ("masks", "classes")  # of data that are not for detectors
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +24,12 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def import_user_modules(options: argparse.Namespace) -> None:
-    """Imports what `add_import_argument` asked for.
+    """Imports the package and what `add_import_argument` asked for.
 
     Raises:
         ImportError: if a module cannot be imported.
     """
+    start.load()
     import_modules(name.strip() for name in options.modules.split(",") if name.strip())
 
 
@@ -35,7 +41,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_import_argument(parser)
     group = parser.add_argument_group(
-        "the model's input", f"By default as the recipe wrote it into {FILE_NAME} beside the model."
+        "the model's input",
+        "By default as in the recipe's preprocessing.json beside the model.",
     )
     group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
     for name, text in (("mean", "subtracted from"), ("std", "that divides")):
@@ -49,7 +56,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, default=8, help="images at a time (default: 8)")
 
 
-def open_chosen_model(options: argparse.Namespace) -> SavedModel:
+def open_chosen_model(options: argparse.Namespace) -> saved.SavedModel:
     """Loads the model that `add_model_arguments` asked for.
 
     Raises:
@@ -59,29 +66,58 @@ def open_chosen_model(options: argparse.Namespace) -> SavedModel:
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, and is {options.batch_size}.")
     import_user_modules(options)
-    return open_model(
+    return saved.open_model(
         options.model, image_size=options.image_size, mean=options.mean, std=options.std
     )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments by which a user says where labelled data are."""
-    group = parser.add_argument_group("the data", "One of --data-dir, --annotations, --mask-dir.")
-    group.add_argument("--data-dir", metavar="DIR", help="root of a tree with train and val")
+    group = parser.add_argument_group(
+        "the data", "One of --data-dir, --annotations, --mask-dir, --train-annotations."
+    )
+    add_data_dir_arguments(group)
+    for split in ("train", "val"):
+        group.add_argument(
+            f"--{split}-annotations",
+            metavar="FILE",
+            help=f"a COCO JSON file, with --{split}-images",
+        )
+        group.add_argument(f"--{split}-images", metavar="DIR", help="the folder of its images")
     group.add_argument("--annotations", metavar="FILE", help="a COCO JSON file, with --images")
     group.add_argument("--mask-dir", metavar="DIR", help="semantic masks, with --images")
     group.add_argument("--images", metavar="DIR", help="the folder of the images of either")
     group.add_argument("--masks", action="store_true", help="use COCO's instance masks too")
 
 
+def add_data_dir_arguments(group: Any) -> None:
+    """The arguments by which a user says which folder, and which layout it has."""
+    group.add_argument("--data-dir", metavar="DIR", help="folder of the data, in any known layout")
+    group.add_argument(
+        "--layout", choices=(*LAYOUTS, *OTHER_LAYOUTS), help="of a folder that has several"
+    )
+    group.add_argument(
+        "--val-share", type=float, metavar="SHARE", help="to hold out, of data without validation"
+    )
+
+
+def detection_files(options: argparse.Namespace) -> data.DetectionFiles:
+    """Where the detection data are that the arguments name."""
+    names = ("data_dir", "layout", "val_share")
+    pairs = [f"{s}_{what}" for s in ("train", "val") for what in ("annotations", "images")]
+    return data.DetectionFiles(**{name: getattr(options, name, None) for name in (*names, *pairs)})
+
+
 def check_data_arguments(options: argparse.Namespace) -> None:
     """Ends the program with its usage unless the data are named exactly once."""
-    given = [name for name in ("data_dir", "annotations", "mask_dir") if getattr(options, name)]
+    names = ("data_dir", "annotations", "mask_dir", "train_annotations")
+    given = [name for name in names if getattr(options, name)]
     if len(given) != 1:
         options.refuse(
-            "give one of --data-dir, --annotations with --images, --mask-dir with --images"
+            "give one of --data-dir, --annotations with --images, --mask-dir with --images, "
+            "--train-annotations with --train-images"
         )
-    if (options.images is None) != (given == ["data_dir"]):
+    if (options.images is None) != (given[0] in ("data_dir", "train_annotations")):
         options.refuse("--images goes with --annotations or --mask-dir")
 
 

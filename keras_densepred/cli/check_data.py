@@ -4,11 +4,11 @@
   python -m keras_densepred check-data --annotations FILE.json --images DIR --samples 9
   python -m keras_densepred check-data --images DIR --mask-dir DIR
 
-Detection: COCO format. Segmentation: Pascal VOC's layout, or images with masks. Classification:
-train/<class>/<image> and val likewise. Decodes every image and mask, prints a summary of each
-split, and draws samples with their boxes or labels into the output folder. What is suspicious has
-an exclamation mark. The exit code is 0 when the data can be trained on; otherwise it is 1, and
-each fault is one sentence."""
+Detection: COCO, Roboflow's COCO, YOLO, Pascal VOC's XML. Segmentation: Pascal VOC's layout, or
+images with masks. Classification: train/<class>/<image> and val likewise. Finds out which it is,
+decodes every image and mask, prints a summary of each split, and draws samples with their boxes or
+labels into the output folder. What is suspicious has an exclamation mark. The exit code is 0 when
+the data can be trained on; otherwise it is 1, and each fault is one sentence."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ from keras_densepred.cli.arguments import (
     add_data_arguments,
     add_output_arguments,
     check_data_arguments,
+    detection_files,
 )
 from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
+from keras_densepred.data.layouts import LAYOUTS, layout_evidence
+from keras_densepred.data.open import hold_out_split, same_classes
 from keras_densepred.data.readers.class_folders import is_class_tree
 from keras_densepred.data.readers.mask_files import MaskFiles
 from keras_densepred.data.readers.mask_folders import is_segmentation_tree
+from keras_densepred.data.readers.object_files import ObjectFiles
 from keras_densepred.data.readers.readable import find_unreadable
 from keras_densepred.data.readers.trainable import Summary, require_evaluable_data
 from keras_densepred.files import claim_folder, write_atomically
@@ -45,7 +49,7 @@ SUMMARY = "tell whether a data set can be trained on, and show what is in it"
 _MAX_FAULTS = 20
 _SAMPLE_HEIGHT = 480  # pixels of one image in the sheet of samples
 
-Split = data.CocoDataset | MaskFiles | data.ImageFolder
+Split = ObjectFiles | MaskFiles | data.ImageFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,19 +67,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.samples < 0:
         options.refuse("--samples must not be negative")
     if options.samples:
-        inputs = (options.data_dir, options.images, options.mask_dir, options.annotations)
+        inputs = (
+            *(options.data_dir, options.images, options.mask_dir, options.annotations),
+            *(options.train_annotations, options.train_images),
+            *(options.val_annotations, options.val_images),
+        )
         options.output = claim_folder(
             options.output, NAME, inputs=filter(None, inputs), overwrite=options.overwrite
         )
     faults: list[str] = []
     splits: Mapping[str, Split]
     try:
-        if options.mask_dir or (options.data_dir and is_segmentation_tree(options.data_dir)):
+        kind = _kind(options)
+        if kind == "masks":
             splits = _open_masks(options)
-        elif options.data_dir and is_class_tree(options.data_dir):
+        elif kind == "classes":
             splits = _open_class_folders(options)
         else:
-            splits = _open_coco(console, options, faults)
+            splits = _open_objects(console, options, faults)
     except (data.DatasetError, data.ImageError) as error:
         return _refuse(console, [str(error)])
 
@@ -93,8 +102,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 console.print(f"Samples of {name} with their labels: {path}")
     try:
         if summaries and len(summaries) == len(splits):
-            for finding in data.require_trainable_data(*summaries):
+            for finding in data.require_trainable_data(*summaries[:2]):
                 console.print(f"! {finding}", style="yellow")
+            for summary in summaries[2:]:
+                require_evaluable_data(summary)
         else:
             for summary in summaries:
                 require_evaluable_data(summary)
@@ -106,28 +117,54 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _open_coco(
+def _kind(options: argparse.Namespace) -> str:
+    """What the data are for: `"masks"`, `"classes"` or `"objects"`."""
+    if options.mask_dir:
+        return "masks"
+    if not options.data_dir:
+        return "objects"
+    if options.layout is not None:
+        return "objects" if options.layout in LAYOUTS else options.layout
+    found = layout_evidence(options.data_dir)
+    has_masks = is_segmentation_tree(options.data_dir)
+    if found and has_masks:
+        names = list(found)
+        raise data.DatasetError(
+            f"{options.data_dir} has more than one layout: {LAYOUTS[names[0]][0]} "
+            f"({found[names[0]]}) and masks: choose by --layout {names[0]} or --layout masks."
+        )
+    if found or not (has_masks or is_class_tree(options.data_dir)):
+        return "objects"
+    return "masks" if has_masks else "classes"
+
+
+def _open_objects(
     console: Console, options: argparse.Namespace, faults: list[str]
-) -> dict[str, data.CocoDataset]:
-    """Reads the annotations of each split and shows what is in them; adds to `faults`."""
-    paths = (
-        data.find_coco_splits(options.data_dir)
-        if options.data_dir
-        else {"data": (options.annotations, options.images)}
-    )
-    splits: dict[str, data.CocoDataset] = {}
-    for name, (annotation_file, images) in paths.items():
-        console.print(f"Reading {annotation_file} ...")
+) -> dict[str, ObjectFiles]:
+    """Reads the annotations of each split and says where they are; adds to `faults`."""
+    splits: dict[str, ObjectFiles] = {}
+    if options.annotations:
+        console.print(f"Reading {options.annotations} ...")
+        dataset = data.CocoDataset(options.annotations, options.images, with_masks=options.masks)
+        return same_classes({"data": dataset})
+    layout = detection_files(options).find()
+    console.print(f"Found {layout}")
+    for name, place in layout.splits.items():
+        console.print(f"Reading {name} ...")
         try:
-            splits[name] = data.CocoDataset(annotation_file, images, with_masks=options.masks)
+            splits[name] = place.open(options.masks)
         except data.DatasetError as error:
             faults.append(str(error))
-            continue
-    if len(splits) > 1:
-        try:
-            data.require_same_classes(splits)
-        except data.DatasetError as error:
-            faults.append(str(error))
+    if options.val_share is not None and set(splits) == {"train"}:
+        splits = hold_out_split(splits, options.val_share)
+    elif len(layout.splits) == 1:
+        console.print(
+            "! no validation split: train with --val-share 0.1, or add one", style="yellow"
+        )
+    try:
+        return same_classes(splits)
+    except data.DatasetError as error:
+        faults.append(str(error))
     return splits
 
 

@@ -3,8 +3,9 @@
   python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES
   python -m keras_densepred evaluate detector.keras --annotations val.json --images val/
 
-The data are in COCO's layout for a detector, in Pascal VOC's or folders of images and masks for a
-segmenter, and in class folders for a classifier. Prints a table and writes it as JSON."""
+The data are in COCO's layout, Roboflow's, YOLO's or Pascal VOC's for a detector, in Pascal VOC's or
+folders of images and masks for a segmenter, and in class folders for a classifier. Prints a table
+and writes it as JSON."""
 
 from __future__ import annotations
 
@@ -13,20 +14,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_densepred import data, metrics
+from keras_densepred import data, metrics, saved
 from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
     add_output_arguments,
     check_data_arguments,
+    detection_files,
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
 from keras_densepred.data.readers.mask_files import MaskFiles
 from keras_densepred.files import require_new_file, write_atomically
-from keras_densepred.metrics.average_precision import MASK_PREFIX
-from keras_densepred.saved.load import SavedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument(
-        "--split", choices=("train", "val"), default="val", help="of --data-dir (default: val)"
+        "--split",
+        choices=("train", "val", "test"),
+        default="val",
+        help="of --data-dir (default: val; test of detection data only)",
     )
     add_output_arguments(parser, "JSON file", "runs/evaluation.json")
 
@@ -67,17 +70,26 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _detector(
-    model: SavedModel, options: argparse.Namespace, console: Console
+    model: saved.SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if options.mask_dir:
         raise ValueError("--mask-dir is for segmenters, and this is a detector: give --data-dir.")
     if options.masks and not getattr(model.model, "with_masks", False):
         raise ValueError(f"{model.path} predicts no masks: leave --masks out.")
-    place = (options.annotations, options.images)
-    if options.data_dir:
-        place = data.find_coco_splits(options.data_dir)[options.split]
-    split = data.CocoDataset(*place, with_masks=options.masks)
-    _require_classes(model, split.class_names, place[0])
+    files = detection_files(options)
+    if options.annotations:
+        pair = dict(train_annotations=options.annotations, train_images=options.images)
+        files = data.DetectionFiles(**pair)
+    name = "train" if options.annotations else options.split
+    known = model.class_names if model.is_named else ()
+    split = data.open_splits(
+        files,
+        with_masks=options.masks,
+        only=name,
+        known=known,
+        say=lambda text: console.print(text),
+    )[name]
+    _require_classes(model, split.class_names, split.source)
     batches = data.eval_batches(
         split, batch_size=options.batch_size, **model.preprocessing.batch_options()
     )
@@ -86,7 +98,7 @@ def _detector(
 
 
 def _segmenter(
-    model: SavedModel, options: argparse.Namespace, console: Console
+    model: saved.SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if options.annotations:
         raise ValueError("--annotations is for detectors, and this is a segmenter.")
@@ -109,14 +121,16 @@ def _segmenter(
 def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
     if options.mask_dir:
         return data.MaskFolder(options.images, options.mask_dir, names)
+    _require_split(options)
     return data.find_segmentation_splits(options.data_dir, names)[options.split]
 
 
 def _classifier(
-    model: SavedModel, options: argparse.Namespace, console: Console
+    model: saved.SavedModel, options: argparse.Namespace, console: Console
 ) -> tuple[Any, dict[str, float]]:
     if not options.data_dir:
         raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
+    _require_split(options)
     folder = data.find_class_folders(options.data_dir)[options.split]
     split = data.ImageFolder(folder, model.class_names if model.is_named else None)
     _require_classes(model, split.class_names, folder)
@@ -128,7 +142,14 @@ def _classifier(
     return split, counts.results()
 
 
-def _require_classes(model: SavedModel, names: tuple[str, ...], place: Any) -> None:
+def _require_split(options: argparse.Namespace) -> None:
+    if options.split == "test":
+        raise ValueError("--split test is of detection data: give train or val.")
+    if not options.data_dir:
+        raise ValueError("--train-annotations is for detectors: give --data-dir.")
+
+
+def _require_classes(model: saved.SavedModel, names: tuple[str, ...], place: Any) -> None:
     """Refuses data whose labels mean something else."""
     ours = len(model.class_names)
     if len(names) != ours:
@@ -145,7 +166,7 @@ def _require_classes(model: SavedModel, names: tuple[str, ...], place: Any) -> N
         )
 
 
-def _require_at_most(model: SavedModel, count: int, place: str) -> None:
+def _require_at_most(model: saved.SavedModel, count: int, place: str) -> None:
     if count > len(model.class_names):
         raise ValueError(
             f"{model.path} has {len(model.class_names)} classes and {place} labels up to "
@@ -154,19 +175,19 @@ def _require_at_most(model: SavedModel, count: int, place: str) -> None:
 
 
 def _print_table(
-    console: Console, model: SavedModel, split: Any, results: dict[str, float]
+    console: Console, model: saved.SavedModel, split: Any, results: dict[str, float]
 ) -> None:
     """All classes together, then each; masks in a column beside boxes."""
     table_module = require("rich.table", "data")
-    has_masks = any(name.startswith(MASK_PREFIX) for name in results)
+    has_masks = any(name.startswith(metrics.MASK_PREFIX) for name in results)
     table = table_module.Table(title=f"{model.path}, {len(split):,} images", title_justify="left")
     table.add_column("")
     for column in ("boxes", "masks") if has_masks else ("",):
         table.add_column(column, justify="right")
     for name, value in results.items():
-        if name.startswith(MASK_PREFIX):
+        if name.startswith(metrics.MASK_PREFIX):
             continue
-        values = (value, results[f"{MASK_PREFIX}{name}"]) if has_masks else (value,)
+        values = (value, results[f"{metrics.MASK_PREFIX}{name}"]) if has_masks else (value,)
         cells = ("-" if number < 0 else f"{number:.3f}" for number in values)
         table.add_row(name, *cells)
     console.print(table)
@@ -175,6 +196,6 @@ def _print_table(
 def _is_evaluation(path: Path) -> bool:
     """Whether a file is one that this command wrote."""
     try:
-        return {"model", "split", "results"} <= json.loads(path.read_text("utf-8")).keys()
+        return {"model", "data", "results"} <= json.loads(path.read_text("utf-8")).keys()
     except (OSError, ValueError, AttributeError):
         return False

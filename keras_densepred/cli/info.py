@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 from keras_densepred import backbones
 from keras_densepred._optional import require
-from keras_densepred.analysis.multiply_adds import count_attention_products, count_multiply_adds
-from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.cli.arguments import add_import_argument, import_user_modules
 
 if TYPE_CHECKING:
@@ -42,6 +40,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if side < 1:
         raise ValueError(f"--image-size must be positive, and is {side}.")
     import_user_modules(options)
+    from keras_densepred.analysis import multiply_adds  # with Keras
+
     backbone = backbones.load_backbone(options.preset, image_shape=(side, side, 3))
     name = backbones.built_in_preset(options.preset)
     console.print(f"{name or options.preset}, {type(backbone).__name__}", style="bold")
@@ -51,16 +51,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if entry["aliases"]:
             console.print(f"Also called {', '.join(entry['aliases'])}.")
     console.print(f"{backbone.count_params():,} parameters")
-    attention = count_attention_products(backbone)
+    attention = multiply_adds.count_attention_products(backbone)
     products = f", and {attention / 1e9:.3f} G between queries, keys, values" if attention else ""
-    adds = count_multiply_adds(backbone) / 1e9
+    adds = multiply_adds.count_multiply_adds(backbone) / 1e9
     console.print(f"{adds:.3f} G multiply-adds at {side} x {side} pixels{products}")
     _print_levels(console, backbone)
     _print_paper(console, name)
     return 0
 
 
-def _print_levels(console: Console, backbone: PyramidBackbone) -> None:
+def _print_levels(console: Console, backbone: backbones.PyramidBackbone) -> None:
     table = require("rich.table", "data").Table()
     for column in ("level", "stride", "channels", "map"):
         table.add_column(column, justify="right")

@@ -2,6 +2,7 @@
 
   python -m keras_densepred predict runs/mine photos/ --output found
   python -m keras_densepred predict detector.keras "photos/*.jpg" --image-size 512 --score 0.5
+  python -m keras_densepred predict runs/mine --data-dir MY_IMAGES --split val
 
 Into the output folder go
 
@@ -24,11 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_densepred import data
+from keras_densepred import data, metrics, saved
 from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
+    add_data_dir_arguments,
     add_model_arguments,
     add_output_arguments,
+    detection_files,
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
@@ -46,8 +49,6 @@ from keras_densepred.data.readers.unlabelled import (
     output_names,
 )
 from keras_densepred.files import claim_folder, write_atomically
-from keras_densepred.metrics import detections_on_image, detections_to_coco, labels_at_own_size
-from keras_densepred.saved.load import SavedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +61,12 @@ _TOP = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_model_arguments(parser)
-    parser.add_argument("images", nargs="+", help="image files, folders, or patterns in quotes")
+    parser.add_argument("images", nargs="*", help="image files, folders, or patterns in quotes")
+    group = parser.add_argument_group("labelled data, of which the images are taken")
+    add_data_dir_arguments(group)
+    group.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="default: val"
+    )
     add_output_arguments(parser, "folder", "runs/predict")
     parser.add_argument(
         "--score",
@@ -72,14 +78,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Predicts; returns the exit code."""
+    if bool(options.images) == bool(options.data_dir):
+        options.refuse("give images, or --data-dir")
     paths = find_images(options.images)
     options.output = claim_folder(
         options.output,
         NAME,
-        inputs=[options.model, *options.images],
+        inputs=[options.model, *options.images, *filter(None, [options.data_dir])],
         overwrite=options.overwrite,
     )
     model = open_chosen_model(options)
+    if options.data_dir:
+        paths = _images_of_split(model, options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")
     task: dict[str, Callable[..., list[str]]] = {
@@ -93,10 +103,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 1 if faults else 0
 
 
+def _images_of_split(model: saved.SavedModel, options: argparse.Namespace) -> list[Path]:
+    """The images of a split of --data-dir."""
+    split: Any
+    if model.task == "detection":
+        split = data.open_splits(detection_files(options), only=options.split)[options.split]
+    elif options.split == "test":
+        raise ValueError("--split test is of detection data: give train or val.")
+    elif model.task == "segmentation":
+        split = data.find_segmentation_splits(options.data_dir)[options.split]
+    else:
+        split = data.ImageFolder(data.find_class_folders(options.data_dir)[options.split])
+    return [Path(split.image_path(index)) for index in range(len(split))]
+
+
 def _open(
     make: Callable[..., data.EvalBatches],
     images: UnlabelledImages | UnlabelledClassImages,
-    model: SavedModel,
+    model: saved.SavedModel,
     options: argparse.Namespace,
 ) -> data.EvalBatches:
     """The images in batches, prepared as the model wants them, without broken ones."""
@@ -109,7 +133,7 @@ def _open(
 
 
 def _batches(
-    batches: data.EvalBatches, model: SavedModel, console: Console
+    batches: data.EvalBatches, model: saved.SavedModel, console: Console
 ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
@@ -119,7 +143,7 @@ def _batches(
 
 
 def _detect(
-    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
     batches = _open(data.eval_batches, images, model, options)
@@ -130,7 +154,7 @@ def _detect(
             index = int(batch["image_ids"][row]) - 1
             record = images[index]
             sizes[record.image_id] = record.size
-            found = detections_on_image(predictions, batch, row, record.size)
+            found = metrics.detections_on_image(predictions, batch, row, record.size)
             sure = found["confidence"] >= options.score
             drawn = draw_objects(
                 record.image,
@@ -141,7 +165,7 @@ def _detect(
                 masks=found["masks"][sure] if "masks" in found else None,
             )
             _write_png(options.output / "pictures" / names[index], drawn)
-        results += detections_to_coco(predictions, batch, model.category_ids, sizes)
+        results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
     write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
@@ -154,14 +178,14 @@ def _detect(
 
 
 def _segment(
-    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
     batches = _open(data.eval_mask_batches, images, model, options)
     for scores, batch in _batches(batches, model, console):
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["indices"][row])
-            labels = labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
+            labels = metrics.labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
             drawn = draw_semantic(images[index].image, labels, model.class_names)
             legend = draw_legend(np.unique(labels).tolist(), model.class_names, drawn.shape[1])
             _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
@@ -171,7 +195,7 @@ def _segment(
 
 
 def _classify(
-    model: SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     batches = _open(data.eval_class_batches, UnlabelledClassImages(paths), model, options)
     text = io.StringIO(newline="")

@@ -2,7 +2,8 @@
 
 How an image travels: a reader makes it a `Record` (or `LabelledImage`), augmentation maps records
 to records, batches write them into dense arrays. Imports point one way: records, image_files and
-boxes; readers and augment; shapes (on readers) and batches (on augment); `open` on top.
+boxes; readers and augment; shapes (on readers) and batches (on augment); `layouts` and `open` on
+top.
 """
 
 from keras_densepred.data.augment import (
@@ -47,7 +48,8 @@ from keras_densepred.data.batches import (
     train_mask_batches,
 )
 from keras_densepred.data.image_files import ImageError, load_image
-from keras_densepred.data.open import open_detection
+from keras_densepred.data.layouts import DetectionLayout, find_layout
+from keras_densepred.data.open import DetectionFiles, open_detection, open_splits
 from keras_densepred.data.readers import (
     VOC_CLASS_NAMES,
     ClassSummary,
@@ -60,7 +62,9 @@ from keras_densepred.data.readers import (
     TfdsClassification,
     TfdsDetection,
     TfdsSegmentation,
+    VocDetection,
     VocSegmentation,
+    YoloDataset,
     box_shapes,
     cluster_anchors,
     find_class_folders,
@@ -88,6 +92,8 @@ __all__ = [
     "CopyPaste",
     "DatasetError",
     "DatasetSummary",
+    "DetectionFiles",
+    "DetectionLayout",
     "DropTinyBoxes",
     "EvalBatches",
     "FixedSizeCrop",
@@ -122,7 +128,9 @@ __all__ = [
     "TfdsDetection",
     "TfdsSegmentation",
     "Transform",
+    "VocDetection",
     "VocSegmentation",
+    "YoloDataset",
     "box_shapes",
     "cluster_anchors",
     "coco_augmentation",
@@ -132,6 +140,7 @@ __all__ = [
     "evaluation_crop",
     "find_class_folders",
     "find_coco_splits",
+    "find_layout",
     "find_segmentation_splits",
     "find_tfds_segmentation",
     "imagenet_augmentation",
@@ -139,6 +148,7 @@ __all__ = [
     "load_image",
     "load_mask",
     "open_detection",
+    "open_splits",
     "require_readable",
     "require_same_class_names",
     "require_same_classes",

@@ -1,6 +1,7 @@
 """Metrics: COCO average precision, mean intersection over union, top-1 and top-5."""
 
 from keras_densepred.metrics.average_precision import (
+    MASK_PREFIX,
     SUMMARY_KEYS,
     CocoEvaluation,
     coco_average_precision,
@@ -22,6 +23,7 @@ from keras_densepred.metrics.mean_iou import (
 )
 
 __all__ = [
+    "MASK_PREFIX",
     "SEGMENTATION_KEYS",
     "SUMMARY_KEYS",
     "ClassificationCounts",

@@ -1,19 +1,9 @@
 """Training: schedules, layer-wise decay, averaged weights, exact resume, reports, devices."""
 
+from typing import TYPE_CHECKING
+
+from keras_densepred import start
 from keras_densepred.files import write_atomically
-from keras_densepred.saved.classes import write_classes
-from keras_densepred.saved.model_card import write_model_card
-from keras_densepred.saved.preprocessing import Preprocessing
-from keras_densepred.training.build import (
-    build_backbone,
-    image_scaling,
-    is_pretrained,
-    make_optimizer,
-    make_schedule,
-)
-from keras_densepred.training.checks import require_size, require_trainable
-from keras_densepred.training.devices.cluster import Cluster, DevicesError, current_cluster
-from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import (
     AtLeast,
     ByArchitecture,
@@ -21,25 +11,6 @@ from keras_densepred.training.experiments import (
     Experiment,
     PerBatch,
 )
-from keras_densepred.training.identity import claim_output, decisive_settings
-from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
-from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
-from keras_densepred.training.loop.divergence import NanGuard, TrainingDiverged
-from keras_densepred.training.loop.fit import fit
-from keras_densepred.training.loop.memory import keep_freed_memory
-from keras_densepred.training.loop.snapshots import CheckpointError, Position
-from keras_densepred.training.optim import AdamW, averaged_weights, momentum_sgd
-from keras_densepred.training.report.classification import draw_classified, draw_confusion
-from keras_densepred.training.report.metrics_log import MetricsLog, plot_curves
-from keras_densepred.training.report.objects import draw_predictions
-from keras_densepred.training.report.progress import Progress
-from keras_densepred.training.report.semantic import (
-    describe_iou,
-    draw_segmentations,
-    write_iou,
-)
-from keras_densepred.training.run import Recipe, run_script, tell_skipped
-from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
 from keras_densepred.training.settings import (
     CommonSettings,
     DetectionSettings,
@@ -47,13 +18,50 @@ from keras_densepred.training.settings import (
     RandomScaleSettings,
     SegmentationSettings,
     SettingsError,
+    answer_flags,
     head_setting,
     parse_settings,
     setting,
 )
-from keras_densepred.training.tasks.classification import Classification
-from keras_densepred.training.tasks.detection import Detection, predict_samples, train_detector
-from keras_densepred.training.tasks.segmentation import Segmentation
+
+if TYPE_CHECKING or start.is_loaded():
+    from keras_densepred.saved.classes import write_classes
+    from keras_densepred.saved.model_card import write_model_card
+    from keras_densepred.saved.preprocessing import Preprocessing
+    from keras_densepred.training.build import (
+        build_backbone,
+        image_scaling,
+        is_pretrained,
+        make_optimizer,
+        make_schedule,
+    )
+    from keras_densepred.training.checks import require_size, require_trainable
+    from keras_densepred.training.devices.cluster import Cluster, DevicesError, current_cluster
+    from keras_densepred.training.devices.distribute import distribute
+    from keras_densepred.training.identity import claim_output, decisive_settings
+    from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
+    from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
+    from keras_densepred.training.loop.divergence import NanGuard, TrainingDiverged
+    from keras_densepred.training.loop.fit import fit
+    from keras_densepred.training.loop.memory import keep_freed_memory
+    from keras_densepred.training.loop.snapshots import CheckpointError, Position
+    from keras_densepred.training.optim import AdamW, averaged_weights, momentum_sgd
+    from keras_densepred.training.report.classification import draw_classified, draw_confusion
+    from keras_densepred.training.report.metrics_log import MetricsLog, plot_curves
+    from keras_densepred.training.report.objects import draw_predictions
+    from keras_densepred.training.report.progress import Progress
+    from keras_densepred.training.report.semantic import (
+        describe_iou,
+        draw_segmentations,
+        write_iou,
+    )
+    from keras_densepred.training.run import Recipe, run_script, tell_skipped
+    from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+    from keras_densepred.training.tasks.classification import Classification
+    from keras_densepred.training.tasks.detection import Detection, predict_samples, train_detector
+    from keras_densepred.training.tasks.segmentation import Segmentation
+else:  # in a command, until it has read its flags
+    __getattr__ = start.later(__name__)
 
 __all__ = [
     "AdamW",
@@ -84,6 +92,7 @@ __all__ = [
     "TrainingDiverged",
     "WarmupCosine",
     "WarmupSteps",
+    "answer_flags",
     "averaged_weights",
     "build_backbone",
     "claim_output",

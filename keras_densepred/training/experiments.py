@@ -11,7 +11,6 @@ from keras_densepred.training.settings import CommonSettings
 
 S = TypeVar("S", bound=CommonSettings)
 
-_SHAPES = (data.ShapesDataset, data.ShapesSegmentation, data.ShapesClassification)
 # Settings that go to the backbone's constructor, by the name of its argument.
 BACKBONE_OPTIONS = {
     "drop_path": "drop_path_rate",
@@ -28,14 +27,14 @@ class Experiment:
         source: where they are published, or what they are for.
         settings: name of a setting to its value, or to a function that takes the `Plan`, for what
             depends on the data, the network or other settings.
-        families: backbones whose default this experiment is on large data.
+        families: names of the classes of backbones whose default this experiment is on large data.
         on_shapes: settings that differ on the built-in shapes.
         drops: after which shares of the run `--schedule steps` takes a tenth of the rate.
     """
 
     source: str
     settings: Mapping[str, Any]
-    families: tuple[type, ...] = ()
+    families: tuple[str, ...] = ()
     on_shapes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     drops: tuple[float, ...] = ()
 
@@ -202,7 +201,8 @@ def complete(
         raise SettingsError("Give --steps or --epochs, not both.")
     source = settings.weights or settings.preset
     network = backbones.find_backbone(source) if source else None
-    is_shapes = isinstance(train, _SHAPES)
+    shapes = (data.ShapesDataset, data.ShapesSegmentation, data.ShapesClassification)
+    is_shapes = isinstance(train, shapes)
     if settings.experiment is not None:
         name = settings.experiment
     elif len(train) < large or is_shapes:
@@ -229,8 +229,9 @@ def complete(
 
 def _published(experiments: Mapping[str, Experiment], network: Any) -> str:
     """The experiment of a backbone's family, or else the first."""
+    classes = {base.__name__ for base in network.family.__mro__} if network is not None else set()
     for name, experiment in experiments.items():
-        if network is not None and issubclass(network.family, experiment.families):
+        if classes & set(experiment.families):
             return name
     return next(iter(experiments))
 

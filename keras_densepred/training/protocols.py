@@ -3,18 +3,12 @@
 import dataclasses
 from typing import Any
 
-from keras_densepred.backbones import (
-    BiCSNetBackbone,
-    BiCSNetLiteBackbone,
-    CEDNetBackbone,
-    ConvNeXtBackbone,
-)
 from keras_densepred.training.experiments import ByArchitecture, Epochs, Experiment, PerBatch
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-BICSNET_FAMILIES = (BiCSNetBackbone, BiCSNetLiteBackbone)
+BICSNET_FAMILIES = ("BiCSNetBackbone", "BiCSNetLiteBackbone")
 
 
 def cednet_drop_path(tiny: float, small: float, base: float) -> ByArchitecture:
@@ -58,7 +52,7 @@ def cednet_on_coco(**settings: Any) -> Experiment:
             "evaluate_every": 1,
             **settings,
         },
-        families=(CEDNetBackbone,),
+        families=("CEDNetBackbone",),
         drops=(27 / 36, 33 / 36),
     )
 
@@ -90,7 +84,7 @@ def convnext_on_coco(**settings: Any) -> Experiment:
         }
     )
     source = "ConvNeXt with an FPN, CEDNet's baseline, trained as CEDNet"
-    return dataclasses.replace(like_cednet, source=source, families=(ConvNeXtBackbone,))
+    return dataclasses.replace(like_cednet, source=source, families=("ConvNeXtBackbone",))
 
 
 # BiCSNet, section V-A, strategy A. The paper trains its detectors from random weights.

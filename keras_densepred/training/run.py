@@ -330,9 +330,11 @@ def run_script(main: Callable[[Sequence[str] | None], Any]) -> None:
 
 def _with_homes(settings: Any) -> Any:
     """The settings with `~` replaced in paths."""
+    pairs = [f"{s}_{what}" for s in ("train", "val") for what in ("annotations", "images")]
+    names = ["data_dir", "weights", "output", *pairs]
     paths = {
         name: str(files.expanded(path))
-        for name in ("data_dir", "weights", "output")
+        for name in names
         if (path := getattr(settings, name, None)) is not None
     }
     return dataclasses.replace(settings, **paths)

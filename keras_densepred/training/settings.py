@@ -7,11 +7,13 @@ the experiment decides (`experiments.complete`).
 import argparse
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from keras_densepred import command
 from keras_densepred.command import DEBUG_FLAG, DEBUG_HELP
 from keras_densepred.faults import SettingsError
 
@@ -22,6 +24,7 @@ __all__ = [
     "RandomScaleSettings",
     "SegmentationSettings",
     "SettingsError",
+    "answer_flags",
     "check_numbers",
     "head_setting",
     "names_left_open",
@@ -147,6 +150,14 @@ class RandomScaleSettings(CommonSettings):
 class DetectionSettings(CommonSettings):
     """Of recipes that train detectors."""
 
+    layout: str | None = _data(
+        None, "of a folder that has several", ("coco", "roboflow", "yolo", "voc", "single")
+    )
+    val_share: float | None = _data(None, "to hold out, of data without a validation split")
+    train_annotations: str | None = _data(None, "a COCO file instead of a folder")
+    train_images: str | None = _data(None, "the folder of its images")
+    val_annotations: str | None = _data(None, "the same of the validation split")
+    val_images: str | None = _data(None, "the folder of its images")
     max_boxes: int | None = _data(None, "most objects of an image that train; none: all")
 
     @property
@@ -270,6 +281,24 @@ def parse_settings(
     values = vars(parser.parse_args(argv))
     del values["debug"]  # for `command.run`
     return cls(**values)
+
+
+def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | None = None) -> None:
+    """Ends the process after `--help`, mistyped flags or a backend that is not there.
+
+    A recipe calls it before it imports Keras, which takes seconds; `Recipe.main` reads the flags.
+
+    Args:
+        cls: as `parse_settings` takes it.
+        description: likewise.
+        experiments: likewise.
+    """
+
+    def answer(argv: Sequence[str] | None) -> None:
+        parse_settings(cls, argv, description, experiments)
+
+    if code := command.run(answer):
+        sys.exit(code)
 
 
 def names_left_open(settings: Any) -> set[str]:

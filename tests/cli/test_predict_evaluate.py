@@ -131,6 +131,44 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     assert f"has {count} classes and {file} {count + 1}" in capsys.readouterr().err
 
 
+def test_other_layouts_and_splits(detector, tmp_path, capsys):
+    """A YOLO tree with pictures in sub-folders: the same data, the same numbers."""
+    coco, yolo = tmp_path / "coco", tmp_path / "yolo"
+    label_of = {name: label for label, name in enumerate(SHAPES.class_names)}
+    for split in ("train", "val", "test"):
+        data.ShapesDataset(3, 64, 0, "val" if split == "test" else split).write_coco(coco)
+    (yolo / "labels" / "val" / "sub").mkdir(parents=True)
+    for index in range(len(SHAPES)):
+        record = SHAPES[index]
+        path = yolo / "images" / "val" / "sub" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(record.image).save(path)
+        x1, y1, x2, y2 = record.boxes.T / 64
+        rows = zip(record.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
+        text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
+        (yolo / "labels" / "val" / "sub" / f"{index}.txt").write_text(text)
+    names = ", ".join(label_of)
+    places = "train: images/val\nval: images/val\ntest: images/val\n"
+    (yolo / "data.yaml").write_text(f"names: [{names}]\n{places}")
+    results = []
+    for folder, split in ((coco, "val"), (yolo, "val"), (yolo, "test")):
+        out = tmp_path / "result.json"
+        command = ["evaluate", str(detector), "--data-dir", str(folder), "--split", split]
+        assert main([*command, "--output", str(out)]) == 0
+        results.append(json.loads(out.read_text())["results"])
+    assert results[0] == pytest.approx(results[1], abs=1e-5) and results[1] == results[2]
+    assert "YOLO labels (data.yaml)" in capsys.readouterr().out
+    out = tmp_path / "found"
+    (yolo / "images" / "val" / "top.png").write_bytes(path.read_bytes())
+    assert main(["predict", str(detector), "--data-dir", str(yolo), "--output", str(out)]) == 0
+    pictures = {p.relative_to(out / "pictures").as_posix() for p in out.rglob("pictures/**/*.png")}
+    assert pictures == {"sub/0.png", "sub/1.png", "sub/2.png", "top.png"}
+    with pytest.raises(SystemExit):
+        main(["predict", str(detector), str(path), "--data-dir", str(yolo)])
+    assert main(["evaluate", str(detector), "--data-dir", str(coco), "--split", "test"]) == 1
+    assert "has no test split" in capsys.readouterr().err
+
+
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_masks_are_drawn_and_measured(photos, tmp_path):
     split = data.ShapesDataset(2, 64, 0, "val", with_masks=True)

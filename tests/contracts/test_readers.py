@@ -72,6 +72,39 @@ def coco(root, with_masks=False):
     return data.CocoDataset(root / "labels.json", root / "photos", with_masks=with_masks)
 
 
+def yolo(root, with_masks=False):
+    """The second image has no object; a box reaches out of the first."""
+    for number, name in enumerate(("a.jpg", "sub/b.png", "c.png")):
+        write_photo(root / "images" / name, number, "RGBA" if number == 1 else "RGB")
+    (root / "labels" / "sub").mkdir(parents=True)
+    (root / "labels" / "sub" / "b.txt").write_text("")
+    polygon = "1 0.1 0.1 0.9 0.1 0.9 0.9"
+    (root / "labels" / "a.txt").write_text(f"{polygon}\n0 0.5 0.8 0.9 0.8 1.1 0.4\n")
+    boxes = polygon if with_masks else "0 0.25 0.5 0.2 0.4\n1 0.5 0.5 1 1"
+    (root / "labels" / "c.txt").write_text(boxes)
+    return data.YoloDataset(root / "images", NAMES, with_masks=with_masks)
+
+
+XML = "<annotation><filename>{}</filename>{}</annotation>"
+OBJECT = """<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>
+<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"""
+
+
+def voc_boxes(root):
+    """The second image has no object; a box reaches out of the first, one is difficult."""
+    objects = [
+        OBJECT.format("dog", 0, 5, 6, 90, 20) + OBJECT.format("cat", 1, 1, 1, 60, 40),
+        "",
+        OBJECT.format("cat", 0, 2, 3, 4, 5),
+    ]
+    for number, name in enumerate(("a.jpg", "sub/b.png", "c.png")):
+        write_photo(root / "JPEGImages" / name, number, "RGBA" if number == 1 else "RGB")
+        path = (root / "Annotations" / name).with_suffix(".xml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(XML.format(name, objects[number]))
+    return data.VocDetection(root / "Annotations", root / "JPEGImages")
+
+
 def mask_folder(root):
     for number, name in enumerate(("a.jpg", "b.png", "c.png")):
         write_photo(root / "images" / name, number)
@@ -162,6 +195,9 @@ class Reader:
 READERS = {
     "CocoDataset": Reader(coco, first_file("a.jpg")),
     "CocoDataset with masks": Reader(lambda root: coco(root, True), first_file("a.jpg")),
+    "YoloDataset": Reader(yolo, first_file("a.jpg")),
+    "YoloDataset with masks": Reader(lambda root: yolo(root, True), first_file("a.jpg")),
+    "VocDetection": Reader(voc_boxes, first_file("a.jpg")),
     "MaskFolder": Reader(mask_folder, first_file("a.jpg")),
     "VocSegmentation": Reader(voc, first_file("c.jpg")),
     "SbdSegmentation": Reader(sbd, first_file("a.jpg")),
@@ -354,6 +390,31 @@ def coco_outside(root, name):
     data.CocoDataset(root / "labels.json", root / "photos")
 
 
+def yolo_list_outside(root, name):
+    yolo(root)
+    (root / "train.txt").write_text(f"{name}.jpg\n")
+    data.YoloDataset(root / "train.txt", NAMES)
+
+
+def yolo_yaml_outside(root, name):
+    yolo(root)
+    (root / "data.yaml").write_text(f"names: [cat, dog]\ntrain: {name}\nval: images\n")
+    data.find_layout(root)
+
+
+def voc_list_outside(root, name):
+    voc_boxes(root)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text(f"{name}\n")
+    data.open_splits(data.DetectionFiles(root), only="train")
+
+
+def voc_xml_outside(root, name):
+    voc_boxes(root)
+    (root / "Annotations" / "d.xml").write_text(XML.format(f"{name}.jpg", ""))
+    data.VocDetection(root / "Annotations", root / "JPEGImages")
+
+
 def voc_outside(root, name):
     voc(root)
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text(f"{name}\n")
@@ -372,7 +433,13 @@ def class_outside(root, name):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "..\\outside"])
-@pytest.mark.parametrize("open_with", [coco_outside, voc_outside, sbd_outside, class_outside])
+@pytest.mark.parametrize(
+    "open_with",
+    [
+        *(coco_outside, yolo_list_outside, yolo_yaml_outside, voc_list_outside, voc_xml_outside),
+        *(voc_outside, sbd_outside, class_outside),
+    ],
+)
 def test_names_stay_inside_their_folder(tmp_path, open_with, name):
     root = tmp_path / "root"
     root.mkdir()

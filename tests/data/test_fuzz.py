@@ -4,10 +4,12 @@ import dataclasses
 import io
 import json
 import os
+import re
 import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -75,6 +77,63 @@ def coco_tree() -> Tree:
     }
 
 
+def roboflow_tree() -> Tree:
+    tree = coco_tree()
+    content = json.loads(tree["labels.json"])
+    parent = {"id": 0, "name": "pets", "supercategory": "none"}
+    content["categories"] = [
+        parent,
+        *(c | {"supercategory": "pets"} for c in content["categories"]),
+    ]
+    split = {name[7:]: content for name, content in tree.items() if name.startswith("images/")}
+    split["_annotations.coco.json"] = json.dumps(content).encode()
+    return {f"{name}/{file}": split[file] for name in ("train", "valid") for file in split}
+
+
+YOLO_LINES = {
+    "a": "0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.9 0.1 0.9 0.9\n\n0 0.5 0.5 1 1\n",
+    "café": "1 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n",
+    "sub/c": "",
+}
+
+
+def yolo_tree() -> Tree:
+    tree = {f"images/{name}.png": picture(k) for k, name in enumerate(YOLO_LINES)}
+    tree |= {f"labels/{name}.txt": lines.encode() for name, lines in YOLO_LINES.items()}
+    return tree | {"data.yaml": b"names: [cat, no]\nnc: 2\ntrain: images\nval: images\n"}
+
+
+def yolo_polygon_tree() -> Tree:
+    polygons = b"1 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n0 0.1 0.1 0.9 0.1 0.9 0.9\n"
+    return {
+        name: polygons if name.endswith(".txt") and content else content
+        for name, content in yolo_tree().items()
+    }
+
+
+OBJECT = """<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin>
+<xmax>9</xmax><ymax>8</ymax></bndbox></object>
+"""
+
+
+def voc_box_tree() -> Tree:
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    objects = {
+        "a": OBJECT.format("cat", 0) + OBJECT.format("grün", 1),
+        "café": OBJECT.format("cat", 0),
+        "c": "",
+    }
+    tree = {f"JPEGImages/{name}.jpg": picture(3, ".jpg") for name in objects}
+    tree |= {
+        f"Annotations/{name}.xml": (
+            f"<annotation><filename>{name}.jpg</filename>{size if name != 'a' else ''}{text}"
+            "</annotation>"
+        ).encode()
+        for name, text in objects.items()
+    }
+    return tree | {"ImageSets/Main/train.txt": "a\ncafé\nc\n".encode()}
+
+
 def mask_tree() -> Tree:
     tree = {f"images/{name}": picture(3) for name in ("a.png", "café.png", "c.png")}
     tree |= {f"masks/{name}.png": mask(k) for k, name in enumerate(("a", "café", "c"))}
@@ -117,6 +176,65 @@ def read_coco(root, with_masks=False):
     assert summary.boxes + summary.crowd + counted(summary, "dropped") == len(
         content["annotations"]
     )
+
+
+def open_train(root, with_masks=False):
+    files_of_user = data.DetectionFiles(root)
+    return data.open_splits(files_of_user, only="train", with_masks=with_masks)["train"]
+
+
+def below(folder):
+    """Names of the files below a folder that are not hidden, relative to it."""
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [str(name) for name in names if not any(part.startswith(".") for part in name.parts)]
+
+
+def stem(name):
+    return composed(os.path.splitext(name)[0])
+
+
+def read_yolo(root, with_masks=False):
+    summary = read_all(open_train(root, with_masks))
+    images = [n for n in below(root / "images") if n.lower().endswith(IMAGE_SUFFIXES)]
+    assert summary.images == len(images)
+    stems = {stem(name) for name in images}
+    lines = [
+        line
+        for name in below(root / "labels")
+        if name.lower().endswith(".txt") and stem(name) in stems
+        for line in (root / "labels" / name).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        if line.strip()
+    ]
+    assert summary.boxes + counted(summary, "dropped") == len(lines)
+
+
+def read_voc_boxes(root):
+    summary = read_all(open_train(root))
+    lists = root / "ImageSets/Main/train.txt"
+    files_by_stem = {
+        stem(name): root / "Annotations" / name
+        for name in below(root / "Annotations")
+        if name.lower().endswith(".xml")
+    }
+    names = list(files_by_stem)
+    if lists.is_file():
+        names = [
+            line.split()[0] for line in lists.read_text("utf-8-sig").splitlines() if line.strip()
+        ]
+        assert summary.images + counted(summary, "repeat") == len(names)
+    objects = sum(
+        len(ElementTree.parse(files_by_stem[name]).getroot().findall("object"))
+        for name in {composed(name) for name in names}
+    )
+    assert summary.boxes + summary.crowd + counted(summary, "dropped") == objects
+
+
+def read_roboflow(root):
+    summary = read_all(open_train(root))
+    content = json.loads((root / "train" / "_annotations.coco.json").read_text("utf-8-sig"))
+    assert summary.images == len(content["images"])
+    dropped = counted(summary, "object dropped", "objects dropped")
+    assert summary.boxes + summary.crowd + dropped == len(content["annotations"])
 
 
 def files(folder, suffixes):
@@ -210,6 +328,55 @@ def change_bytes(rng, content):
     return content[:position] + content[position + 1 :]
 
 
+def change_labels(rng, content):
+    """A line of YOLO's as exporters, other programs and damage leave it."""
+    odd = [
+        *("", "0 0.5 0.5 0.2 0.2", "9 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2", "0 0.5 0.5 0.2 -0.2"),
+        *("0 nan 0 1 1", "0 1e400 1 1 1", "0 0.5 0.5 0.2", "0 .1 .1 .9 .1 .9 .9", "cat 1 1 1 1"),
+        *("0 50 60 20 20", "0 0.5 0.5 0.2 0.2 0.99", "1.0 0.5 0.5 0.2 0.2", "0,0.5,0.5,0.2,0.2"),
+        *(
+            "0 2 2 0.1 0.1",
+            "\ufeff",
+            "0 0.5 0.5 0 0",
+            "1.5 0.5 0.5 0.2 0.2",
+            "0 0.1 0.1 0.1 0.1 0.1 0.1",
+        ),
+    ]
+    lines = content.decode(errors="replace").splitlines()
+    lines.insert(int(rng.integers(len(lines) + 1)), pick(rng, odd))
+    return "\n".join(lines).encode()
+
+
+def change_xml(rng, content):
+    """Another text in an element, an element twice or gone, a document type."""
+    odd = [
+        "",
+        "-1",
+        "0",
+        "nan",
+        "1e400",
+        "12.5",
+        "x",
+        "é",
+        "&amp;",
+        "&x;",
+        "<a/>",
+        "../a.jpg",
+        "9" * 30,
+    ]
+    text = content.decode(errors="replace")
+    found = list(re.finditer(r">([^<]*)<", text))
+    action = rng.integers(4)
+    if action == 0:
+        return b'<!DOCTYPE annotation [<!ENTITY x "cat">]>' + content
+    if action == 1 and OBJECT[:8] in text:
+        return text.replace("<object>", pick(rng, ["<object><part>", "<Object>", ""]), 1).encode()
+    if not found:
+        return content
+    place = pick(rng, found)
+    return (text[: place.start(1)] + pick(rng, odd) + text[place.end(1) :]).encode()
+
+
 def change_lines(rng, content):
     lines = content.decode(errors="replace").splitlines()
     odd = ["", "a", "../a", "a b", "\t", "\0", "/a", "cafe\u0301", "[x]", "\ufeff", "b.png"]
@@ -251,7 +418,11 @@ def change_tree(rng, tree: Tree) -> str:
             tree[name] = json.dumps(content).encode()
         except (ValueError, IndexError):  # damaged before
             action = "json not changed"
-    elif action == "lines" and name.endswith(".txt"):
+    elif action in ("lines", "json") and name.startswith("labels/"):
+        tree[name] = change_labels(rng, tree[name])
+    elif action in ("lines", "json") and name.endswith(".xml"):
+        tree[name] = change_xml(rng, tree[name])
+    elif action == "lines" and name.endswith((".txt", ".yaml")):
         tree[name] = change_lines(rng, tree[name])
     elif action == "name":
         tree[change_name(rng, name)] = tree.pop(name)
@@ -276,17 +447,21 @@ class Format:
     Args:
         tree: a valid data set: path -> content.
         read: opens the folder that it was written to, reads everything and counts what is there.
-        more_json: changes of JSON before others, for formats that are one big file.
+        more_json: a file that is changed more often than others, of formats that are one big file.
     """
 
     tree: Callable[[], Tree]
     read: Callable[[Path], None]
-    more_json: bool = False
+    more_json: str = ""
 
 
 FORMATS = {
-    "COCO": Format(coco_tree, read_coco, True),
-    "COCO with masks": Format(coco_tree, lambda root: read_coco(root, True), True),
+    "COCO": Format(coco_tree, read_coco, "labels.json"),
+    "COCO with masks": Format(coco_tree, lambda root: read_coco(root, True), "labels.json"),
+    "Roboflow": Format(roboflow_tree, read_roboflow, "train/_annotations.coco.json"),
+    "YOLO": Format(yolo_tree, read_yolo),
+    "YOLO with masks": Format(yolo_polygon_tree, lambda root: read_yolo(root, True)),
+    "VOC XML": Format(voc_box_tree, read_voc_boxes),
     "mask folders": Format(mask_tree, read_masks),
     "VOC": Format(voc_tree, read_voc),
     "class folders": Format(class_tree, read_classes),
@@ -313,10 +488,10 @@ def fuzz(name, root, count):
         tree = dict(original)
         done = []
         for _ in range(int(rng.integers(1, 4))):
-            if form.more_json and rng.integers(2) and "labels.json" in tree:
-                one = {"labels.json": tree["labels.json"]}
+            if form.more_json and rng.integers(2) and form.more_json in tree:
+                one = {form.more_json: tree[form.more_json]}
                 done.append(change_tree(rng, one))
-                tree = {k: v for k, v in tree.items() if k != "labels.json"} | one
+                tree = {k: v for k, v in tree.items() if k != form.more_json} | one
             elif tree:
                 done.append(change_tree(rng, tree))
         folder = root / f"{number:04d}"

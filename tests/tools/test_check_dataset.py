@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data import layout_trees
 from tests.data.class_pictures import write_split
 from tests.data.masks import write_image, write_mask, write_voc
 
@@ -133,7 +134,7 @@ def test_masks_are_checked_when_asked_for(main, tree, tmp_path, capsys):
 
 def test_empty_folder(main, tmp_path, capsys):
     assert main(["--data-dir", str(tmp_path)]) == 1
-    assert "no train annotations" in capsys.readouterr().out
+    assert "no detection data of a known layout" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,39 @@ def test_good_masks(main, voc, tmp_path, capsys):
     ]
     with Image.open(out / "samples_val.png") as sheet:
         assert sheet.height > 480 + 20, "a legend above the picture"
+
+
+def test_boxes_and_masks_in_one_folder(main, tree, tmp_path, capsys):
+    write_image(tree / "images" / "train" / "a.jpg")
+    write_mask(tree / "masks" / "train" / "a.png")
+    assert main(["--data-dir", str(tree), "--samples", "0"]) == 1
+    printed = capsys.readouterr().out
+    assert "more than one layout: COCO annotations" in printed
+    assert "--layout coco or --layout masks" in printed
+    assert main(["--data-dir", str(tree), "--samples", "0", "--layout", "coco"]) == 0
+
+
+@pytest.mark.parametrize("name", ["roboflow", "yolo", "voc", "single"])
+def test_layouts_of_boxes(main, name, tmp_path, capsys):
+    root = getattr(layout_trees, f"write_{name}")(tmp_path / "tree")
+    arguments = ["--data-dir", str(root), "--output", str(tmp_path / "out"), "--samples", "2"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"Found {root}: " in printed and "[x] größe" in printed
+    assert ("no validation split: train with --val-share" in printed) == (name == "single")
+    assert main([*arguments, "--val-share", "0.5"]) == (name != "single")
+    said = "labels.json (val): 2 images" if name == "single" else "leave out --val-share"
+    assert said in capsys.readouterr().out
+
+
+def test_explicit_splits(main, tree, capsys):
+    paths = []
+    for split in ("train", "val"):
+        file = tree / "annotations" / f"instances_{split}.json"
+        paths += [f"--{split}-annotations", str(file)]
+        paths += [f"--{split}-images", str(tree / "images" / split)]
+    assert main([*paths, "--samples", "0"]) == 0
+    assert "instances_val.json: 5 images" in capsys.readouterr().out
 
 
 def test_every_bad_mask_is_named(main, voc, tmp_path, capsys):

@@ -15,7 +15,7 @@ from tools.timing.onnx_files import runner
 
 def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     if keras.config.backend() == "jax":
-        monkeypatch.setitem(export.FORMATS, "onnx", refuse)
+        monkeypatch.setattr(keras_densepred.export, "export_onnx", refuse)
     model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn")
     model.save(tmp_path / "toy.keras")
     zero, byte = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)

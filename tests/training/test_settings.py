@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from keras_densepred.data.layouts import LAYOUTS
 from keras_densepred.training import Experiment, PerBatch, settings
 
 pytestmark = pytest.mark.backend_free
@@ -86,3 +87,10 @@ def test_scales_in_the_wrong_order():
     with pytest.raises(settings.SettingsError, match="swap them"):
         settings.check_numbers(wrong)
     settings.check_numbers(settings.RandomScaleSettings(scale_min=0.5, scale_max=2.0, ema=0.99))
+
+
+def test_every_layout_of_detection_data_can_be_chosen():
+    (field,) = (
+        field for field in dataclasses.fields(settings.DetectionSettings) if field.name == "layout"
+    )
+    assert set(field.metadata["choices"]) == set(LAYOUTS)

@@ -1,14 +1,19 @@
 """LiteRT files in their interpreter: what they give, and what small weights change."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
+from keras_densepred import export
 from keras_densepred._optional import require
-from keras_densepred.export import export_litert
+
+if TYPE_CHECKING:
+    import keras
 
 
 def runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -34,7 +39,7 @@ def compare_weights(model: keras.Model, weights: str, side: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         files = {kind: Path(folder) / f"{kind}.tflite" for kind in ("float32", weights)}
         for kind, file in files.items():
-            export_litert(model, file, side, suppress=False, weights=kind)
+            export.export_litert(model, file, side, suppress=False, weights=kind)
         large, small = (runner(file)(images) for file in files.values())
         sizes = [file.stat().st_size for file in files.values()]
     lines = [f"{weights} weights: {sizes[1] / sizes[0]:.0%} of the size with float32 weights"]

@@ -13,6 +13,8 @@ from keras_densepred.data.readers.tfds import TfdsClassification, TfdsDetection
 from keras_densepred.data.readers.tfds_masks import TfdsSegmentation, find_tfds_segmentation
 from keras_densepred.data.readers.trainable import require_trainable_data
 from keras_densepred.data.readers.voc import VOC_CLASS_NAMES, SbdSegmentation, VocSegmentation
+from keras_densepred.data.readers.voc_boxes import VocDetection
+from keras_densepred.data.readers.yolo import YoloDataset
 
 __all__ = [
     "VOC_CLASS_NAMES",
@@ -26,7 +28,9 @@ __all__ = [
     "TfdsClassification",
     "TfdsDetection",
     "TfdsSegmentation",
+    "VocDetection",
     "VocSegmentation",
+    "YoloDataset",
     "box_shapes",
     "cluster_anchors",
     "find_class_folders",

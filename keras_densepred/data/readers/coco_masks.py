@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.readers.coco_checks import show
 
 _LARGEST_COORDINATE = 1e8  # The mask code turns five times a coordinate into a 32-bit integer.
 
@@ -111,7 +112,7 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise SegmentationError(
-            f"has an RLE of size {size}, and its image is [{height}, {width}] (height, width)"
+            f"has an RLE of size {show(size)}, and its image is [{height}, {width}] (height, width)"
         )
     if isinstance(counts, list):
         whole = set(map(type, counts)) <= {int, float} and all(run >= 0 for run in counts)

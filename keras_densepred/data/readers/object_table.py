@@ -155,6 +155,39 @@ class ObjectTable:
         """The rows of the objects of image number `index`."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
+    def subset(self, indices: Sequence[int]) -> tuple[ObjectTable, np.ndarray]:
+        """The table of some of the images.
+
+        Args:
+            indices: positions of the images, in the wanted order.
+
+        Returns:
+            The table, and the rows of this one that its objects are.
+        """
+        chosen = np.asarray(indices, np.int64)
+        counts = np.diff(self.starts)[chosen]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.repeat(self.starts[:-1][chosen] - starts[:-1], counts) + np.arange(starts[-1])
+        table = dataclasses.replace(
+            self,
+            image_ids=self.image_ids[chosen],
+            image_sizes=self.image_sizes[chosen],
+            file_names=[self.file_names[index] for index in chosen],
+            starts=starts,
+            **{key: getattr(self, key)[rows] for key in ("boxes", "labels", "crowd", "areas")},
+            rows=self.rows[rows],
+        )
+        return table, rows
+
+    def without_class(self, label: int) -> ObjectTable:
+        """The table without a class that no object has."""
+        return dataclasses.replace(
+            self,
+            class_names=self.class_names[:label] + self.class_names[label + 1 :],
+            category_ids=self.category_ids[:label] + self.category_ids[label + 1 :],
+            labels=self.labels - (self.labels > label).astype(np.int32),
+        )
+
     def ground_truth(self) -> dict:
         """The split as a COCO dictionary, as evaluation expects it.
 

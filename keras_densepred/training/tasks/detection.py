@@ -13,7 +13,7 @@ from keras_densepred import data, metrics
 from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
-from keras_densepred.training.devices.cluster import Cluster
+from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.objects import draw_predictions
 from keras_densepred.training.run import Batches, Recipe, Run, fit_in_output, tell_skipped
@@ -38,12 +38,14 @@ class Detection(Recipe):
 
     def open_data(self, settings: Any) -> tuple[Any, Any]:
         """See `Recipe.open_data`."""
+        fields = dataclasses.fields(data.DetectionFiles)
         return data.open_detection(
-            settings.data_dir,
-            settings.tfds,
+            tfds=settings.tfds,
             shapes_size=settings.image_size or SHAPES_SIZE,
             seed=settings.seed,
             with_masks=settings.has_masks,
+            files=data.DetectionFiles(**{f.name: getattr(settings, f.name) for f in fields}),
+            say=current_cluster().say,
         )
 
     def open_stream(self, settings: Any, train: Any, **options: Any) -> data.BatchStream:
