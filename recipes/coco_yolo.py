@@ -42,7 +42,7 @@ SMALLEST_SCALE = 320 / 416  # multi-scale training: 320 to 608 px around 416
 LARGEST_SCALE = 608 / 416
 NECKS = {"efm": "efm_sam", "panet": "panet_spp"}  # what `--head` calls otherwise
 HEADS = ("efm", "prn", "panet", "yolov8")  # and, beside the paper's and KerasCV's:
-OTHER_HEADS = ("cem", "cem_sam", "efm_sam", "efm_spp", "gfm", "panet_spp", "prn_3l")
+OTHER_HEADS = ("cem", "cem_sam", "efm_sam", "efm_spp", "gfm", "panet_spp", "prn_3l", "tiny")
 
 _DARKNET: dict[str, Any] = {  # what the paper's detectors share
     "batch_size": 64,
@@ -136,7 +136,7 @@ def fit_anchors(settings: Settings, train: Any) -> list[tuple[float, float]] | N
     """The anchors of `--anchors`, in pixels of the network's input; None for those of COCO."""
     if settings.anchors == "coco" or settings.head == "yolov8":
         return None
-    number = 6 if settings.head == "prn" else 9
+    number = 6 if settings.head in ("prn", "tiny") else 9
     anchors, overlap = data.cluster_anchors(
         data.box_shapes(train, settings.image_size), number, settings.seed
     )

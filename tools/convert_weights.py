@@ -26,7 +26,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+# Run as a script, the repository's root is not on the path: `tools` itself is.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 from keras_densepred import backbones, command, convert, files, models, necks, saved
+from tools import darknet_detector
 
 if TYPE_CHECKING:
     import keras
@@ -86,10 +90,10 @@ def load_darknet(arguments: argparse.Namespace) -> keras.Model:
     return model
 
 
-def save_darknet_detector(arguments: argparse.Namespace, directory: pathlib.Path) -> str:
-    """Writes the detector that a file of Darknet's makes, as a recipe does; returns what to say."""
+def convert_darknet_detector(arguments: argparse.Namespace, output: pathlib.Path) -> None:
+    """Writes the detector that a file of Darknet's makes, as a recipe does."""
     options = {} if arguments.loss is None else {"loss": arguments.loss}
-    found = convert.darknet_detector.load_detector(
+    found = darknet_detector.load_detector(
         arguments.checkpoint,
         arguments.preset,
         arguments.detector,
@@ -98,18 +102,20 @@ def save_darknet_detector(arguments: argparse.Namespace, directory: pathlib.Path
         num_classes=arguments.classes or 80,
         **options,
     )
-    found.model.backbone.save_to_preset(str(directory / "backbone"))
-    found.model.save(directory / "detector.keras")
-    saved.write_classes(directory / "classes.json", found)
     # Darknet stretches images to the network's square, and only divides them.
-    saved.Preprocessing(
+    preprocessing = saved.Preprocessing(
         "detection", (0.0,) * 3, (255.0,) * 3, image_size=found.image_size, stretch=True
-    ).write(directory)
+    )
+    with files.replacing(output, "preset") as unfinished:
+        found.model.backbone.save_to_preset(str(unfinished / "backbone"))
+        found.model.save(unfinished / "detector.keras")
+        saved.write_classes(unfinished / "classes.json", found)
+        preprocessing.write(unfinished)
     checked = "like its configuration" if found.is_checked else "no .cfg file to compare it with"
-    return (
+    print(
         f"Loaded {len(found.model.weights)} arrays into a {type(found.model).__name__} of "
         f"{len(found.class_names)} classes, {found.image_size} px ({checked}), and saved it: "
-        f"python -m keras_densepred predict {arguments.output} PICTURES"
+        f"python -m keras_densepred predict {output} PICTURES"
     )
 
 
@@ -146,10 +152,7 @@ def _convert(argv: Sequence[str] | None) -> None:
         raise ValueError(f"--detector is for Darknet's files, not for those of {arguments.family}.")
     print(f"Reading {arguments.checkpoint} ...")
     if arguments.detector is not None:
-        arguments.output = output
-        with files.replacing(output, "preset") as unfinished:
-            said = save_darknet_detector(arguments, unfinished)
-        print(said)
+        convert_darknet_detector(arguments, output)
         return
     model = LOADERS[arguments.family](arguments)
     with files.replacing(output, "preset") as unfinished:

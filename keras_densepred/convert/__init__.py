@@ -5,7 +5,6 @@ from keras_densepred.convert import (
     convnext,
     darknet,
     darknet_cfg,
-    darknet_detector,
     resnet,
     state,
     timm,

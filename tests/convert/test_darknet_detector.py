@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_densepred import backbones, metrics, models, saved
 from keras_densepred.convert import darknet
-from keras_densepred.convert.darknet_detector import load_detector
+from tools.darknet_detector import load_detector
 from keras_densepred.export import export_onnx
 from tools import convert_weights
 

@@ -1,13 +1,13 @@
 """A whole detector of Darknet's: weights, configuration and class names."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
-from keras_densepred.backbones import load_backbone
-from keras_densepred.convert import darknet, darknet_cfg
-from keras_densepred.models.yolo.model import YOLOv3Detector
+from keras_densepred import backbones, convert, models
 
 IMAGE_SIZE = 416
 
@@ -24,7 +24,7 @@ class DarknetDetector:
         is_checked: whether a configuration was compared with the network.
     """
 
-    model: YOLOv3Detector
+    model: models.YOLOv3Detector
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     image_size: int
@@ -67,19 +67,19 @@ def load_detector(
     cfg = _companion(weights.with_suffix(".cfg"), cfg)
     beside = sorted(weights.parent.glob("*.names"))
     names = _companion(beside[0] if len(beside) == 1 else None, names)
-    sections = darknet_cfg.read_cfg(cfg) if cfg else None
-    settings = darknet_cfg.yolo_settings(sections, cfg) if cfg and sections else None
+    sections = convert.darknet_cfg.read_cfg(cfg) if cfg else None
+    settings = convert.darknet_cfg.yolo_settings(sections, cfg) if cfg and sections else None
     if cfg and settings is None:
         raise ValueError(f"{cfg} has no [yolo] section: convert it without --detector.")
     if settings is not None:
         num_classes = settings.num_classes
-    ids, class_names = darknet.read_names(names) if names else _numbered(num_classes)
+    ids, class_names = convert.darknet.read_names(names) if names else _numbered(num_classes)
     if len(class_names) != num_classes:
         raise ValueError(
             f"{names} has {len(class_names)} names, and the network {num_classes} classes: give "
             "the names file that belongs to it."
         )
-    backbone = load_backbone(preset)
+    backbone = backbones.load_backbone(preset)
     if settings is not None:
         levels = ("P3", "P4", "P5")[-len(settings.masks) :]
         options = {
@@ -87,10 +87,10 @@ def load_detector(
             "anchors": settings.anchors,
             "masks": dict(zip(levels, settings.masks, strict=True)),
         }
-    model = YOLOv3Detector(backbone, num_classes, neck=neck, **options)
+    model = models.YOLOv3Detector(backbone, num_classes, neck=neck, **options)
     if cfg and sections is not None:
-        darknet_cfg.require_same_network(model, sections, cfg)
-    darknet.load_weights(model, weights)
+        convert.darknet_cfg.require_same_network(model, sections, cfg)
+    convert.darknet.load_weights(model, weights)
     model.compile()
     size = settings.image_size if settings else IMAGE_SIZE
     return DarknetDetector(model, ids, class_names, size, cfg is not None)
