@@ -129,8 +129,10 @@ WRITERS = {
 PLACES = {"replacing", "renewing"}
 WRITERS_TOO = {
     "keras_densepred/files.py": "what all others write with",
+    "tools/convert_dataset.py": "a tree below the place that `files.replacing` gives",
     "tools/timing/measure.py": "a switch of Linux' in /proc",
     "tools/timing/pipeline.py": "pictures in a temporary folder",
+    "tools/timing/reading.py": "a made-up tree in a temporary folder",
 }
 
 

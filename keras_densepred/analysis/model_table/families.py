@@ -89,6 +89,7 @@ def _bicsnet_mask(backbone: BiCSNetBackbone) -> keras.Model:
 
 
 _NECKS = {
+    "YOLOv3-tiny": "tiny",
     "PRN": "prn",
     "PRN-3l": "prn_3l",
     "CEM": "cem",

@@ -127,6 +127,8 @@ def _csp_detectors() -> tuple[Row, ...]:
             ("csp_resnext_50", "PANet-SPP", size, "56.9", bflops, "FIRM", "")
             for size, bflops in ((320, "27.9"), (416, "47.1"), (512, "71.3"), (608, "100.6"))
         ),
+        ("yolov3_tiny", "YOLOv3-tiny", 416, None, None, "FIRM", ""),
+        ("yolov3_tiny_prn", "PRN", 416, None, None, "FIRM", ""),
     )
     return tuple(
         Row(preset, head, (size, size), parameters, bflops, basis=basis, reason=reason)
