@@ -8,6 +8,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_densepred.models.class_axis import ClassAxis
 from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.necks import DetectionPyramid, FeaturePyramid
@@ -35,7 +36,7 @@ class Detector(CompiledAsSaved):
     * a constructor that ends with `_set_detector`, and keeps each of its arguments as an attribute
       of the same name (`dtype` as `head_dtype`): these are its config;
     * `compute_losses` and `detections`;
-    * `default_optimizer`.
+    * `default_optimizer` and `class_axes`.
 
     The rest is here: `compile`, the checks of what is given to it and to `fit`, box formats, logs,
     prediction on every backend, config, and compiling a loaded model as it was saved.
@@ -72,6 +73,10 @@ class Detector(CompiledAsSaved):
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer of `compile("auto")`: the paper's."""
+        raise NotImplementedError
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """By their paths, the weights whose last axis holds classes (`class_axis.copy_weights`)."""
         raise NotImplementedError
 
     def compute_losses(

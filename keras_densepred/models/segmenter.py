@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_densepred.backbones.host_graph import check_levels_are_true
+from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.pyramid import check_channels_last
 from keras_densepred.runtime.replicas import share_of_mean
@@ -87,6 +88,12 @@ class Segmenter(CompiledAsSaved):
         if isinstance(backbone, keras_hub.models.DeepLabV3Backbone):
             return backbone.image_encoder
         return backbone
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """By their paths, the weights whose last axis holds classes (`class_axis.copy_weights`)."""
+        *_, last = (layer for layer in self.layers if layer.weights)
+        logits = [w for w in last.weights if w.shape[-1] == self.num_classes]
+        return axes_of(logits, ClassAxis())
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """What `compile` takes by default: SGD with momentum, at BiCSNet's peak learning rate."""

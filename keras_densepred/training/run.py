@@ -40,6 +40,7 @@ from keras_densepred.training.settings import (
     names_left_open,
     parse_settings,
 )
+from keras_densepred.training.warm_start import start_from
 
 Batches = Callable[[int], Generator[tuple[Any, Any], None, None]]
 
@@ -163,6 +164,9 @@ class Recipe:
         model = self.build_model(settings, train)
         require_size(settings.image_size, model)
         self.pyramid_of(model).rematerialize(settings.rematerialize)
+        if settings.weights and settings.weights_of == "all":
+            said = start_from(model, settings.weights, train.class_names)
+            cluster.say(said or f"Starting from the backbone in {settings.weights}")
         cluster.say(
             f"{type(model).__name__} with {model.count_params():,} parameters; "
             f"{settings.steps:,} steps of {settings.optimizer}, learning rate "

@@ -99,7 +99,12 @@ class CommonSettings:
         "backbone: a built-in one or applications/NAME with random weights; "
         "applications/NAME_imagenet or KerasHub's NAME_imagenet with those of ImageNet",
     )
-    weights: str | None = setting(None, "run or preset directory of backbone weights to start from")
+    weights: str | None = setting(None, "run, or preset directory, whose weights to start from")
+    weights_of: str = setting(
+        "all",
+        "of a run: all, classes by name, or its backbone alone",
+        ("all", "backbone"),
+    )
     freeze_backbone: bool = setting(False, "train only what stands on the backbone")
     drop_path: float | None = setting(None, "drop path rate of the backbone")
     layer_scale: float | None = setting(None, "start of the backbone's layer scale")

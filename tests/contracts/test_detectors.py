@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import backbones, models
+from keras_densepred.models.class_axis import copy_weights
 from tests.contracts.families import FAMILIES, small_backbone
 from tests.models.conftest import ToyPyramid
 
@@ -301,3 +302,54 @@ def test_every_pair_trains(family, detector):
     logs = model.train_on_batch(IMAGES, targets_of(model), return_dict=True)
     assert np.isfinite(list(logs.values())).all(), logs
     assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_model_that_was_never_compiled_is_saved(name, tmp_path):
+    model = DETECTORS[name](small_backbone("resnet"), num_classes=3)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").compiled == model.compiled
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("name", DETECTORS)
+def test_weights_go_to_other_classes_by_name(name):
+    make = DETECTORS[name]
+    old, new = (make(small_backbone("resnet"), num_classes=count) for count in (3, 4))
+    rng = np.random.default_rng(0)
+    for model in (old, new):
+        for weight in model.weights:
+            if "seed_generator" not in weight.path:
+                weight.assign(rng.uniform(size=weight.shape))
+    ours = [w for w in new.weights if "seed_generator" not in w.path]
+    theirs = [w for w in old.weights if "seed_generator" not in w.path]
+    axes = new.class_axes()
+    different = {w.path for w, o in zip(ours, theirs, strict=True) if w.shape != o.shape}
+    assert different == set(axes)  # no weight with classes is left out
+    before = {w.path: keras.ops.convert_to_numpy(w) for w in ours}
+    copied = copy_weights(new, old, ("cat", "new", "dog", "eel"), ("dog", "eel", "cat"))
+    assert copied.known == ("cat", "dog", "eel") and copied.fresh == ("new",)
+    for weight, other in zip(ours, theirs, strict=True):
+        value, source = (keras.ops.convert_to_numpy(w) for w in (weight, other))
+        axis = axes.get(weight.path)
+        if axis is None:
+            np.testing.assert_array_equal(value, source)
+            continue
+        split = lambda x, axis=axis: x.reshape(*x.shape[:-1], axis.groups, -1)  # noqa: E731
+        value, source, fresh = split(value), split(source), split(before[weight.path])
+        place = lambda label, axis=axis: slice(  # noqa: E731
+            axis.before + label * axis.each, axis.before + (label + 1) * axis.each
+        )
+        for label, from_label in ((0, 2), (2, 0), (3, 1)):
+            np.testing.assert_array_equal(value[..., place(label)], source[..., place(from_label)])
+        np.testing.assert_array_equal(value[..., place(1)], fresh[..., place(1)])
+        np.testing.assert_array_equal(value[..., : axis.before], source[..., : axis.before])
+        if axis.after:
+            np.testing.assert_array_equal(value[..., -axis.after :], source[..., -axis.after :])
+    other_layers = make(small_backbone("resnet", width=4), num_classes=3)
+    kept = [keras.ops.convert_to_numpy(w) for w in ours]
+    with pytest.raises(ValueError, match="has other layers than this"):
+        copy_weights(new, other_layers, ("a", "b", "c", "d"), ("a", "b", "c"))
+    for weight, value in zip(ours, kept, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)

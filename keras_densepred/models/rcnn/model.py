@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.models.class_axis import ClassAxis
 from keras_densepred.models.detector import Detector
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
 from keras_densepred.models.rcnn import losses
@@ -244,6 +245,19 @@ class TwoStageDetector(Detector, keras.Model):
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """SGD with learning rate 0.02, momentum 0.9, decay 1e-4: the papers' for batch 16."""
         return keras.optimizers.SGD(0.02, momentum=0.9, weight_decay=1e-4)
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """See `Detector.class_axes`: classes with the background last, their boxes and masks."""
+        axes: dict[str, ClassAxis] = {}
+        for weight in self.weights:
+            head, part, name = ("", "", *weight.path.split("/"))[-3:]
+            if head.startswith("box_head") and part == "classes":
+                axes[weight.path] = ClassAxis(after=1)
+            elif head.startswith("box_head") and part == "deltas" and not self.class_agnostic:
+                axes[weight.path] = ClassAxis(each=4)
+            elif part.startswith("mask_head") and name in ("kernel", "bias"):
+                axes[weight.path] = ClassAxis()
+        return axes
 
     def call(self, images: Tensor, training: bool | None = None) -> dict[str, Any]:
         """The first stage.

@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
@@ -140,13 +141,21 @@ class RetinaNetBase(DenseDetector):
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
+        if not config:  # not compiled
+            return {}
         losses = {"box": self.box_loss, "classification": self.classification_loss}
-        return {**config, "loss": keras.saving.serialize_keras_object(losses)} if config else {}
+        return {**config, "loss": keras.saving.serialize_keras_object(losses)}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as when it was saved."""
         losses = {f"{part}_loss": loss for part, loss in config["loss"].items()}
         super().compile_from_config({**config, **losses})
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """See `Detector.class_axes`: the classes of each anchor."""
+        prediction = self.get_layer("classification_head").prediction
+        anchors = prediction.kernel.shape[-1] // self.num_classes
+        return axes_of(prediction.weights, ClassAxis(groups=anchors))
 
     def compute_losses(
         self,

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_densepred._optional import require
+from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.keras_cv import KerasCVDetector
 from keras_densepred.models.pyramid import check_levels
@@ -109,6 +110,11 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         for number in range(1, LEVELS + 1):
             bias = self.get_layer(f"yolo_v8_head_{number}_class_3_conv").bias
             bias.assign(ops.full(bias.shape, prior))
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """See `Detector.class_axes`."""
+        last = [weight for weight in self.weights if "_class_3_conv/" in weight.path]
+        return axes_of(last, ClassAxis())
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """AdamW with learning rate 1e-3 and weight decay 5e-4."""

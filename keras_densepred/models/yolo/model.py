@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.conv_norm import OrderedConvNorm
+from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import check_levels
@@ -130,6 +131,17 @@ class YOLOv3Detector(DenseDetector, keras.Model):
         Its learning rate is 1e-3, of batch 64 and after 1,000 steps of warm-up.
         """
         return keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4)
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """See `Detector.class_axes`: each anchor's, behind its box and objectness."""
+        return {
+            path: axis
+            for level, mask in self.masks.items()
+            for path, axis in axes_of(
+                self.get_layer(f"yolo_{level.lower()}_prediction").weights,
+                ClassAxis(groups=len(mask), before=5),
+            ).items()
+        }
 
     @property
     def size_divisor(self) -> int:
