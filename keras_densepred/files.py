@@ -156,7 +156,7 @@ def require_new_file(
         raise OutputError(f"{path} is a folder: give the name of a file as --output.")
     if path.exists() and not overwrite and not is_ours(path):
         raise OutputError(f"{path} exists: give another --output, or --overwrite to replace it.")
-    _require_possible(path.parent)
+    require_possible(path.parent)
     return path
 
 
@@ -164,9 +164,11 @@ def require_new_folder(
     path: str | os.PathLike[str],
     *,
     inputs: Iterable[str | os.PathLike[str]] = (),
-    overwrite: bool = False,
+    overwrite: bool | None = None,
 ) -> Path:
     """`require_new_file` for a folder that `replacing` is to make: one with others' files stays.
+
+    `overwrite` None is of a command that replaces no folder.
 
     Raises:
         OutputError: if the folder exists, or with `overwrite` if it holds other files than an
@@ -175,11 +177,12 @@ def require_new_folder(
     path = expanded(path)
     _require_no_input(path, inputs)
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: give another --output, or --overwrite to replace it.")
+        choice = "" if overwrite is None else ", or --overwrite to replace it"
+        raise OutputError(f"{path} exists: give another --output{choice}.")
     if path.is_file():
         raise OutputError(f"{path} is a file: give the name of a folder as --output.")
     _require_replaceable(path)
-    _require_possible(path.parent)
+    require_possible(path.parent)
     return path
 
 
@@ -216,7 +219,7 @@ def claim_folder(
             f"{path} holds files that `{command}` did not write: give another --output, or "
             "--overwrite to write among them."
         )
-    _require_possible(path)
+    require_possible(path)
     write_atomically(marker, (json.dumps({"command": command}) + "\n").encode())
     return path
 
@@ -289,7 +292,7 @@ def _require_no_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> N
             )
 
 
-def _require_possible(folder: Path) -> None:
+def require_possible(folder: Path) -> None:
     """Makes sure that files can be made in a folder, which need not be there yet."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -260,7 +260,9 @@ WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="FROM", help="folder of the data, in any known layout")
     parser.add_argument("to", metavar="TO", help="folder to write, which must not exist")

@@ -79,6 +79,9 @@ def load_timm(arguments: argparse.Namespace) -> keras.Model:
 
 def load_darknet(arguments: argparse.Namespace) -> keras.Model:
     """The classifier that a file of Darknet's makes."""
+    if backbones.DarknetTinyBackbone.architecture_preset_name(arguments.preset) is not None:
+        neck = "prn" if arguments.preset.endswith("prn") else "tiny"
+        raise ValueError(f"{arguments.preset} is of a detector: add --detector {neck}.")
     if backbones.CSPNetBackbone.architecture_preset_name(arguments.preset) is None:
         names = ", ".join(backbones.CSPNetBackbone.architecture_presets())
         raise ValueError(
@@ -129,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _convert(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("family", choices=tuple(LOADERS), help="whose weights these are")
     parser.add_argument("checkpoint", type=files.expanded)

@@ -152,7 +152,9 @@ def _images(split: Any, preprocessing: saved.Preprocessing, number: int) -> Iter
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="run, its preset, .keras file, or preset of a backbone")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="of the file")

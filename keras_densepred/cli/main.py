@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m keras_densepred",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -42,7 +43,11 @@ def _run(argv: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in _COMMANDS:
         sub = commands.add_parser(
-            module.NAME, help=module.SUMMARY, description=module.__doc__, epilog=_EPILOG
+            module.NAME,
+            allow_abbrev=False,
+            help=module.SUMMARY,
+            description=module.__doc__,
+            epilog=_EPILOG,
         )
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_arguments(sub)

@@ -257,6 +257,7 @@ def parse_settings(
         An instance of `cls`.
     """
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         usage="%(prog)s [flags]",
         description=description,
         epilog=_describe(experiments) if experiments else None,

@@ -227,7 +227,7 @@ def test_refusals_are_one_sentence(model, make):
     with pytest.raises(ValueError, match="num_classes"):
         make(ToyPyramid(), 0)
     images = keras.Input((64, 64, 3))
-    with pytest.raises(ValueError, match="pass one of keras_densepred's backbones"):
+    with pytest.raises(ValueError, match=r"give `keras_densepred\.HostBackbone\(backbone\)`"):
         make(keras.Model(images, keras.layers.Conv2D(2, 3)(images)), 3)
     first = backbones.ResNetBackbone(
         (1, 1, 1, 1), 2, data_format="channels_first", image_shape=(3, None, None)

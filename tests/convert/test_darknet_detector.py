@@ -193,3 +193,19 @@ def test_average_precision_is_that_of_opencv(real):
     summary = metrics.coco_average_precision(truth, results)
     assert summary["AP"] == pytest.approx(0.121, abs=0.003)
     assert summary["AP50"] == pytest.approx(0.262, abs=0.003)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "flags,sentence",
+    [
+        (["--preset", "csp_peleenet", "--detector", "prn"], "no files of Darknet's for a CSPDense"),
+        (["--preset", "yolov3_tiny_prn"], "add --detector prn"),
+    ],
+)
+def test_what_darknet_has_no_file_of_is_refused(prn, capsys, flags, sentence):
+    prn.with_suffix(".cfg").unlink()
+    (prn.parent / "mine.names").unlink()
+    assert convert_weights.main(["darknet", str(prn), *flags]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and "AttributeError" not in error

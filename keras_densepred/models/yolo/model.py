@@ -238,8 +238,18 @@ class YOLOv3Detector(DenseDetector, keras.Model):
 
     @property
     def darknet_order(self) -> tuple[str, ...]:
-        """The names of the convolutions in the order of Darknet's files (`convert.darknet`)."""
-        return (*self.backbone.darknet_order, *self._neck_order)
+        """The names of the convolutions in the order of Darknet's files (`convert.darknet`).
+
+        Raises:
+            ValueError: if the backbone has no such order.
+        """
+        order = getattr(self.backbone, "darknet_order", None)
+        if order is None:
+            raise ValueError(
+                f"There are no files of Darknet's for a {type(self.backbone).__name__}: choose one "
+                "of csp_resnet_50, csp_resnext_50, csp_darknet_53, yolov3_tiny, yolov3_tiny_prn."
+            )
+        return (*order, *self._neck_order)
 
     @property
     def darknet_epsilon(self) -> float | None:

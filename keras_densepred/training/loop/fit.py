@@ -191,9 +191,9 @@ def fit(
     model._symbolic_build(data_batch=next(batches_from(0)))
     if snapshot is not None:
         start = snapshot.position
+        steps = f" and {start.step} of {steps_per_epoch} steps" if start.epoch < epochs else ""
         cluster.say(
-            f"Continuing from {snapshot.path}: {start.epoch} of {epochs} epochs and {start.step} "
-            f"of {steps_per_epoch} steps are done."
+            f"Continuing from {snapshot.path}: {start.epoch} of {epochs} epochs{steps} are done."
         )
         snapshot.restore(model, checkpoint.companions)
     spanning = _SpanningCallbacks(
