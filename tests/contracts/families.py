@@ -49,10 +49,10 @@ _DENSE = dict(depths=(1, 1, 1, 1), bottlenecks=(4, 4, 4, 4), growth=4)
 def host_network():
     """A network as another library has them: batch norms, a branch, sums that are no layers."""
     x = images = keras.Input((None, None, 3))
-    for level in range(1, 6):
-        x = layers.Conv2D(6, 3, 2, "same", "channels_last", name=f"down{level}")(x)
+    for level, width in enumerate((6, 6, 8, 8, 10), 1):
+        x = layers.Conv2D(width, 3, 2, "same", "channels_last", name=f"down{level}")(x)
         x = layers.BatchNormalization(name=f"norm{level}")(x)
-        y = layers.Conv2D(6, 1, data_format="channels_last", name=f"branch{level}")(x)
+        y = layers.Conv2D(width, 1, data_format="channels_last", name=f"branch{level}")(x)
         x = x + layers.Activation("gelu", name=f"gelu{level}")(y)
     return keras.Model(images, x, name="host_network")
 

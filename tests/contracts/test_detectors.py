@@ -41,6 +41,7 @@ CSP_STAGES = tuple(
     for width, down in ((8, None), (8, 8), (16, 8), (24, 16))
 )
 UNEQUAL = {"cspnet": {"stages": CSP_STAGES}, "cednet": {"widths": (8, 16, 24)}}
+UNEQUAL["convnext"] = {"widths": (8, 16, 24, 32)}
 PYRAMIDS = ("bicsnet", "bicsnet_lite", "own", "detection_pyramid", "feature_pyramid")
 NECKS = {
     "detection_pyramid": lambda: backbones.DetectionPyramid(small_backbone("cednet"), width=8),
