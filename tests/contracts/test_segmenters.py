@@ -122,7 +122,7 @@ def test_default_optimizer_and_loss(name):
 def test_refuses_in_one_sentence(name):
     with pytest.raises(ValueError, match="`num_classes` is 0"):
         make(name, num_classes=0)
-    with pytest.raises(ValueError, match="'plain' has no level"):
+    with pytest.raises(ValueError, match="'plain', a Sequential, has no `pyramid_outputs`"):
         SEGMENTERS[name](keras.Sequential(name="plain"))
     with pytest.raises(ValueError, match="is channels_first"):
         SEGMENTERS[name](
