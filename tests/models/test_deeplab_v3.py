@@ -126,7 +126,10 @@ class NoFinerThanP4(ToyPyramid):
         ({"num_classes": 0}, "`num_classes` is 0"),
         ({"activation": "tanh"}, "`activation`"),
         ({"backbone": NoFinerThanP4}, "has no level P3"),
-        ({"backbone": lambda: keras.Sequential(name="plain")}, "'plain', a Sequential, has no `pyramid_outputs`"),
+        (
+            {"backbone": lambda: keras.Sequential(name="plain")},
+            "'plain', a Sequential, has no `pyramid_outputs`",
+        ),
     ],
 )
 def test_bad_arguments_are_named(toy_backbone, options, message):
