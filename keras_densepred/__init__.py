@@ -10,8 +10,9 @@ from keras_densepred import start
 from keras_densepred._version import __version__
 
 if TYPE_CHECKING or start.is_loaded():
-    # `training` too, so that models saved with its optimizers and schedules can be loaded.
-    from keras_densepred import backbones, layers, models, necks, ops, training
+    # `training` too, so that models saved with its optimizers and schedules can be loaded, and
+    # `convert`, so that backbones take other libraries' presets.
+    from keras_densepred import backbones, convert, layers, models, necks, ops, training
     from keras_densepred.backbones import (
         BiCSNetBackbone,
         BiCSNetLiteBackbone,
@@ -55,6 +56,7 @@ __all__ = [
     "RetinaNet",
     "__version__",
     "backbones",
+    "convert",
     "layers",
     "models",
     "necks",

@@ -1,13 +1,13 @@
 """Presets of KerasHub and timm whose weights go into networks of our own.
 
-`convert` knows how; it stands above the backbones, so that its module is named here and imported
-when such a preset is asked for.
+`convert` knows how and stands above the backbones: it registers its converters here.
 """
 
-import importlib
+import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras_hub
@@ -20,18 +20,36 @@ from keras_densepred.backbones.saved_preset import saved_backbone_class
 TIMM = "hf://timm/"
 
 
+@dataclasses.dataclass(frozen=True)
+class Converter:
+    """What builds a backbone of a family with other libraries' weights.
+
+    Attributes:
+        from_keras_hub: takes their network and a dictionary of constructor arguments.
+        from_timm: takes timm's name, a checkpoint file and a dictionary of constructor arguments.
+    """
+
+    from_keras_hub: Callable[..., Any]
+    from_timm: Callable[..., Any]
+
+
+_converters: dict[type, Converter] = {}
+
+
+def register_converter(family: type, converter: Converter) -> None:
+    """Makes known how a `ConvertedPresets` family takes over weights."""
+    _converters[family] = converter
+
+
 class ConvertedPresets:
     """Mixin, before `PyramidBackbone`: `from_preset` takes other libraries' presets too.
 
     Attributes:
-        _converter: module with `from_keras_hub(network, options)` and
-            `from_timm(architecture, file, options)`.
         _counterparts: classes of KerasHub's, or starts of names in keras.applications, whose
             weights fit.
         _timm: regular expression of timm's names of the networks whose weights fit.
     """
 
-    _converter: ClassVar[str]
     _counterparts: ClassVar[tuple[str, ...]] = ()
     _timm: ClassVar[str]
 
@@ -62,15 +80,15 @@ class ConvertedPresets:
                 if not cls.takes_timm(architecture):
                     raise ValueError(f"{preset} is timm's {architecture}, no {cls.__name__}.")
                 file = _timm_file(preset, "model.safetensors")
-                return cls._convert().from_timm(architecture, file, kwargs)
+                return cls._converter().from_timm(architecture, file, kwargs)
             if cls._is_counterpart(preset):
                 cls._check_options(kwargs)
-                return cls._convert().from_keras_hub(network_of(preset, load_weights), kwargs)
+                return cls._converter().from_keras_hub(network_of(preset, load_weights), kwargs)
         return super().from_preset(preset, load_weights, **kwargs)  # type: ignore[misc]
 
     @classmethod
-    def _convert(cls) -> Any:
-        return importlib.import_module(cls._converter)
+    def _converter(cls) -> Converter:
+        return next(_converters[base] for base in cls.__mro__ if base in _converters)
 
     @classmethod
     def _is_counterpart(cls, preset: str) -> bool:

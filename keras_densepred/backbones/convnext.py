@@ -61,7 +61,6 @@ class ConvNeXtBackbone(ConvertedPresets, PyramidBackbone):
     """
 
     _preset_file = "convnext.json"
-    _converter = "keras_densepred.convert.convnext"
     _counterparts = ("convnext_",)
     _timm = r"convnext_(tiny|small|base|large|xlarge)"
 

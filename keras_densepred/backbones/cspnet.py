@@ -121,7 +121,6 @@ class CSPNetBackbone(ConvertedPresets, PyramidBackbone):
     """
 
     _preset_file = "cspnet.json"
-    _converter = "keras_densepred.convert.timm"
     _counterparts = ("CSPNetBackbone",)
     _timm = r"csp(darknet53|resnet50|resnext50)"
     size_divisor = 1

@@ -69,7 +69,6 @@ class ResNetBackbone(ConvertedPresets, PyramidBackbone):
     """
 
     _preset_file = "resnet.json"
-    _converter = "keras_densepred.convert.resnet"
     _counterparts = ("ResNetBackbone",)
     _timm = r"resnet(50|101|152)"
     size_divisor = 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_densepred.convert.state import LoadReport, named, read_checkpoint, to_keras_layout
+from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 __all__ = ["LoadReport", "authors_keys", "load_state", "read_checkpoint"]
 
@@ -129,31 +129,13 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
     """
     state = {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in _BUFFERS}
     _refuse_ced_head(state)
-    targets = authors_keys(model)
-    missing = [key for key in targets if key not in state]
-    unexpected = [key for key in state if key not in targets]
-    skipped = [key for key in unexpected if key.split(".")[0] in (*_CLASSIFIER, *_PYRAMID)]
-    unknown = [key for key in unexpected if key not in set(skipped)]
-    if missing or unknown:
-        raise ValueError(
-            f"The weights do not fit {model.name}:"
-            + named(" missing keys", missing)
-            + named(" unexpected keys", unknown)
-            + " Choose the preset (and `final_decoder`, `num_stages`) the weights were made with."
-        )
-    values = {}
-    for key, variable in targets.items():
-        value = to_keras_layout(np.asarray(state[key]), variable.name.endswith("kernel"))
-        if value.shape != tuple(variable.shape):
-            raise ValueError(
-                f"The array of {key!r} has the shape {tuple(np.shape(state[key]))}, which does "
-                f"not fit the weight {variable.path!r} of shape {tuple(variable.shape)}: choose "
-                "the preset the weights were made with."
-            )
-        values[key] = value
-    for key, variable in targets.items():
-        variable.assign(values[key])
-    return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+    return assign_state(
+        model,
+        {key: (weight,) for key, weight in authors_keys(model).items()},
+        state,
+        is_optional=lambda key: key.split(".")[0] in (*_CLASSIFIER, *_PYRAMID),
+        advice="Choose the preset (and `final_decoder`, `num_stages`) the weights were made with.",
+    )
 
 
 def authors_keys(model: keras.Model) -> dict[str, keras.Variable]:

@@ -12,8 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_densepred.backbones.converted import Converter, register_converter
 from keras_densepred.backbones.convnext import ConvNeXtBackbone
-from keras_densepred.convert.state import LoadReport, named, read_checkpoint, to_keras_layout
+from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 # Layer names here -> timm's modules; `stage` and `block` count from one here, from zero there.
 _MODULES = [
@@ -63,31 +64,10 @@ def load_timm(backbone: ConvNeXtBackbone, state: Mapping[str, np.ndarray]) -> Lo
         module = _module(layer)
         if module is not None:
             name = "gamma" if layer.endswith("_layer_scale") else _WEIGHTS[name]
-            targets[f"{module}.{name}"] = weight
-    missing = [key for key in targets if key not in state]
-    unexpected = [key for key in state if key not in targets]
-    skipped = [key for key in unexpected if key.startswith(_CLASSIFIER)]
-    unknown = [key for key in unexpected if key not in skipped]
-    if missing or unknown:
-        raise ValueError(
-            f"The weights do not fit {backbone.name}:"
-            + named(" missing keys", missing)
-            + named(" unexpected keys", unknown)
-            + " Choose the preset the weights were made with."
-        )
-    values = {}
-    for key, weight in targets.items():
-        value = to_keras_layout(np.asarray(state[key]), weight.name == "kernel")
-        if value.shape != tuple(weight.shape):
-            raise ValueError(
-                f"The array of {key!r} has the shape {np.shape(state[key])}, which does not fit "
-                f"the weight {weight.path!r} of shape {tuple(weight.shape)}: choose the preset the "
-                "weights were made with."
-            )
-        values[key] = value
-    for key, weight in targets.items():
-        weight.assign(values[key])
-    return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+            targets[f"{module}.{name}"] = (weight,)
+    return assign_state(
+        backbone, targets, state, is_optional=lambda key: key.startswith(_CLASSIFIER)
+    )
 
 
 def keras_applications_state(network: keras.Model) -> dict[str, np.ndarray]:
@@ -164,3 +144,6 @@ def _module_of_keras(layer: str) -> str | None:
                 return f"stages.{int(block) + 1}.downsample.{part}"
             return found
     return None
+
+
+register_converter(ConvNeXtBackbone, Converter(from_keras_hub, from_timm))

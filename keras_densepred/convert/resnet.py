@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_densepred.backbones.converted import Converter, register_converter
 from keras_densepred.backbones.resnet import ResNetBackbone
 from keras_densepred.convert.state import LoadReport, read_checkpoint
 
@@ -183,3 +184,6 @@ def _timm_key(layer: str, weight: str) -> str:
 
 def _from_torch(key: str, value: np.ndarray) -> np.ndarray:
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+
+
+register_converter(ResNetBackbone, Converter(from_keras_hub, from_timm))

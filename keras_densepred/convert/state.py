@@ -1,10 +1,11 @@
 """PyTorch checkpoints as dictionaries of arrays, and their axis order."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_densepred._optional import require
@@ -156,6 +157,62 @@ def to_keras_layout(value: np.ndarray, is_kernel: bool, depthwise: bool = True) 
     if value.shape[2:] == (1, 1):  # a 1x1 convolution is a Dense layer here
         return value[:, :, 0, 0].T
     return value.transpose(2, 3, 1, 0)
+
+
+def assign_state(
+    model: keras.Model,
+    targets: Mapping[str, Sequence[keras.Variable]],
+    state: Mapping[str, np.ndarray],
+    *,
+    is_optional: Callable[[str], bool],
+    advice: str = "Choose the preset the weights were made with.",
+    depthwise: bool = True,
+) -> LoadReport:
+    """Gives weights the arrays of a state; nothing is assigned unless everything fits.
+
+    Args:
+        model: whose weights they are, for messages.
+        targets: key to the weights that share its array, side by side along the last axis; nearly
+            always one.
+        state: keys to arrays in PyTorch's layout.
+        is_optional: whether a key that is in no target is of a part that may be left out.
+        advice: what to do if the keys do not fit, a sentence.
+        depthwise: as in `to_keras_layout`.
+
+    Returns:
+        A `LoadReport`.
+
+    Raises:
+        ValueError: if the state lacks a key, has an unknown one, or an array of another shape. The
+            message names them.
+    """
+    missing = [key for key in targets if key not in state]
+    unexpected = [key for key in state if key not in targets]
+    skipped = tuple(key for key in unexpected if is_optional(key))
+    unknown = [key for key in unexpected if not is_optional(key)]
+    if missing or unknown:
+        raise ValueError(
+            f"The weights do not fit {model.name}:"
+            + named(" missing keys", missing)
+            + named(" unexpected keys", unknown)
+            + f" {advice}"
+        )
+    values = []
+    for key, weights in targets.items():
+        first, is_kernel = weights[0], weights[0].name.endswith("kernel")
+        value = to_keras_layout(np.asarray(state[key]), is_kernel, depthwise)
+        widths = [weight.shape[-1] for weight in weights]
+        if value.shape != (*first.shape[:-1], sum(widths)):
+            raise ValueError(
+                f"The array of {key!r} has the shape {tuple(np.shape(state[key]))}, which does "
+                f"not fit the weight {first.path!r} of shape {tuple(first.shape)}: choose the "
+                "preset the weights were made with."
+            )
+        parts = np.split(value, np.cumsum(widths)[:-1], axis=-1)
+        values += list(zip(weights, parts, strict=True))
+    for weight, value in values:
+        weight.assign(value)
+    return LoadReport(tuple(targets), skipped)
 
 
 def named(what: str, keys: list[str]) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_densepred.backbones.converted import Converter, register_converter
 from keras_densepred.backbones.cspnet import CSPNetBackbone
-from keras_densepred.convert.state import LoadReport, named, read_checkpoint, to_keras_layout
+from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 # Layer names of this package -> module names of timm's, first match wins. `stage` and `block`
 # count from one here, from zero there.
@@ -66,34 +67,13 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
             unknown one, or has an array of another shape. The message names them.
     """
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    targets = timm_keys(model)
-    missing = [key for key in targets if key not in state]
-    unexpected = [key for key in state if key not in targets]
-    skipped = [key for key in unexpected if key.startswith(_HEAD)]
-    unknown = [key for key in unexpected if key not in skipped]
-    if missing or unknown:
-        raise ValueError(
-            f"The weights do not fit {model.name}:"
-            + named(" missing keys", missing)
-            + named(" unexpected keys", unknown)
-            + " Choose the preset the weights were made with."
-        )
-    values = []
-    for key, variables in targets.items():
-        is_kernel = variables[0].name == "kernel"
-        value = to_keras_layout(np.asarray(state[key]), is_kernel, depthwise=False)
-        widths = [variable.shape[-1] for variable in variables]
-        if value.shape != (*variables[0].shape[:-1], sum(widths)):
-            raise ValueError(
-                f"The array of {key!r} has the shape {tuple(np.shape(state[key]))}, which does "
-                f"not fit the weight {variables[0].path!r} of shape {tuple(variables[0].shape)}: "
-                "choose the preset the weights were made with."
-            )
-        parts = np.split(value, np.cumsum(widths)[:-1], axis=-1)
-        values += list(zip(variables, parts, strict=True))
-    for variable, value in values:
-        variable.assign(value)
-    return LoadReport(loaded=tuple(targets), skipped=tuple(skipped))
+    return assign_state(
+        model,
+        timm_keys(model),
+        state,
+        is_optional=lambda key: key.startswith(_HEAD),
+        depthwise=False,
+    )
 
 
 def from_keras_hub(network: keras.Model, options: Mapping[str, Any]) -> CSPNetBackbone:
@@ -206,3 +186,6 @@ def _module_name(name: str) -> str:
             fields = {field: int(value) - 1 for field, value in match.groupdict().items()}
             return module.format(**fields)
     raise ValueError(f"timm's networks have no layer {name!r}: its blocks are of another kind.")
+
+
+register_converter(CSPNetBackbone, Converter(from_keras_hub, from_timm))
