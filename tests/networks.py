@@ -95,3 +95,21 @@ def max_difference(a, b):
         float(np.max(np.abs(ops.convert_to_numpy(x) - ops.convert_to_numpy(y))))
         for x, y in zip(keras.tree.flatten(a), keras.tree.flatten(b), strict=True)
     )
+
+
+# Arguments of a KerasHub EfficientNetBackbone of a few thousand weights.
+EFFICIENTNET = dict(
+    stackwise_kernel_sizes=[3] * 5,
+    stackwise_num_repeats=[1] * 5,
+    stackwise_input_filters=[8] * 5,
+    stackwise_output_filters=[8] * 5,
+    stackwise_expansion_ratios=[1] * 5,
+    stackwise_squeeze_and_excite_ratios=[0.25] * 5,
+    stackwise_strides=[1, 2, 2, 2, 2],
+    stackwise_block_types=["v1"] * 5,
+    stackwise_force_input_filters=[0] * 5,
+    stackwise_nores_option=[False] * 5,
+    stackwise_width_coefficients=[1.0] * 5,
+    stackwise_depth_coefficients=[1.0] * 5,
+    num_features=16,
+)

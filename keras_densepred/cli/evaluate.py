@@ -64,8 +64,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
         "images": len(split),
         "results": results,
     }
+    replaces = " in place of an earlier evaluation" if options.output.exists() else ""
     write_atomically(options.output, (json.dumps(content, indent=2) + "\n").encode())
-    console.print(f"Wrote {options.output}")
+    console.print(f"Wrote {options.output}{replaces}")
     return 0
 
 

@@ -50,16 +50,10 @@ def decisive_settings(settings: Any, train: Any, but: Sequence[str] = ()) -> dic
 def claim_output(
     output: str | pathlib.Path, settings: Mapping[str, Any], left_open: Collection[str] = ()
 ) -> pathlib.Path:
-    """Takes a directory for a run: a new or empty one, or one of a run with the same settings.
+    """Takes a directory for a run, see `require_output`.
 
     Writes `settings.json` there, by which the next start recognises the run; that of a run which
     is there already stays as it is.
-
-    Args:
-        output: the directory.
-        settings: JSON-able; what decides the run's result.
-        left_open: names of settings that no flag gave. A run that was started before there was
-            such a setting is the same run.
 
     Returns:
         The directory.
@@ -68,6 +62,28 @@ def claim_output(
         SettingsError: if another run or other files are there.
     """
     output = pathlib.Path(output)
+    require_output(output, settings, left_open)
+    path = output / "settings.json"
+    if not path.is_file():
+        ours = json.loads(json.dumps(dict(settings)))
+        write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
+    return output
+
+
+def require_output(
+    output: pathlib.Path, settings: Mapping[str, Any], left_open: Collection[str] = ()
+) -> None:
+    """Makes sure that a directory is new or empty, or of a run with the same settings.
+
+    Args:
+        output: the directory.
+        settings: JSON-able; what decides the run's result.
+        left_open: names of settings that no flag gave. A run that was started before there was
+            such a setting is the same run.
+
+    Raises:
+        SettingsError: if another run or other files are there.
+    """
     path = output / "settings.json"
     ours = json.loads(json.dumps(dict(settings)))
     if path.is_file():
@@ -87,14 +103,12 @@ def claim_output(
                 f"{output} holds a run with other settings ({'; '.join(different)}): give another "
                 "--output, or the command of that run to continue it."
             )
-        return output
+        return
     if not is_free(output):
         raise SettingsError(
             f"{output} exists and is not the output of a run (it has no settings.json): give "
             "another --output."
         )
-    write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
-    return output
 
 
 def _written_classes(output: pathlib.Path) -> list[list[Any]] | None:

@@ -28,6 +28,7 @@ from keras_densepred.training.identity import (
     claim_output,
     decisive_settings,
     recorded_settings,
+    require_output,
 )
 from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
 from keras_densepred.training.loop.fit import fit
@@ -152,6 +153,9 @@ class Recipe:
         self, settings: Any, cluster: Cluster, train: Any, val: Any, left_open: set[str]
     ) -> dict[str, float]:
         """Does what `main` promises, with every setting decided; in all processes alike."""
+        decisive = decisive_settings(settings, train, but=self.not_decisive)
+        output = pathlib.Path(settings.output)
+        cluster.run_on_main(lambda: require_output(output, decisive, left_open))
         cluster.say("Looking through the data ...")
         summaries = train.summary(), val.summary()
         for summary in summaries:
@@ -172,7 +176,6 @@ class Recipe:
             f"{settings.steps:,} steps of {settings.optimizer}, learning rate "
             f"{settings.learning_rate:g}"
         )
-        decisive = decisive_settings(settings, train, but=self.not_decisive)
         return self.train(Run(self, settings, cluster, train, val, model, decisive, left_open))
 
     def batches(

@@ -15,23 +15,9 @@ from keras_densepred.backbones import find_backbone, load_backbone, pretrained
 from keras_densepred.backbones.host_graph import ancestors
 from keras_densepred.training import Preprocessing
 from recipes import coco_retinanet, coco_yolo, voc_deeplab_v3
-from tests.networks import images, max_difference
+from tests.networks import EFFICIENTNET, images, max_difference
 from tests.weights import set_deterministic_weights
 
-EFFICIENTNET = dict(
-    stackwise_kernel_sizes=[3] * 5,
-    stackwise_num_repeats=[1] * 5,
-    stackwise_input_filters=[8] * 5,
-    stackwise_output_filters=[8] * 5,
-    stackwise_expansion_ratios=[1] * 5,
-    stackwise_squeeze_and_excite_ratios=[0.25] * 5,
-    stackwise_strides=[1, 2, 2, 2, 2],
-    stackwise_block_types=["v1"] * 5,
-    stackwise_force_input_filters=[0] * 5,
-    stackwise_nores_option=[False] * 5,
-    stackwise_width_coefficients=[1.0] * 5,
-    stackwise_depth_coefficients=[1.0] * 5,
-)
 DENSENET = dict(stackwise_num_repeats=[1] * 4, growth_rate=4)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import DetectionPyramid, FeaturePyramid, HostBackbone, models
+from tests.networks import EFFICIENTNET
 
 SIDE = 64
 IMAGES = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype("float32")
@@ -44,21 +45,6 @@ CSP_RESNET = dict(
     bottle_ratio=[0.5],
     expand_ratio=[2.0],
     stem_pooling="max",
-)
-EFFICIENTNET = dict(
-    stackwise_kernel_sizes=[3] * 5,
-    stackwise_num_repeats=[1] * 5,
-    stackwise_input_filters=[8] * 5,
-    stackwise_output_filters=[8] * 5,
-    stackwise_expansion_ratios=[1] * 5,
-    stackwise_squeeze_and_excite_ratios=[0.25] * 5,
-    stackwise_strides=[1, 2, 2, 2, 2],
-    stackwise_block_types=["v1"] * 5,
-    stackwise_force_input_filters=[0] * 5,
-    stackwise_nores_option=[False] * 5,
-    stackwise_width_coefficients=[1.0] * 5,
-    stackwise_depth_coefficients=[1.0] * 5,
-    num_features=16,
 )
 MIT = dict(
     layerwise_depths=[1] * 4,

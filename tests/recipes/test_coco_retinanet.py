@@ -63,10 +63,11 @@ def test_killed_recipe_continues_exactly(flags, tmp_path):
     toy.assert_killed_recipe_continues_exactly("coco_retinanet", flags, tmp_path)
 
 
-def test_another_run_in_the_output_is_refused(flags, tmp_path):
+def test_another_run_in_the_output_is_refused(flags, tmp_path, capsys):
     training.claim_output(tmp_path, {"epochs": 99})
     with pytest.raises(training.SettingsError, match="holds a run with other settings"):
         recipe.main([*flags, "--output", str(tmp_path)])
+    assert "Looking through the data" not in capsys.readouterr().out  # before anything slow
 
 
 @pytest.mark.parametrize(
