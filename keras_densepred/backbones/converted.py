@@ -41,8 +41,8 @@ def register_converter(family: type, converter: Converter) -> None:
     _converters[family] = converter
 
 
-class ConvertedPresets:
-    """Mixin, before `PyramidBackbone`: `from_preset` takes other libraries' presets too.
+class ConvertedPresets(PyramidBackbone):
+    """Base of families whose `from_preset` takes other libraries' presets too.
 
     Attributes:
         _counterparts: classes of KerasHub's, or starts of names in keras.applications, whose
@@ -72,7 +72,6 @@ class ConvertedPresets:
         Raises:
             ValueError: if there is no such preset, it cannot be downloaded, or it does not fit.
         """
-        assert issubclass(cls, PyramidBackbone)
         if cls.architecture_preset_name(preset) is None:
             if is_timm(preset):
                 cls._check_options(kwargs)
@@ -84,7 +83,7 @@ class ConvertedPresets:
             if cls._is_counterpart(preset):
                 cls._check_options(kwargs)
                 return cls._converter().from_keras_hub(network_of(preset, load_weights), kwargs)
-        return super().from_preset(preset, load_weights, **kwargs)  # type: ignore[misc]
+        return super().from_preset(preset, load_weights, **kwargs)
 
     @classmethod
     def _converter(cls) -> Converter:

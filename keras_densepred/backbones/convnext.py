@@ -15,7 +15,6 @@ The blocks are those of `CEDNetBackbone`, at its speed; keras.applications' netw
 import re
 from collections.abc import Sequence
 
-from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.converted import ConvertedPresets
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv import PatchConv
@@ -26,7 +25,7 @@ _BLOCKS_OF_A_LAYER = 3  # of stage 3, in the authors' layer-wise rates
 
 
 @register_backbone
-class ConvNeXtBackbone(ConvertedPresets, PyramidBackbone):
+class ConvNeXtBackbone(ConvertedPresets):
     """ConvNeXt-T by default.
 
     Input: normalised RGB images `(batch, height, width, 3)`, float; height and width multiples of

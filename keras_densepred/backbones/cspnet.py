@@ -18,7 +18,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.converted import ConvertedPresets
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.conv_norm import ConvNorm, OrderedConvNorm
@@ -78,7 +77,7 @@ class CSPStage:
 
 
 @register_backbone
-class CSPNetBackbone(ConvertedPresets, PyramidBackbone):
+class CSPNetBackbone(ConvertedPresets):
     """CSPNet backbone of residual blocks (Wang et al., 2019).
 
     Input: normalised RGB images `(batch, height, width, 3)`, float, of any size; Darknet's

@@ -166,12 +166,15 @@ def _stride(image: list[int], size: tuple[int, int]) -> int:
 
 
 def can_be_copied(network: keras.Model) -> bool:
-    """Whether layers can be built of their configurations; not those of MiT (keras-hub 0.32.0)."""
+    """Whether layers can be built of their configurations.
+
+    Not those of MiT (keras-hub 0.32.0), nor of networks of ours, which are built as a whole.
+    """
     examples = {type(layer): layer for layer in network.layers}
     for kind, layer in examples.items():
         try:
             kind.from_config(layer.get_config())
-        except (TypeError, ValueError):
+        except (NotImplementedError, TypeError, ValueError):
             return False
     return True
 

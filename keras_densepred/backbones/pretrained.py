@@ -111,8 +111,13 @@ def is_host(preset: str) -> bool:
     """
     if application(preset) is not None or preset in keras_hub.models.Backbone.presets:
         return True
-    if "://" not in preset and not (pathlib.Path(preset) / "config.json").is_file():
-        return False
+    if "://" not in preset:
+        config = pathlib.Path(preset) / "config.json"
+        if not config.is_file():
+            return False
+        name = json.loads(config.read_text(encoding="utf-8")).get("registered_name") or ""
+        if ">" in name and keras.saving.get_registered_object(name) is None:
+            return False  # of a module that was not imported, which `find_backbone` says
     with downloading(preset):
         found = saved_backbone_class(preset)
     return issubclass(found, keras_hub.models.Backbone) and not issubclass(found, PyramidBackbone)

@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.converted import ConvertedPresets
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import bottleneck_block
@@ -28,7 +27,7 @@ POSITIONS = ("after_conv1", "after_conv2", "after_conv3")
 
 
 @register_backbone
-class ResNetBackbone(ConvertedPresets, PyramidBackbone):
+class ResNetBackbone(ConvertedPresets):
     """ResNet-50 by default.
 
     Input: normalised RGB images `(batch, height, width, 3)`, float, of any size. Weights of timm

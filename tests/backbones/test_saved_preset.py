@@ -2,9 +2,10 @@
 
 import keras
 import keras_hub
+import numpy as np
 import pytest
 
-from keras_densepred.backbones import CEDNetBackbone, DetectionPyramid
+from keras_densepred.backbones import CEDNetBackbone, DetectionPyramid, HostBackbone
 from keras_densepred.backbones.find import load_backbone
 from keras_densepred.backbones.saved_preset import (
     BackboneClass,
@@ -12,6 +13,7 @@ from keras_densepred.backbones.saved_preset import (
     saved_backbone_class,
 )
 from keras_densepred.models import RetinaNetKerasHub
+from tests.networks import max_difference
 
 pytestmark = pytest.mark.backend_free
 
@@ -74,9 +76,17 @@ def test_a_task_has_its_own_backbone_class_except_while_it_loads(backbone, tmp_p
     assert Task.backbone_cls is Task().backbone_cls is CEDNetBackbone
 
 
-def test_backbones_of_other_packages_are_none_of_ours(tmp_path):
-    keras_hub.models.RetinaNetBackbone(
+def test_a_network_of_keras_hubs_around_ours_is_taken_as_a_host(tmp_path):
+    theirs = keras_hub.models.RetinaNetBackbone(
         CEDNetBackbone.from_preset("cednet_next_pico"), 3, 5, use_p5=False
-    ).save_to_preset(str(tmp_path))
-    with pytest.raises(ValueError, match="RetinaNetBackbone, which is none of"):
-        load_backbone(str(tmp_path))
+    )
+    theirs.save_to_preset(str(tmp_path / "theirs"))
+    ours = load_backbone(str(tmp_path / "theirs"))
+    assert isinstance(ours, HostBackbone) and ours.levels == (3, 4, 5)
+    ours.save_to_preset(str(tmp_path / "ours"))
+    again = load_backbone(str(tmp_path / "ours"))
+    images = np.random.default_rng(0).uniform(size=(1, 64, 64, 3)).astype("float32")
+    expected = theirs(images)
+    for backbone in (ours, again):
+        outputs = backbone(images)
+        assert all(max_difference(outputs[level], expected[level]) == 0 for level in expected)
