@@ -16,13 +16,15 @@ PACKAGE = "keras_densepred.data."
 ALLOWED = {
     "records": set(),
     "image_files": set(),
+    "image_size": {"image_files"},
     "boxes": set(),
-    "readers": {"records", "image_files"},
+    "readers": {"records", "image_files", "image_size"},
+    "layouts": {"records", "readers"},
     "augment": {"records", "image_files", "boxes"},
     "batches": {"records", "image_files", "boxes", "augment"},
     "shapes": {"records", "boxes", "readers"},
     "drawing": {"records"},
-    "open": {"records", "readers", "shapes"},
+    "open": {"records", "readers", "shapes", "layouts"},
 }
 
 

@@ -103,7 +103,8 @@ def test_paper_settings(given, expected):
     assert {name: getattr(settings, name) for name in expected} == expected
     open_yet = {name for name, value in dataclasses.asdict(settings).items() if value is None}
     assert open_yet == {
-        *("data_dir", "tfds", "weights", "max_boxes", "augment", "imports"),
+        *("data_dir", "layout", "train_annotations", "train_images", "val_annotations"),
+        *("val_images", "val_share", "tfds", "weights", "max_boxes", "augment", "imports"),
         *("devices", "processes", "process_id", "coordinator"),
     }
 
