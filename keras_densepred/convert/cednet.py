@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_densepred.convert import upernet
 from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 __all__ = ["LoadReport", "authors_keys", "load_state", "read_checkpoint"]
@@ -111,14 +112,16 @@ _CED_HEAD = ("last_encoder", "last_decoder", "psp_modules", "bottleneck")
 
 
 def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
-    """Loads the authors' weights into a backbone, a `CEDNetImageClassifier` or a pyramid.
+    """Loads the authors' weights into a backbone, classifier, pyramid or whole segmenter.
 
     Nothing is assigned unless everything fits.
 
     Args:
-        model: `CEDNetBackbone`, `DetectionPyramid` around one, or `CEDNetImageClassifier`.
-        state: the authors' key names (without `module.` or `backbone.` prefix) to arrays in
-            PyTorch's layout: convolutions (out, in, height, width), linear layers (out, in).
+        model: `CEDNetBackbone`, `DetectionPyramid` around one, `CEDNetImageClassifier`, or
+            `UperNet` on a `CEDNetBackbone`.
+        state: the authors' key names (without `module.`; without `backbone.` but for `UperNet`) to
+            arrays in PyTorch's layout: convolutions (out, in, height, width), linear layers
+            (out, in).
 
     Returns:
         A `LoadReport`. Heads and pyramid layers that `model` does not have are skipped.
@@ -128,6 +131,8 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
             has an unknown one, or has an array of another shape. The message names them.
     """
     state = {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in _BUFFERS}
+    if getattr(model, "task", None) == "segmentation":
+        return _load_segmenter(model, state)
     _refuse_ced_head(state)
     return assign_state(
         model,
@@ -135,6 +140,19 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
         state,
         is_optional=lambda key: key.split(".")[0] in (*_CLASSIFIER, *_PYRAMID),
         advice="Choose the preset (and `final_decoder`, `num_stages`) the weights were made with.",
+    )
+
+
+def _load_segmenter(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
+    """Loads a whole segmenter; an auxiliary head that the model lacks is skipped."""
+    keys = {upernet.BODY + key: weight for key, weight in authors_keys(model.backbone).items()}
+    keys |= upernet.authors_keys_of_heads(model)
+    return assign_state(
+        model,
+        {key: (weight,) for key, weight in keys.items()},
+        state,
+        is_optional=lambda key: key.startswith("auxiliary_head."),
+        advice="Choose the preset, head and number of classes the weights were made with.",
     )
 
 
@@ -192,7 +210,7 @@ def _refuse_ced_head(state) -> None:
     parts = sorted({key.split(".")[0] for key in state} & set(_CED_HEAD))
     if parts:
         raise ValueError(
-            f"These are weights of the authors' CEDHead segmenter (parts {', '.join(parts)}), an "
-            "mmsegmentation head outside the paper that this package does not build: keep only "
-            "the keys that start with `stem.` and `stages.` to load its body."
+            f"These are weights of the authors' CEDHead segmenter (parts {', '.join(parts)}): load "
+            'them into `models.UperNet(backbone, num_classes, head="ced")`, whole, or keep only '
+            "the keys that start with `stem.` and `stages.` to load the body."
         )
