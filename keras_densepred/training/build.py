@@ -12,7 +12,7 @@ from keras_densepred.training import protocols
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.optim import AdamW, momentum_sgd
-from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
 
 
 def is_pretrained(settings: Any) -> bool:
@@ -105,6 +105,8 @@ def make_schedule(
         return WarmupCosine(
             rate, warmup, max(total, warmup + 1), settings.floor, warmup_factor=warmup_factor
         )
+    if settings.schedule == "linear":
+        return WarmupLinear(rate, warmup, total, settings.floor, warmup_factor=warmup_factor)
     if warmup:
         raise SettingsError(
             "--schedule power4 has no warm-up: use --warmup-steps 0, or --schedule cosine."
@@ -118,6 +120,8 @@ def make_optimizer(
     schedule: keras.optimizers.schedules.LearningRateSchedule,
     *,
     head_decay: float | None = None,
+    decay_matrices: bool = False,
+    num_layers: int | None = None,
     **options: Any,
 ) -> keras.optimizers.Optimizer:
     """SGD with momentum, or AdamW that decays matrices only.
@@ -129,12 +133,18 @@ def make_optimizer(
         head_decay: with AdamW: the backbone, with its neck, learns at rates that fall with depth
             (`--layer-decay`), and everything else is decayed by this; None for the whole model at
             one rate.
+        decay_matrices: with AdamW: the backbone learns at rates that fall with depth, and matrices
+            are decayed, vectors are not, in the whole model alike.
+        num_layers: as of `layer_decay_rules`.
         **options: more arguments of the optimizer.
     """
     options = {"use_ema": settings.ema > 0, "ema_momentum": settings.ema, **options}
     decay = settings.weight_decay
     if settings.optimizer == "sgd":
         return momentum_sgd(model, schedule, weight_decay=decay, **options)
+    if decay_matrices:
+        of_depth = layer_decay_rules(model.backbone, settings.layer_decay, decay, num_layers)
+        return AdamW(schedule, rules={**matrix_decay_rules(model, decay), **of_depth}, **options)
     if head_decay is None:
         return AdamW(schedule, rules=matrix_decay_rules(model, decay), **options)
     rules = layer_decay_rules(model.backbone, settings.layer_decay, decay)
