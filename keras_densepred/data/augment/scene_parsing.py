@@ -65,7 +65,7 @@ class RandomLimitedResize(Transform):
             raise ValueError(f"Limits must be positive, and are {(self.short, self.long)}.")
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        _require_semantic(record, "RandomLimitedResize")
+        semantic = _require_semantic(record, "RandomLimitedResize")
         factor = rng.uniform(*self.scale_range)
         long = _LONG_LIMIT * self.short if self.long is None else self.long
         limits = (max(1, int(self.short * factor)), max(1, int(long * factor)))
@@ -75,7 +75,7 @@ class RandomLimitedResize(Transform):
         cv2 = require("cv2", "data")
         return record.replace(
             image=cv2.resize(record.image, (width, height), interpolation=cv2.INTER_LINEAR),
-            semantic=cv2.resize(record.semantic, (width, height), interpolation=cv2.INTER_NEAREST),
+            semantic=cv2.resize(semantic, (width, height), interpolation=cv2.INTER_NEAREST),
         )
 
 
@@ -98,17 +98,15 @@ class VariedCrop(Transform):
     tries: int = 10
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        _require_semantic(record, "VariedCrop")
+        semantic = _require_semantic(record, "VariedCrop")
         window = np.minimum(height_and_width(self.size), record.size)
         top, left = self._draw(record.size, window, rng)
         for _ in range(self.tries):
-            if self._is_varied(record.semantic[top : top + window[0], left : left + window[1]]):
+            if self._is_varied(semantic[top : top + window[0], left : left + window[1]]):
                 break
             top, left = self._draw(record.size, window, rng)
         rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
-        return record.replace(
-            image=record.image[rows, columns], semantic=record.semantic[rows, columns]
-        )
+        return record.replace(image=record.image[rows, columns], semantic=semantic[rows, columns])
 
     @staticmethod
     def _draw(
@@ -208,9 +206,11 @@ def _in_hsv(image: np.ndarray, hues: np.ndarray, saturations: np.ndarray) -> np.
     return cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB)
 
 
-def _require_semantic(record: Record, name: str) -> None:
+def _require_semantic(record: Record, name: str) -> np.ndarray:
+    """The labels of a record that has no objects."""
     if record.semantic is None or len(record.labels):
         raise ValueError(
             f"{record.file_name}: {name} is for semantic labels without boxes; use "
             "LargeScaleJitter and FixedSizeCrop for objects."
         )
+    return record.semantic

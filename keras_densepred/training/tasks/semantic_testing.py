@@ -83,7 +83,8 @@ class LimitedTest:
     def _normalised(self, image: np.ndarray) -> np.ndarray:
         if self.mean is None or self.std is None:
             return image
-        return (image.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
+        return (image.astype(np.float32) - mean) / std
 
 
 def count_under_limits(
