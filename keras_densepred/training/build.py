@@ -1,7 +1,7 @@
 """What recipes build from their settings: backbone, schedule, optimizer."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -118,6 +118,7 @@ def make_optimizer(
     schedule: keras.optimizers.schedules.LearningRateSchedule,
     *,
     head_decay: float | None = None,
+    rules: Mapping[str, tuple[float, float]] | None = None,
     **options: Any,
 ) -> keras.optimizers.Optimizer:
     """SGD with momentum, or AdamW that decays matrices only.
@@ -129,6 +130,7 @@ def make_optimizer(
         head_decay: with AdamW: the backbone, with its neck, learns at rates that fall with depth
             (`--layer-decay`), and everything else is decayed by this; None for the whole model at
             one rate.
+        rules: with AdamW: of single variables, by path, as `AdamW` takes them.
         **options: more arguments of the optimizer.
     """
     options = {"use_ema": settings.ema > 0, "ema_momentum": settings.ema, **options}
@@ -136,6 +138,8 @@ def make_optimizer(
     if settings.optimizer == "sgd":
         return momentum_sgd(model, schedule, weight_decay=decay, **options)
     if head_decay is None:
-        return AdamW(schedule, rules=matrix_decay_rules(model, decay), **options)
-    rules = layer_decay_rules(model.backbone, settings.layer_decay, decay)
-    return AdamW(schedule, weight_decay=head_decay, rules=rules, **options)
+        all_rules = matrix_decay_rules(model, decay)
+    else:
+        all_rules = layer_decay_rules(model.backbone, settings.layer_decay, decay)
+        options["weight_decay"] = head_decay
+    return AdamW(schedule, rules={**all_rules, **(rules or {})}, **options)
