@@ -138,7 +138,7 @@ def _batches(
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
         for done, batch in enumerate(batches, start=1):
-            yield model.model.predict_on_batch(batch["images"]), batch
+            yield model.model.predict_on_batch(data.model_input(model.model, batch)), batch
             show(done)
 
 

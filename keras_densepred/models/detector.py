@@ -44,6 +44,8 @@ class Detector(CompiledAsSaved):
     Attributes:
         task: `"detection"`.
         target_keys: what `fit` needs for each image; `"masks"` too where masks train.
+        input_keys: what the model is given, see `data.model_input`; `"image_sizes"` too where
+            padding is told from image.
         backbone: the model that the heads stand on, a neck included.
         num_classes: C, without background.
         bounding_box_format: format of boxes in training and prediction.
@@ -53,6 +55,7 @@ class Detector(CompiledAsSaved):
 
     task: ClassVar[str] = "detection"
     target_keys: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    input_keys: ClassVar[tuple[str, ...]] = ("images",)
 
     def _set_detector(
         self,

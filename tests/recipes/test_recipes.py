@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 import typing
 
 import numpy as np
@@ -40,7 +41,7 @@ def declarations(settings):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize(("one", "other"), itertools.combinations(RECIPES, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(RECIPES, 2)))
 def test_a_setting_is_the_same_in_every_recipe(one, other):
     ours = dict(declarations(recipe_of(one).settings))
     theirs = dict(declarations(recipe_of(other).settings))
@@ -169,7 +170,9 @@ def test_ones_own_augmentation(name, tmp_path, monkeypatch):
     given = recipe.settings(augment=f"mine_{name}:augmentation", image_size=64, batch_size=2)
     train, _ = recipe.open_data(given)
     settings = recipe.complete(given, train)
-    images, _ = next(recipe.batches(settings, train, size_divisor=32)(0))
+    images, _ = next(
+        recipe.batches(settings, train, model=types.SimpleNamespace(size_divisor=32))(0)
+    )
     assert images.shape[1:] == (64, 64, 3)
     (size, default), *marks = importlib.import_module(f"mine_{name}").seen
     assert size == 64 and default and "mark" in marks
