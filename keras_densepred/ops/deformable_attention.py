@@ -48,7 +48,7 @@ def deformable_attention(
             areas do not sum to N.
     """
     _check(values, shapes, locations, weights)
-    batch, tokens, heads, channels = ops.shape(values)
+    batch, _, heads, channels = ops.shape(values)
     queries = ops.shape(locations)[1]
     locations, weights = ops.cast(locations, "float32"), ops.cast(weights, "float32")
     table, levels = _with_borders(ops.cast(values, "float32"), shapes)
