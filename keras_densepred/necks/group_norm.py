@@ -4,6 +4,7 @@ Zhu et al., "Deformable DETR", appendix A.2 (MMDetection's `ChannelMapper`).
 """
 
 import math
+from typing import Any
 
 import keras
 
@@ -43,7 +44,7 @@ class ProjectedLevels(Neck):
 
         # === Functional model ===
         features = self.levels_of(backbone, range(3, 6), dtype)
-        levels = {}
+        levels: dict[int, Any] = {}
         for level in range(3, max_level + 1):
             name = f"levels_p{level}"
             if level <= 5:
@@ -51,9 +52,7 @@ class ProjectedLevels(Neck):
             else:
                 x, kernel, stride = features[5] if level == 6 else levels[level - 1], 3, 2
             start = XavierUniform()
-            x = Conv(
-                *(width, kernel, stride, False, start), name=f"{name}_conv", dtype=dtype
-            )(x)
+            x = Conv(*(width, kernel, stride, False, start), name=f"{name}_conv", dtype=dtype)(x)
             levels[level] = keras.layers.GroupNormalization(
                 math.gcd(32, width), epsilon=EPSILON, name=f"{name}_norm", dtype=dtype
             )(x)

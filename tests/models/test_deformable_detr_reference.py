@@ -22,6 +22,7 @@ from keras_densepred.ops.boxes import centre_to_corners
 from keras_densepred.runtime.input_gradient import input_gradient
 from tests.convert.detr_state import keys_of, make_input, make_state
 
+pytestmark = pytest.mark.slow_on("jax")  # a minute of compiling
 GOLDEN = Path(__file__).parents[1] / "golden" / "detr"
 KINDS = {
     "plain": {},
@@ -34,7 +35,14 @@ def numpy(x):
     return ops.convert_to_numpy(x)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "plain",
+        pytest.param("refine", marks=pytest.mark.slow_on("tensorflow")),
+        pytest.param("twostage", marks=pytest.mark.slow_on("tensorflow")),
+    ],
+)
 def case(request):
     """Kind, reference and what the transformer gives with the authors' weights."""
     kind = request.param

@@ -24,9 +24,7 @@ class TopDetections(keras.layers.Layer):
         ValueError: if a number is out of its range.
     """
 
-    def __init__(
-        self, max_detections: int = 100, confidence_threshold: float = 0.0, **kwargs: Any
-    ):
+    def __init__(self, max_detections: int = 100, confidence_threshold: float = 0.0, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(autocast=False, **kwargs)
         if max_detections < 1:
@@ -39,7 +37,9 @@ class TopDetections(keras.layers.Layer):
         self.confidence_threshold = confidence_threshold
         self.built = True
 
-    def call(self, boxes: Tensor, scores: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
+    def call(
+        self, boxes: Tensor, scores: Tensor, images: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Chooses.
 
         Args:
@@ -65,7 +65,9 @@ class TopDetections(keras.layers.Layer):
         missing = self.max_detections - count
         padded = {
             name: ops.pad(
-                value, [(0, 0), (0, missing), *[(0, 0)] * (len(value.shape) - 2)], constant_values=-1
+                value,
+                [(0, 0), (0, missing), *[(0, 0)] * (len(value.shape) - 2)],
+                constant_values=-1,
             )
             for name, value in found.items()
         }

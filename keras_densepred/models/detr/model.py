@@ -189,9 +189,7 @@ class DeformableDETR(DenseDetector, keras.Model):
             sizes = ops.clip(sizes, 1, ops.stack(canvas))
         features = self.backbone(images, training=training)
         maps = [features[f"P{level}"] for level in self.pyramid_levels]
-        outputs = self.transformer(
-            maps, image_sizes=sizes, canvas=tuple(canvas), training=training
-        )
+        outputs = self.transformer(maps, image_sizes=sizes, canvas=tuple(canvas), training=training)
         if sizes is None:
             sizes = ops.broadcast_to(ops.stack(canvas), (batch, 2))
         return {**outputs, "image_sizes": ops.cast(sizes, "float32")}

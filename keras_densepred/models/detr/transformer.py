@@ -92,7 +92,6 @@ class DetectionTransformer(keras.layers.Layer):
             )
             for n in range(count)
         ]
-        self.proposals = None
         if query_selection != "learned":
             self.proposals = EncoderProposals(is_mixed, name="proposals", dtype=policy)
 
@@ -101,7 +100,8 @@ class DetectionTransformer(keras.layers.Layer):
         first = input_shape[0] if isinstance(input_shape, list) else input_shape
         tokens = (None, None, first[-1])
         width, policy = tokens[-1], self.dtype_policy
-        for layer in (self.encoder, *self.decoder, *self.heads):
+        layers: list[keras.layers.Layer] = [self.encoder, *self.decoder, *self.heads]
+        for layer in layers:
             layer.build(tokens)
         if self.query_selection == "learned":
             self.query_embedding = self._embedding("query_embedding", 2 * width)
@@ -152,7 +152,6 @@ class DetectionTransformer(keras.layers.Layer):
         if self.query_selection == "learned":
             queries, positions, references = self._learned(memory)
         else:
-            assert self.proposals is not None
             logits, boxes, chosen = self.proposals(
                 memory, layout=layout, head=self.heads[-1], num_queries=self.num_queries
             )
