@@ -11,7 +11,7 @@ from keras import ops
 from keras_densepred.models.class_axis import ClassAxis
 from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.decoding import NonMaxSuppression
-from keras_densepred.necks import DetectionPyramid, FeaturePyramid
+from keras_densepred.necks.neck import Neck
 from keras_densepred.runtime.replicas import loss_for_logs
 
 Tensor = Any
@@ -132,7 +132,7 @@ class Detector(CompiledAsSaved):
     def plain_backbone(self) -> keras.Model:
         """The backbone without its neck."""
         backbone = self.backbone
-        while isinstance(backbone, (DetectionPyramid, FeaturePyramid)):
+        while isinstance(backbone, Neck):
             backbone = backbone.backbone
         if isinstance(backbone, keras_hub.models.RetinaNetBackbone):
             return backbone.image_encoder

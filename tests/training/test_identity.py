@@ -24,9 +24,7 @@ def test_claims_a_new_directory_and_the_same_run(tmp_path):
 
 def test_refuses_another_run(tmp_path):
     identity.claim_output(tmp_path, {"epochs": 3, "seed": 0})
-    with pytest.raises(
-        SettingsError, match="it has --epochs 3, and this command --epochs 4"
-    ):
+    with pytest.raises(SettingsError, match="it has --epochs 3, and this command --epochs 4"):
         identity.claim_output(tmp_path, {"epochs": 4, "seed": 0})
 
 
