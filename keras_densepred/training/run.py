@@ -352,11 +352,6 @@ def _with_homes(settings: Any) -> Any:
     return dataclasses.replace(settings, **paths)
 
 
-def _remove_if_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
 @contextlib.contextmanager
 def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
     """Keeps other runs out of an output, and tells who interrupts this one how to go on."""
@@ -369,7 +364,7 @@ def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
             # Of anything else `claim_output` says what is wrong with it.
             if files.is_free(folder) or (folder / "settings.json").is_file():
                 if not folder.exists():
-                    stack.callback(_remove_if_empty, folder)  # of a run that did not get far
+                    stack.callback(files.remove_if_empty, folder)  # of a run that did not get far
                 files.require_possible(folder)
                 stack.enter_context(files.locked(folder))
 
