@@ -54,16 +54,18 @@ def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:
 
     Args:
         settings: `CommonSettings`, complete.
-        **options: more constructor arguments, where the family has them; None leaves one out.
+        **options: more constructor arguments, where the family has them; None leaves one out. That
+            of a run which is extended has them from its first start.
 
     Raises:
         ValueError: if there is no such backbone.
     """
     source = backbones.find_backbone(settings.weights or settings.preset)
-    wanted: dict[str, Any] = {"dtype": settings.precision, "sync_batch_norm": True}
+    wanted: dict[str, Any] = {"dtype": settings.precision}
     for name, option in BACKBONE_OPTIONS.items():
         wanted[option] = getattr(settings, name, None)
-    wanted |= options
+    if not settings.extend:
+        wanted |= {"sync_batch_norm": True, **options}
     chosen = {n: v for n, v in wanted.items() if v is not None and source.accepts(n)}
     backbone = source.build(**chosen)
     if settings.freeze_backbone:
