@@ -34,6 +34,7 @@ from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet.model import RetinaNet
 from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
+from keras_densepred.models.upernet.model import UPERNET_HEADS, UperNet
 from keras_densepred.models.yolo.model import YOLOv3Detector
 from keras_densepred.models.yolo.settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
 from keras_densepred.necks.yolo import YOLO_NECKS
@@ -41,6 +42,7 @@ from keras_densepred.necks.yolo import YOLO_NECKS
 __all__ = [
     "ATROUS_RATES",
     "PAPER_SCALES",
+    "UPERNET_HEADS",
     "YOLO_ANCHORS",
     "YOLO_LOSSES",
     "YOLO_NECKS",
@@ -71,6 +73,7 @@ __all__ = [
     "Segmenter",
     "SigmoidFocalLoss",
     "TopDetections",
+    "UperNet",
     "YOLOLoss",
     "YOLOV8KerasCV",
     "YOLOv3Detector",

@@ -16,6 +16,10 @@ SEGMENTERS = {
     "deeplab_v3": lambda backbone, **options: models.DeepLabV3(
         backbone, **{"num_classes": CLASSES, "width": 8, "atrous_rates": (2,), **options}
     ),
+    # No grid of one cell: of two images, batch norm makes 1 and -1, without a gradient.
+    "upernet": lambda backbone, num_classes=CLASSES, **options: models.UperNet(
+        backbone, num_classes, width=8, pool_sizes=(2, 3), auxiliary_width=8, **options
+    ),
     "deeplab_v3_keras_hub": lambda backbone, **options: models.DeepLabV3KerasHub(
         backbone, **{"num_classes": CLASSES, **options}
     ),
