@@ -49,7 +49,7 @@ from keras_densepred.data.readers.unlabelled import (
     find_images,
     output_names,
 )
-from keras_densepred.files import claim_folder, write_atomically
+from keras_densepred.files import claim_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,12 +87,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if bool(options.images) == bool(options.data_dir):
         options.refuse("give images, or --data-dir")
     paths = find_images(options.images)
-    options.output = claim_folder(
+    with claim_folder(
         options.output,
         NAME,
         inputs=[options.model, *options.images, *filter(None, [options.data_dir])],
         overwrite=options.overwrite,
-    )
+    ) as options.folder:
+        return _predict(paths, options, console)
+
+
+def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -> int:
+    """Into the folder."""
     model = open_chosen_model(options)
     if options.data_dir:
         paths = _images_of_split(model, options)
@@ -152,7 +157,7 @@ def _batches(
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
         for done, batch in enumerate(batches, start=1):
-            yield model.model.predict_on_batch(batch["images"]), batch
+            yield model.model.predict_on_batch(data.model_input(model.model, batch)), batch
             show(done)
 
 
@@ -178,15 +183,15 @@ def _detect(
                 scores=found["confidence"][sure],
                 masks=found["masks"][sure] if "masks" in found else None,
             )
-            _write_png(options.output / "pictures" / names[index], drawn)
+            options.folder.write(f"pictures/{names[index]}", _png(drawn))
         results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
-    write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
+    file = options.folder.write("detections.json", (json.dumps(results) + "\n").encode())
     drawn_objects = sum(result["score"] >= options.score for result in results)
     console.print(
         f"{drawn_objects:,} objects with a confidence from {options.score:g}; wrote "
-        f"{options.output / 'pictures'} and {options.output / 'detections.json'}"
+        f"{options.folder.path / 'pictures'} and {file}"
     )
     return list(batches.skipped_images)
 
@@ -204,13 +209,14 @@ def _segment(
             drawn = draw_semantic(images[index].image, labels, classes, colours)
             seen = np.unique(labels).tolist()
             legend = draw_legend(seen, classes, drawn.shape[1], colours)
-            _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
+            options.folder.write(f"pictures/{names[index]}", _png(np.concatenate([legend, drawn])))
             if options.ade20k_labels:
-                _write_png(options.output / "masks" / names[index], labels + np.uint8(1))
+                mask = _png(labels + np.uint8(1))
             else:
-                palette = _palette(model)
-                _write_png(options.output / "masks" / names[index], labels, palette)
-    console.print(f"Wrote {options.output / 'pictures'} and {options.output / 'masks'}")
+                mask = _png(labels, _palette(model))
+            options.folder.write(f"masks/{names[index]}", mask)
+    places = (options.folder.path / name for name in ("pictures", "masks"))
+    console.print(f"Wrote {' and '.join(map(str, places))}")
     return list(batches.skipped_images)
 
 
@@ -233,8 +239,8 @@ def _classify(
                 name, value = model.class_names[label], probabilities[row, label]
                 writer.writerow([path, rank, label, name, f"{value:.6f}"])
             console.print(f"{path}: {model.class_names[best[0]]}", markup=False)
-    write_atomically(options.output / "classes.csv", text.getvalue().encode())
-    console.print(f"Wrote {options.output / 'classes.csv'}")
+    file = options.folder.write("classes.csv", text.getvalue().encode())
+    console.print(f"Wrote {file}")
     return list(batches.skipped_images)
 
 
@@ -248,11 +254,11 @@ def _palette(model: saved.SavedModel) -> list[int]:
     return [tone for colour in colours for tone in colour]
 
 
-def _write_png(path: Path, pixels: np.ndarray, palette: list[int] | None = None) -> None:
-    """Writes `(H, W, 3)` colours, or `(H, W)` labels, with a palette or in gray."""
+def _png(pixels: np.ndarray, palette: list[int] | None = None) -> bytes:
+    """A PNG file of `(H, W, 3)` colours, or `(H, W)` labels, with a palette or in gray."""
     image = require("PIL.Image", "data").fromarray(pixels)
     if palette is not None:
         image.putpalette(palette)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

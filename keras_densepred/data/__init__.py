@@ -55,6 +55,7 @@ from keras_densepred.data.batches import (
     train_class_batches,
     train_mask_batches,
 )
+from keras_densepred.data.batches.model_input import model_input
 from keras_densepred.data.image_files import ImageError, load_image
 from keras_densepred.data.layouts import DetectionLayout, find_layout
 from keras_densepred.data.open import DetectionFiles, open_detection, open_splits
@@ -168,6 +169,7 @@ __all__ = [
     "load_augmentation",
     "load_image",
     "load_mask",
+    "model_input",
     "open_detection",
     "open_splits",
     "require_readable",

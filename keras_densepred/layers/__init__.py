@@ -10,6 +10,11 @@ from keras_densepred.layers.darknet import (
     SpatialPyramidPooling,
     attention_gate,
 )
+from keras_densepred.layers.deformable_attention import (
+    DeformableAttention,
+    DeformableEncoder,
+    DeformableEncoderLayer,
+)
 from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
@@ -24,8 +29,11 @@ from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.norm import GELU, Activation, BatchNorm, LayerNorm
 from keras_densepred.layers.pooling import AdaptiveMean, GlobalMean, MaxPool
 from keras_densepred.layers.residual import ChannelDropout, DropPath, LayerScale, drop_path
+from keras_densepred.layers.sine_position import sine_embedding, sine_positions
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 from keras_densepred.layers.stateless import Add, ChannelSlice, Concat
+from keras_densepred.layers.token_attention import FeedForward, TokenAttention, TokenDropout
+from keras_densepred.layers.token_maps import TokenLayout, as_tokens
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
     CSwinMixer,
@@ -65,12 +73,16 @@ __all__ = [
     "ConvNorm",
     "CrossShapedWindowAttention",
     "CrossStage",
+    "DeformableAttention",
+    "DeformableEncoder",
+    "DeformableEncoderLayer",
     "DenseBlock",
     "DepthwiseConv",
     "DropPath",
     "FanInNormal",
     "FanOutNormal",
     "FastFusion",
+    "FeedForward",
     "GlobalMean",
     "LayerNorm",
     "LayerScale",
@@ -91,12 +103,18 @@ __all__ = [
     "SpatialFusion",
     "SpatialPyramidPooling",
     "SwinMixer",
+    "TokenAttention",
+    "TokenDropout",
+    "TokenLayout",
     "TokenMixer",
     "TransposedConv",
+    "as_tokens",
     "attention_gate",
     "bottleneck_block",
     "drop_path",
     "mb_conv_block",
     "residual_block",
+    "sine_embedding",
+    "sine_positions",
     "squeeze_excitation",
 ]

@@ -23,6 +23,9 @@ from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
 from keras_densepred.models.detector import DenseDetector, Detector
+from keras_densepred.models.detr.decoding import TopDetections
+from keras_densepred.models.detr.model import DeformableDETR
+from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
@@ -53,7 +56,9 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
+    "DeformableDETR",
     "DenseDetector",
+    "DetectionTransformer",
     "Detector",
     "FasterRCNN",
     "FoldedDetector",
@@ -67,6 +72,7 @@ __all__ = [
     "RetinaNetKerasHub",
     "Segmenter",
     "SigmoidFocalLoss",
+    "TopDetections",
     "UperNet",
     "YOLOLoss",
     "YOLOV8KerasCV",

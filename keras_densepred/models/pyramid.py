@@ -17,7 +17,7 @@ def as_pyramid(
     """The model whose levels the heads run on: `backbone` itself, or a neck on it.
 
     Args:
-        backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, BiCSNet, a
+        backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, `BiFPN`, BiCSNet, a
             `keras_hub.models.RetinaNetBackbone`), or a backbone whose levels differ in width.
         user: name of the detector, for messages.
         neck: makes a pyramid of a backbone with levels P3, P4 and P5.

@@ -144,7 +144,7 @@ def test_a_checkpoint_is_read_whole(tmp_path):
     path = tmp_path / "upernet.safetensors"
     safetensors.numpy.save_file(state, path)
     assert list(read_checkpoint(path)) == ["stem.0.weight"]
-    assert sorted(read_checkpoint(path, whole=True)) == sorted(state)
+    assert sorted(read_checkpoint(path, heads=True)) == sorted(state)
 
 
 @pytest.mark.backend_free

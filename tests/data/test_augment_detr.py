@@ -109,3 +109,21 @@ def test_users_own_steps_get_arrays_in_a_branch():
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_batches_tell_image_from_padding():
+    dataset = data.ShapesDataset(8, 64, seed=0)
+    with data.train_batches(
+        dataset,
+        batch_size=8,
+        image_size=96,
+        seed=0,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        augment=[data.ResizeShortSide((40, 56, 72, 88))],
+    ) as stream:
+        batch = next(iter(stream))
+    assert len(set(batch["image_sizes"][:, 0].tolist())) > 1
+    for image, (height, width) in zip(batch["images"], batch["image_sizes"], strict=True):
+        assert (image[height:] == 0).all() and (image[:, width:] == 0).all()
+        assert image[height - 1].any() and image[:, width - 1].any()
