@@ -70,6 +70,8 @@ class DeformableDETR(DenseDetector, keras.Model):
         found = model.predict({"images": images, "image_sizes": [[224, 224]] * len(images)})
     """
 
+    input_keys = ("images", "image_sizes")
+
     def __init__(
         self,
         backbone: keras.Model,

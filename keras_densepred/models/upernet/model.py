@@ -117,7 +117,9 @@ class UperNet(Segmenter, keras.Model):
         images = keras.Input(image_shape(backbone), name="images")
         inner = _inner_map(backbone, auxiliary)
         features = levels_on(backbone, images, inner)
-        maps = {name: features[name] for name in ("P2", "P3", "P4", "P5") if name in features}
+        maps: dict[str, Any] = {
+            name: features[name] for name in ("P2", "P3", "P4", "P5") if name in features
+        }
         if head == "uper":
             x = uper_decoder(kit, maps, width, pool_sizes)
         else:
