@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_densepred.convert import mask2former
 from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 __all__ = ["LoadReport", "authors_keys", "load_state", "read_checkpoint"]
@@ -111,14 +112,16 @@ _CED_HEAD = ("last_encoder", "last_decoder", "psp_modules", "bottleneck")
 
 
 def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
-    """Loads the authors' weights into a backbone, a `CEDNetImageClassifier` or a pyramid.
+    """Loads the authors' weights into a backbone, classifier, pyramid or whole `Mask2Former`.
 
     Nothing is assigned unless everything fits.
 
     Args:
-        model: `CEDNetBackbone`, `DetectionPyramid` around one, or `CEDNetImageClassifier`.
-        state: the authors' key names (without `module.` or `backbone.` prefix) to arrays in
-            PyTorch's layout: convolutions (out, in, height, width), linear layers (out, in).
+        model: `CEDNetBackbone`, `DetectionPyramid` around one, `CEDNetImageClassifier`, or
+            `Mask2Former` on a `CEDNetBackbone`.
+        state: the authors' key names (without `module.`; without `backbone.` but for
+            `Mask2Former`) to arrays in PyTorch's layout: convolutions (out, in, height, width),
+            linear layers (out, in).
 
     Returns:
         A `LoadReport`. Heads and pyramid layers that `model` does not have are skipped.
@@ -128,6 +131,8 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
             has an unknown one, or has an array of another shape. The message names them.
     """
     state = {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in _BUFFERS}
+    if mask2former.is_one(model):
+        return mask2former.load_state(model, state, authors_keys(model.plain_backbone))
     _refuse_ced_head(state)
     return assign_state(
         model,
