@@ -60,10 +60,7 @@ def labels_at_points(labels: Tensor, points: Tensor) -> Tensor:
     """
     batch, height, width = ops.shape(labels)
     column, row = (
-        ops.cast(
-            ops.clip(points[..., axis] * ops.cast(size, "float32"), 0, ops.cast(size - 1, "float32")),
-            "int32",
-        )
+        ops.minimum(ops.cast(points[..., axis] * ops.cast(size, "float32"), "int32"), size - 1)
         for axis, size in ((0, width), (1, height))
     )
     first = ops.arange(batch, dtype="int32")[:, None] * (height * width)

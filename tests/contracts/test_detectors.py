@@ -22,6 +22,10 @@ COMPILE = {"jit_compile": False} if BACKEND == "tensorflow" else {}
 
 RCNN = dict(head_width=8, samples=8, num_proposals=12, rpn_width=8, max_detections=5)
 HEADS = dict(head_width=8, head_depth=1)
+MASK2FORMER = dict(width=32, num_queries=8, encoder_layers=1, decoder_layers=2, num_heads=2)
+MASK2FORMER |= dict(
+    encoder_hidden=16, decoder_hidden=16, num_points=48, max_detections=5, mask_size=28
+)
 DETECTORS = {
     "retinanet": lambda *args, **options: models.RetinaNet(*args, **HEADS, **options),
     "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
@@ -34,6 +38,7 @@ DETECTORS = {
     "cascade_mask": lambda *args, **options: models.CascadeMaskRCNN(
         *args, mask_convs=1, **RCNN, **options
     ),
+    "mask2former": lambda *args, **options: models.Mask2Former(*args, **MASK2FORMER, **options),
 }
 # Levels of different width, as in the published networks, where the small ones have one width.
 CSP_STAGES = tuple(

@@ -163,8 +163,20 @@ class MaskDecoder(keras.layers.Layer):
 
         self.classes = head(self.num_classes + 1, "classes")
         self.mask_1, self.mask_2, self.mask_3 = (head(width, f"mask_{n}") for n in (1, 2, 3))
-        for layer in (*self.decoder_layers, self.post_norm):
+        for layer in self.decoder_layers:
             layer.build(tokens)
+        self.post_norm.build(tokens)
+
+    def compute_output_spec(self, inputs: list[Any]) -> dict[str, Any]:
+        """Told, for PyTorch would run the layer to learn it."""
+        batch, *size, width = inputs[0].shape
+        predictions = (batch, self.num_layers + 1, self.num_queries)
+        shapes = {
+            "class_logits": (*predictions, self.num_classes + 1),
+            "mask_embeddings": (*predictions, width),
+            "mask_features": (batch, *size, width),
+        }
+        return {key: keras.KerasTensor(shape, dtype="float32") for key, shape in shapes.items()}
 
     def call(self, inputs: list[Tensor]) -> dict[str, Tensor]:
         features, *maps = inputs
@@ -183,7 +195,8 @@ class MaskDecoder(keras.layers.Layer):
             (ops.shape(features)[0], self.num_queries, features.shape[-1]),
         )
         positions = ops.cast(self.query_embed, self.compute_dtype)[None]
-        logits, embeddings = [], []
+        logits: list[Tensor] = []
+        embeddings: list[Tensor] = []
         for number in range(self.num_layers + 1):
             if number:
                 level = (number - 1) % LEVELS

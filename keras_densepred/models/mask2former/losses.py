@@ -69,7 +69,9 @@ def match(
         masks = ops.matmul(embeddings[:, layer], ops.swapaxes(sampled, 1, 2))
         costs.append(_costs(logits[:, layer], masks, labels, *targets.at(points)))
     stacked = ops.stack(costs, axis=1)
-    valid = ops.broadcast_to((labels >= 0)[:, None], (*ops.shape(stacked)[:2], ops.shape(labels)[1]))
+    valid = ops.broadcast_to(
+        (labels >= 0)[:, None], (*ops.shape(stacked)[:2], ops.shape(labels)[1])
+    )
     return assign(stacked, valid)
 
 

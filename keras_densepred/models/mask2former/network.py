@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models.mask2former.decoder import MaskDecoder

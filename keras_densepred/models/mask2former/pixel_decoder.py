@@ -100,6 +100,14 @@ class PixelDecoder(keras.layers.Layer):
         for layer in (self.lateral_norm, self.output_conv, self.output_norm, self.mask_feature):
             layer.build(own)
 
+    def compute_output_spec(self, inputs: list[Any], training: bool | None = False) -> list[Any]:
+        """Told, for PyTorch would run the layer to learn it."""
+        finest, *levels = inputs
+        return [
+            keras.KerasTensor((*x.shape[:-1], self.width), dtype=self.compute_dtype)
+            for x in (finest, *reversed(levels))
+        ]
+
     def call(self, inputs: list[Tensor], training: bool | None = False) -> list[Tensor]:
         finest, *levels = inputs
         maps = [

@@ -175,8 +175,8 @@ class Mask2FormerSegmenter(MaskNetwork, Segmenter, keras.Model):
         """
         if loss != "auto" and not isinstance(loss, IgnoreCrossentropy):
             raise ValueError(
-                f"{type(self).__name__} trains with losses of its own: leave `loss` out, or give an "
-                "IgnoreCrossentropy for the label of ignored pixels and for `evaluate`."
+                f"{type(self).__name__} trains with losses of its own: leave `loss` out, or give "
+                "an IgnoreCrossentropy for the label of ignored pixels and for `evaluate`."
             )
         super().compile(optimizer, loss, metrics=metrics, **kwargs)
 
