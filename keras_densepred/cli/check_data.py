@@ -39,7 +39,7 @@ from keras_densepred.data.readers.mask_folders import is_segmentation_tree
 from keras_densepred.data.readers.object_files import ObjectFiles
 from keras_densepred.data.readers.readable import find_unreadable
 from keras_densepred.data.readers.trainable import Summary, require_evaluable_data
-from keras_densepred.files import claim_folder, write_atomically
+from keras_densepred.files import CommandFolder, claim_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,15 +66,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
     check_data_arguments(options)
     if options.samples < 0:
         options.refuse("--samples must not be negative")
-    if options.samples:
-        inputs = (
-            *(options.data_dir, options.images, options.mask_dir, options.annotations),
-            *(options.train_annotations, options.train_images),
-            *(options.val_annotations, options.val_images),
-        )
-        options.output = claim_folder(
-            options.output, NAME, inputs=filter(None, inputs), overwrite=options.overwrite
-        )
+    if not options.samples:
+        return _check(options, console, None)
+    inputs = (
+        *(options.data_dir, options.images, options.mask_dir, options.annotations),
+        *(options.train_annotations, options.train_images),
+        *(options.val_annotations, options.val_images),
+    )
+    with claim_folder(
+        options.output, NAME, inputs=filter(None, inputs), overwrite=options.overwrite
+    ) as folder:
+        return _check(options, console, folder)
+
+
+def _check(options: argparse.Namespace, console: Console, folder: CommandFolder | None) -> int:
+    """Checks; drawings go to the folder, if any."""
     faults: list[str] = []
     splits: Mapping[str, Split]
     try:
@@ -96,8 +102,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if not (broken and isinstance(dataset, MaskFiles)):
             summaries.append(dataset.summary())
             console.print(summaries[-1])
-        if options.samples:
-            path = _write_samples(options.output, name, dataset, options.samples, set(broken))
+        if folder is not None:
+            path = _write_samples(folder, name, dataset, options.samples, set(broken))
             if path is not None:
                 console.print(f"Samples of {name} with their labels: {path}")
     try:
@@ -192,7 +198,7 @@ def _decode_all(console: Console, name: str, dataset: Split) -> dict[int, str]:
 
 
 def _write_samples(
-    folder: Path, name: str, dataset: Split, count: int, broken: set[int]
+    folder: CommandFolder, name: str, dataset: Split, count: int, broken: set[int]
 ) -> Path | None:
     """Draws images spread evenly over the split into one sheet; None without usable images."""
     usable = [index for index in range(len(dataset)) if index not in broken]
@@ -235,11 +241,9 @@ def _write_samples(
         for tile in row:
             sheet.paste(tile, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
             x += tile.width + gap
-    path = folder / f"samples_{name}.png"
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-    return path
+    return folder.write(f"samples_{name}.png", buffer.getvalue())
 
 
 def _refuse(console: Console, faults: list[str]) -> int:

@@ -48,7 +48,7 @@ from keras_densepred.data.readers.unlabelled import (
     find_images,
     output_names,
 )
-from keras_densepred.files import claim_folder, write_atomically
+from keras_densepred.files import claim_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,12 +81,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if bool(options.images) == bool(options.data_dir):
         options.refuse("give images, or --data-dir")
     paths = find_images(options.images)
-    options.output = claim_folder(
+    with claim_folder(
         options.output,
         NAME,
         inputs=[options.model, *options.images, *filter(None, [options.data_dir])],
         overwrite=options.overwrite,
-    )
+    ) as options.folder:
+        return _predict(paths, options, console)
+
+
+def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -> int:
+    """Into the folder."""
     model = open_chosen_model(options)
     if options.data_dir:
         paths = _images_of_split(model, options)
@@ -138,7 +143,7 @@ def _batches(
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
         for done, batch in enumerate(batches, start=1):
-            yield model.model.predict_on_batch(batch["images"]), batch
+            yield model.model.predict_on_batch(data.model_input(model.model, batch)), batch
             show(done)
 
 
@@ -164,15 +169,15 @@ def _detect(
                 scores=found["confidence"][sure],
                 masks=found["masks"][sure] if "masks" in found else None,
             )
-            _write_png(options.output / "pictures" / names[index], drawn)
+            options.folder.write(f"pictures/{names[index]}", _png(drawn))
         results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
-    write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
+    file = options.folder.write("detections.json", (json.dumps(results) + "\n").encode())
     drawn_objects = sum(result["score"] >= options.score for result in results)
     console.print(
         f"{drawn_objects:,} objects with a confidence from {options.score:g}; wrote "
-        f"{options.output / 'pictures'} and {options.output / 'detections.json'}"
+        f"{options.folder.path / 'pictures'} and {file}"
     )
     return list(batches.skipped_images)
 
@@ -188,9 +193,11 @@ def _segment(
             labels = metrics.labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
             drawn = draw_semantic(images[index].image, labels, model.class_names)
             legend = draw_legend(np.unique(labels).tolist(), model.class_names, drawn.shape[1])
-            _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
-            _write_png(options.output / "masks" / names[index], labels, model.class_names)
-    console.print(f"Wrote {options.output / 'pictures'} and {options.output / 'masks'}")
+            picture = _png(np.concatenate([legend, drawn]))
+            options.folder.write(f"pictures/{names[index]}", picture)
+            options.folder.write(f"masks/{names[index]}", _png(labels, model.class_names))
+    places = (options.folder.path / name for name in ("pictures", "masks"))
+    console.print(f"Wrote {' and '.join(map(str, places))}")
     return list(batches.skipped_images)
 
 
@@ -213,13 +220,13 @@ def _classify(
                 name, value = model.class_names[label], probabilities[row, label]
                 writer.writerow([path, rank, label, name, f"{value:.6f}"])
             console.print(f"{path}: {model.class_names[best[0]]}", markup=False)
-    write_atomically(options.output / "classes.csv", text.getvalue().encode())
-    console.print(f"Wrote {options.output / 'classes.csv'}")
+    file = options.folder.write("classes.csv", text.getvalue().encode())
+    console.print(f"Wrote {file}")
     return list(batches.skipped_images)
 
 
-def _write_png(path: Path, pixels: np.ndarray, class_names: tuple[str, ...] = ()) -> None:
-    """Writes `(H, W, 3)` colours, or `(H, W)` labels with the colours of their classes."""
+def _png(pixels: np.ndarray, class_names: tuple[str, ...] = ()) -> bytes:
+    """A PNG file of `(H, W, 3)` colours, or `(H, W)` labels with the colours of their classes."""
     image = require("PIL.Image", "data").fromarray(pixels)
     if class_names:
         colours = [
@@ -229,4 +236,4 @@ def _write_png(path: Path, pixels: np.ndarray, class_names: tuple[str, ...] = ()
         image.putpalette([tone for colour in colours for tone in colour])
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

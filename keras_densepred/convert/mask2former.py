@@ -9,8 +9,7 @@ import numpy as np
 
 from keras_densepred.convert.state import LoadReport, assign_state
 
-PREFIX = "panoptic_head."
-BODY = "backbone."
+HEAD = "panoptic_head"
 
 # The end of a weight's path here -> its module there, first match wins; `{n}` counts layers.
 _ENCODER = "pixel_decoder.encoder.layers.{n}."
@@ -67,8 +66,8 @@ def load_state(
 
     Args:
         model: what the weights are for.
-        state: the authors' keys, those of the body beginning with `backbone.`, to arrays.
-        backbone: the authors' key of each weight of the body, without `backbone.`.
+        state: the authors' keys, without `backbone.`, to arrays.
+        backbone: the authors' key of each weight of the body.
 
     Raises:
         ValueError: if the state lacks a key, has an unknown one, or an array of another shape.
@@ -77,7 +76,7 @@ def load_state(
     return assign_state(
         model,
         {
-            **{BODY + key: (weight,) for key, weight in backbone.items()},
+            **{key: (weight,) for key, weight in backbone.items()},
             **authors_targets(weight for layer in heads for weight in layer.weights),
         },
         state,
@@ -115,7 +114,7 @@ def _key(path: str) -> str:
         if match is None:
             continue
         fields = match.groupdict()
-        key = PREFIX + template.format(
+        key = f"{HEAD}." + template.format(
             **{name: _FIELDS.get(name, str)(text) for name, text in fields.items()}
         )
         if key.endswith("in_proj"):

@@ -7,6 +7,7 @@ top.
 """
 
 from keras_densepred.data.augment import (
+    Alternatives,
     Combine,
     CopyPaste,
     DropTinyBoxes,
@@ -25,11 +26,14 @@ from keras_densepred.data.augment import (
     RandomFlip,
     RandomResizedCrop,
     RandomScaleCrop,
+    RandomSizeCrop,
     RandomSizes,
     RectangleCopyPaste,
+    ResizeShortSide,
     ResizeToFit,
     Transform,
     coco_augmentation,
+    detr_augmentation,
     evaluation_crop,
     imagenet_augmentation,
     load_augmentation,
@@ -47,6 +51,7 @@ from keras_densepred.data.batches import (
     train_class_batches,
     train_mask_batches,
 )
+from keras_densepred.data.batches.model_input import model_input
 from keras_densepred.data.image_files import ImageError, load_image
 from keras_densepred.data.layouts import DetectionLayout, find_layout
 from keras_densepred.data.open import DetectionFiles, open_detection, open_splits
@@ -85,6 +90,7 @@ from keras_densepred.data.shapes import ShapesClassification, ShapesDataset, Sha
 __all__ = [
     "IGNORE_LABEL",
     "VOC_CLASS_NAMES",
+    "Alternatives",
     "BatchStream",
     "ClassSummary",
     "CocoDataset",
@@ -115,9 +121,11 @@ __all__ = [
     "RandomFlip",
     "RandomResizedCrop",
     "RandomScaleCrop",
+    "RandomSizeCrop",
     "RandomSizes",
     "Record",
     "RectangleCopyPaste",
+    "ResizeShortSide",
     "ResizeToFit",
     "SbdSegmentation",
     "SegmentationSummary",
@@ -134,6 +142,7 @@ __all__ = [
     "box_shapes",
     "cluster_anchors",
     "coco_augmentation",
+    "detr_augmentation",
     "eval_batches",
     "eval_class_batches",
     "eval_mask_batches",
@@ -147,6 +156,7 @@ __all__ = [
     "load_augmentation",
     "load_image",
     "load_mask",
+    "model_input",
     "open_detection",
     "open_splits",
     "require_readable",

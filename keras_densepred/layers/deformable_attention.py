@@ -108,11 +108,13 @@ class DeformableAttention(keras.layers.Layer):
         )
         self.value_proj = linear(channels, "value_proj", policy)
         self.output_proj = linear(channels, "output_proj", policy)
-        for layer in self._projections():
+        for layer in (
+            self.sampling_offsets,
+            self.attention_weights,
+            self.value_proj,
+            self.output_proj,
+        ):
             layer.build(input_shape)
-
-    def _projections(self) -> tuple[keras.layers.Dense, ...]:
-        return self.sampling_offsets, self.attention_weights, self.value_proj, self.output_proj
 
     def call(
         self,
@@ -162,11 +164,6 @@ class DeformableAttention(keras.layers.Layer):
 
     def compute_output_shape(self, query_shape: tuple, *others: Any) -> tuple:
         return query_shape
-
-    def multiply_adds(self, queries: int, tokens: int) -> int:
-        """Of its four projections; what samples is not counted, as in the papers."""
-        count = {self.value_proj: tokens}
-        return sum(math.prod(x.kernel.shape) * count.get(x, queries) for x in self._projections())
 
     def get_config(self) -> dict[str, Any]:
         return {

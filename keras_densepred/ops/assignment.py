@@ -5,10 +5,10 @@ Sparse Linear Assignment Problems", 1987): targets are assigned one after the ot
 cheapest chain of reassignments that ends at a query still free. Prices of the queries keep the
 costs along a chain from being negative, so Dijkstra's algorithm finds it.
 
-Every problem goes its own way in one common loop: in each round it looks at one query more, or moves
-one link of the chain that it has found. So the number of rounds is that of the slowest problem,
-not the sum over targets of the slowest search, and a round is a few operations on (problems, Q),
-whatever the number of problems: the same on the three backends, eager and compiled.
+Every problem goes its own way in one common loop: in each round it looks at one query more, or
+moves one link of the chain that it has found. So the number of rounds is that of the slowest
+problem, not the sum over targets of the slowest search, and a round is a few operations on
+(problems, Q), whatever the number of problems: the same on the three backends, eager and compiled.
 """
 
 from typing import Any

@@ -26,8 +26,9 @@ __all__ = [
     "SettingsError",
     "answer_flags",
     "check_numbers",
+    "flag_of",
     "head_setting",
-    "names_left_open",
+    "parse_flags",
     "parse_settings",
     "setting",
 ]
@@ -104,6 +105,11 @@ class CommonSettings:
         "all",
         "of a run: all, classes by name, or its backbone alone",
         ("all", "backbone"),
+    )
+    extend: str | None = setting(
+        None,
+        "finished run to train longer, into another --output, for --epochs more: as it was set, "
+        "but for other flags that you give",
     )
     freeze_backbone: bool = setting(False, "train only what stands on the backbone")
     drop_path: float | None = setting(None, "drop path rate of the backbone")
@@ -241,7 +247,21 @@ def parse_settings(
     description: str,
     experiments: Mapping[str, Any] | None = None,
 ) -> T:
-    """Reads settings from command-line flags, one for each field of the dataclass `cls`.
+    """Reads settings from command-line flags, see `parse_flags`.
+
+    Returns:
+        An instance of `cls`, with the defaults of the fields that no flag gives.
+    """
+    return cls(**parse_flags(cls, argv, description, experiments))
+
+
+def parse_flags(
+    cls: type,
+    argv: Sequence[str] | None,
+    description: str,
+    experiments: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Reads command-line flags, one for each field of the dataclass `cls`.
 
     A field `image_size: int | None` becomes `--image-size N`, a `bool` becomes `--name` and
     `--no-name`.
@@ -254,10 +274,11 @@ def parse_settings(
         experiments: name to `Experiment`: the choices of `--experiment`, described by `--help`.
 
     Returns:
-        An instance of `cls`.
+        By the names of the fields, the values of those that a flag gives.
     """
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
         usage="%(prog)s [flags]",
         description=description,
         epilog=_describe(experiments) if experiments else None,
@@ -265,12 +286,11 @@ def parse_settings(
     )
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         kind = _without_none(hints[field.name])
         default = "" if field.default is None else f" (default: {field.default})"
         options: dict[str, Any] = {
             "dest": field.name,
-            "default": field.default,
             "help": (field.metadata["help"] + default).replace("%", "%%"),
         }
         if kind is bool:
@@ -281,12 +301,12 @@ def parse_settings(
                 choices = tuple(experiments)
             options |= {"type": kind, "choices": choices}
             options["metavar"] = None if choices else kind.__name__.upper()
-        flag = field.metadata["flag"] or f"--{field.name.replace('_', '-')}"
+        flag = field.metadata["flag"] or flag_of(field.name)
         groups[field.metadata["group"]].add_argument(flag, **options)
     parser.add_argument(DEBUG_FLAG, action="store_true", help=DEBUG_HELP)
     values = vars(parser.parse_args(argv))
-    del values["debug"]  # for `command.run`
-    return cls(**values)
+    values.pop("debug", None)  # for `command.run`
+    return values
 
 
 def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | None = None) -> None:
@@ -301,20 +321,17 @@ def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | N
     """
 
     def answer(argv: Sequence[str] | None) -> None:
-        parse_settings(cls, argv, description, experiments)
+        parse_flags(cls, argv, description, experiments)
 
     if code := command.run(answer):
         sys.exit(code)
 
 
-def names_left_open(settings: Any) -> set[str]:
-    """Names of the settings that no flag gave, as `claim_output` takes them.
-
-    Args:
-        settings: a dataclass made by `parse_settings`, before it is completed.
-    """
-    fields = dataclasses.fields(settings)
-    return {field.name for field in fields if getattr(settings, field.name) == field.default}
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    field = CommonSettings.__dataclass_fields__.get(name)
+    own = field.metadata["flag"] if field else None
+    return own or f"--{name.replace('_', '-')}"
 
 
 def _describe(experiments: Mapping[str, Any]) -> str:

@@ -18,6 +18,10 @@ SEGMENTERS = {
     "deeplab_v3": lambda backbone, **options: models.DeepLabV3(
         backbone, **{"num_classes": CLASSES, "width": 8, "atrous_rates": (2,), **options}
     ),
+    # No grid of one cell: of two images, batch norm makes 1 and -1, without a gradient.
+    "upernet": lambda backbone, num_classes=CLASSES, **options: models.UperNet(
+        backbone, num_classes, width=8, pool_sizes=(2, 3), auxiliary_width=8, **options
+    ),
     "deeplab_v3_keras_hub": lambda backbone, **options: models.DeepLabV3KerasHub(
         backbone, **{"num_classes": CLASSES, **options}
     ),
@@ -29,6 +33,14 @@ SEGMENTERS = {
     ),
 }
 every_segmenter = pytest.mark.parametrize("name", SEGMENTERS)
+# XLA compiles a training step for ten seconds, of the others in `make test-slow`.
+every_segmenter_compiled = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n == "deeplab_v3" else pytest.mark.slow_on("jax", "tensorflow"))
+        for n in SEGMENTERS
+    ],
+)
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 64, 3)).astype("float32")
 MASKS = np.random.default_rng(1).integers(0, CLASSES, (2, 32, 64)).astype("uint8")
@@ -60,7 +72,7 @@ def test_config_comes_back(name):
     assert [w.shape for w in copy.weights] == [w.shape for w in model.weights]
 
 
-@every_segmenter
+@every_segmenter_compiled
 def test_trains_saves_and_goes_on_where_it_was(name, tmp_path):
     model = make(name)
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), **COMPILE)

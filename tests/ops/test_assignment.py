@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from scipy.optimize import linear_sum_assignment
 
+from keras_densepred.ops import assignment
 from keras_densepred.ops.assignment import assign
 
 
@@ -55,3 +56,90 @@ def test_reference_files(golden):
         if k != 2:  # has ties
             expected = dict(zip(data[f"target_{k}"], data[f"query_{k}"], strict=True))
             assert dict(zip(target, queries[target], strict=True)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("queries,targets", [(60, 15), (25, 25), (15, 40), (100, 12), (4, 3)])
+def test_total_cost_is_the_smallest_of_2000_problems(queries, targets):
+    costs, valid = problems(np.random.default_rng(targets), 2000, queries, targets)
+    assert excess(costs, valid, solve(costs, valid)) < 1e-5
+
+
+def test_leading_axes_and_no_targets():
+    costs, valid = problems(np.random.default_rng(1), 12, 6, 4)
+    flat = solve(costs, valid)
+    nested = solve(costs.reshape(3, 4, 6, 4), valid.reshape(3, 4, 4))
+    assert np.array_equal(nested, flat.reshape(3, 4, 4))
+    assert (solve(costs, np.zeros_like(valid)) == -1).all()
+    assert solve(costs[..., :0], valid[:, :0]).shape == (12, 0)
+
+
+def test_equal_costs_take_as_many_rounds_as_targets(monkeypatch):
+    rounds = []
+    loop = assignment.while_loop
+
+    def counting(cond, body, state, maximum_iterations):
+        rounds.append(0)
+
+        def counted(*values):
+            rounds[-1] += 1
+            return body(*values)
+
+        return loop(cond, counted, state, maximum_iterations)
+
+    monkeypatch.setattr(assignment, "while_loop", counting)
+    queries = solve(np.zeros((2, 30, 20), "float32"), np.ones((2, 20), bool))
+    assert all(len(set(row)) == 20 for row in queries.tolist())
+    if keras.config.backend() == "torch":  # where rounds are Python's
+        assert rounds == [20]
+
+
+def test_a_pair_of_no_finite_cost_is_taken_only_where_there_is_no_other():
+    costs = np.array([[1, 2, 0], [3, 5, 0], [9, 9, 0]], "float32")[None].repeat(4, 0)
+    costs[0, 0, 0] = np.nan  # so target 0 takes query 1, and target 1 query 0
+    costs[1, :, 0] = np.inf, 4, np.nan
+    costs[2] = np.nan
+    costs[3, :, 2] = -np.inf
+    valid = np.array([[True, True, False]] * 3 + [[True, True, True]])
+    queries = solve(costs, valid)
+    assert queries[0].tolist() == [1, 0, -1]
+    assert queries[1].tolist() == [1, 0, -1]
+    assert len(set(queries[2, :2].tolist())) == 2
+    assert sorted(queries[3].tolist()) == [0, 1, 2]
+    assert sum(costs[3, queries[3, :2], [0, 1]]) == 5.0
+
+
+def test_costs_of_padding_are_not_looked_at():
+    costs, _ = problems(np.random.default_rng(2), 1, 8, 5)
+    valid = np.array([[True, False, True, True, False]])
+    expected = solve(costs, valid)
+    costs[:, :, 1], costs[:, :, 4] = np.nan, -1e6
+    assert np.array_equal(solve(costs, valid), expected)
+
+
+def test_compiled_it_gives_the_same():
+    costs, valid = problems(np.random.default_rng(3), 8, 7, 5)
+    expected = solve(costs, valid)
+    call = assign
+    if keras.config.backend() == "jax":
+        import jax
+
+        call = jax.jit(assign)
+    elif keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        specs = [tf.TensorSpec((None, None, 5)), tf.TensorSpec((None, 5), tf.bool)]
+        call = tf.function(assign, input_signature=specs)
+        compiled = tf.function(assign, jit_compile=True)(costs, valid)
+        assert np.array_equal(compiled, expected)
+    queries = call(ops.convert_to_tensor(costs), ops.convert_to_tensor(valid))
+    assert np.array_equal(ops.convert_to_numpy(queries), expected)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="lowers with JAX")
+def test_it_lowers_for_tpu():
+    import jax
+
+    specs = [jax.ShapeDtypeStruct((2, 7, 5), "float32"), jax.ShapeDtypeStruct((2, 5), "bool")]
+    exported = jax.export.export(jax.jit(assign), platforms=["tpu"])(*specs)
+    assert "custom_call" not in exported.mlir_module()  # nothing that calls back into the host

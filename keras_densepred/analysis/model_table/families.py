@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_densepred.analysis import detr_costs
 from keras_densepred.analysis.model_table.figures import ROWS
 from keras_densepred.analysis.model_table.two_stage import countable
 from keras_densepred.backbones import (
@@ -23,6 +24,7 @@ from keras_densepred.models import (
     CEDNetImageClassifier,
     CSPNetImageClassifier,
     DeepLabV3,
+    DeformableDETR,
     FasterRCNN,
     MaskRCNN,
     RetinaNetKerasHub,
@@ -74,6 +76,11 @@ def _resnet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.M
     return lambda backbone: countable(detector(backbone, num_classes=80, **options))
 
 
+def _cednet_detr(backbone: CEDNetBackbone) -> keras.Model:
+    pyramid = DetectionPyramid(backbone, max_level=6)
+    return detr_costs.countable(DeformableDETR(pyramid, num_classes=80))
+
+
 def _convnext_retinanet(backbone: ConvNeXtBackbone) -> keras.Model:
     pyramid = FeaturePyramid(backbone, 256, 3, 7, extra_levels="conv_on_c5")
     return RetinaNetKerasHub(pyramid, num_classes=80)
@@ -121,6 +128,7 @@ FAMILIES = {
             "RetinaNet": _cednet_retinanet,
             "Mask R-CNN": _cednet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _cednet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
+            "Deformable DETR": _cednet_detr,
         },
     ),
     "bicsnet": Family(
@@ -148,6 +156,7 @@ FAMILIES = {
             "RetinaNet": _convnext_retinanet,
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _resnet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
+            "Deformable DETR": lambda backbone: detr_costs.countable(DeformableDETR(backbone, 80)),
         },
     ),
     "resnet": Family(

@@ -1,6 +1,6 @@
 """Augmentation: the published recipes, and a user's own.
 
-What a transform is says `Transform`; `coco_augmentation`, `yolo_augmentation`,
+What a transform is says `Transform`; `coco_augmentation`, `detr_augmentation`, `yolo_augmentation`,
 `segmentation_augmentation` and `imagenet_augmentation` return the lists that the recipes use.
 
 Own augmentation, without touching a recipe: a module with a function that gets the size of the
@@ -46,6 +46,12 @@ from keras_densepred.data.augment.darknet import (
     resize_images,
     yolo_augmentation,
 )
+from keras_densepred.data.augment.detr import (
+    Alternatives,
+    RandomSizeCrop,
+    ResizeShortSide,
+    detr_augmentation,
+)
 from keras_densepred.data.augment.hook import load_augmentation
 from keras_densepred.data.augment.mixing import Mixing
 from keras_densepred.data.augment.objects import (
@@ -66,6 +72,7 @@ from keras_densepred.data.augment.semantic import (
 from keras_densepred.data.augment.transform import Combine, Transform
 
 __all__ = [
+    "Alternatives",
     "Combine",
     "CopyPaste",
     "DropTinyBoxes",
@@ -84,11 +91,14 @@ __all__ = [
     "RandomFlip",
     "RandomResizedCrop",
     "RandomScaleCrop",
+    "RandomSizeCrop",
     "RandomSizes",
     "RectangleCopyPaste",
+    "ResizeShortSide",
     "ResizeToFit",
     "Transform",
     "coco_augmentation",
+    "detr_augmentation",
     "evaluation_crop",
     "imagenet_augmentation",
     "load_augmentation",

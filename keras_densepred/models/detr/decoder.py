@@ -155,10 +155,10 @@ class QueryHead(keras.layers.Layer):
         self.box_3 = linear(
             4, "box_3", policy, kernel_initializer="zeros", bias_initializer=self._box_start
         )
-        for layer in self._layers():
+        for layer in self._parts():
             layer.build(input_shape)
 
-    def _layers(self) -> tuple[keras.layers.Dense, ...]:
+    def _parts(self) -> tuple[keras.layers.Dense, ...]:
         return self.classes, self.box_1, self.box_2, self.box_3
 
     def _box_start(self, shape: Any, dtype: Any = None) -> Tensor:

@@ -60,7 +60,7 @@ class Segmentation(Recipe):
         """See `Recipe.pyramid_of`."""
         return model.plain_backbone
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
         return batch["images"], batch["semantic"]
 
