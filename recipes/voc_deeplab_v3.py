@@ -147,6 +147,8 @@ RECIPE = training.Segmentation(
         "head": "ours",
         "learning_rate": _follow(256),
         "floor": 0.0,
+        "photometric": False,
+        "sliding_window": False,
         "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 1e-4,
     },
     large=1_400,  # VOC 2012's own training split has 1,464, with SBD's annotations 10,582

@@ -12,7 +12,7 @@ from keras_densepred.training import protocols
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.optim import AdamW, momentum_sgd
-from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
 
 
 def is_pretrained(settings: Any) -> bool:
@@ -107,6 +107,8 @@ def make_schedule(
         return WarmupCosine(
             rate, warmup, max(total, warmup + 1), settings.floor, warmup_factor=warmup_factor
         )
+    if settings.schedule == "linear":
+        return WarmupLinear(rate, warmup, total, settings.floor, warmup_factor=warmup_factor)
     if warmup:
         raise SettingsError(
             "--schedule power4 has no warm-up: use --warmup-steps 0, or --schedule cosine."

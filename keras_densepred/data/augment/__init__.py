@@ -1,7 +1,8 @@
 """Augmentation: the published recipes, and a user's own.
 
 What a transform is says `Transform`; `coco_augmentation`, `detr_augmentation`, `yolo_augmentation`,
-`segmentation_augmentation` and `imagenet_augmentation` return the lists that the recipes use.
+`segmentation_augmentation`, `scene_parsing_augmentation` and `imagenet_augmentation` return the
+lists that the recipes use.
 
 Own augmentation, without touching a recipe: a module with a function that gets the size of the
 training images and the recipe's own list, and returns the list to use. Nothing is added to what it
@@ -64,6 +65,12 @@ from keras_densepred.data.augment.objects import (
     coco_augmentation,
 )
 from keras_densepred.data.augment.rand_augment import RandAugment
+from keras_densepred.data.augment.scene_parsing import (
+    OrderedDistortion,
+    RandomLimitedResize,
+    VariedCrop,
+    scene_parsing_augmentation,
+)
 from keras_densepred.data.augment.semantic import (
     PhotometricDistortion,
     RandomScaleCrop,
@@ -84,11 +91,13 @@ __all__ = [
     "MaskCopyPaste",
     "Mixing",
     "Mosaic",
+    "OrderedDistortion",
     "PadToSize",
     "PhotometricDistortion",
     "RandAugment",
     "RandomErasing",
     "RandomFlip",
+    "RandomLimitedResize",
     "RandomResizedCrop",
     "RandomScaleCrop",
     "RandomSizeCrop",
@@ -97,12 +106,14 @@ __all__ = [
     "ResizeShortSide",
     "ResizeToFit",
     "Transform",
+    "VariedCrop",
     "coco_augmentation",
     "detr_augmentation",
     "evaluation_crop",
     "imagenet_augmentation",
     "load_augmentation",
     "resize_images",
+    "scene_parsing_augmentation",
     "segmentation_augmentation",
     "yolo_augmentation",
 ]

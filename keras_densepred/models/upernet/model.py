@@ -75,6 +75,7 @@ class UperNet(Segmenter, keras.Model):
     Example:
         backbone = keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
         model = keras_densepred.models.UperNet(backbone, num_classes=150)
+        model.compile()
         model.fit(images, masks)
     """
 
