@@ -71,13 +71,11 @@ def rules_of(backbone, **given):
     settings = completed(data_dir="x", **given)
     model = models.UperNet(backbone, 3, width=8, auxiliary_width=8)
     layers = min(backbone.num_layers, 7) if isinstance(backbone, CEDNetBackbone) else None
-    optimizer = training.make_optimizer(
-        settings,
-        model,
-        training.make_schedule(settings, warmup_factor=1e-6),
-        decay_matrices=True,
-        num_layers=layers,
+    rules = training.layer_decay_rules(
+        model.backbone, settings.layer_decay, settings.weight_decay, layers
     )
+    schedule = training.make_schedule(settings, warmup_factor=1e-6)
+    optimizer = training.make_optimizer(settings, model, schedule, rules=rules)
     assert set(optimizer.rules) == {weight.path for weight in model.weights}
     return optimizer.rules
 

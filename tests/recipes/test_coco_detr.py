@@ -31,7 +31,7 @@ def test_from_flags_to_files(flags, tmp_path, detector):
     assert ("mask_AP50" in results) == (detector == "mask2former")
     names = {path.name for path in output.iterdir()}
     assert names >= {"settings.json", "metrics.csv", "curves.png", "predictions.png", "preset"}
-    rows = list(csv.DictReader((output / "metrics.csv").open()))
+    rows = list(csv.DictReader((output / "metrics.csv").read_text().splitlines()))
     assert len(rows) == 2
     for row in rows:
         losses = [float(value) for name, value in row.items() if name.endswith("loss")]

@@ -28,7 +28,7 @@ def recipe_of(name):
 
 
 # `--multi-scale` is how YOLO trains and how segmenters are tested.
-TWO_MEANINGS = {"multi_scale"}
+TWO_MEANINGS = {"multi_scale", "detector"}
 
 
 def declarations(settings):
@@ -272,6 +272,7 @@ TOYS = {
     "coco_yolo": (toy.detection, toy.YOLO),
     "coco_detr": (toy.detection, toy.DETR),
     "voc_deeplab_v3": (toy.segmentation, []),
+    "ade20k_upernet": (toy.segmentation, []),
     "imagenet_pretrain": (toy.classification, []),
 }
 

@@ -21,7 +21,7 @@ from keras_densepred.data import ShapesDataset, ShapesSegmentation
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = (
     *("coco_retinanet", "coco_mask_rcnn", "coco_yolo", "coco_detr"),
-    *("voc_deeplab_v3", "imagenet_pretrain"),
+    *("voc_deeplab_v3", "ade20k_upernet", "imagenet_pretrain"),
 )
 CLASSES = ("blue", "red")
 

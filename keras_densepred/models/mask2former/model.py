@@ -64,7 +64,9 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
     Example:
         backbone = keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
         model = keras_densepred.models.Mask2Former(backbone, num_classes=80)
-        model.fit(images, {"boxes": boxes, "labels": labels, "masks": masks})
+        model.compile()
+        in_boxes = np.ones((*labels.shape, 112, 112), "uint8")  # of each object, within its box
+        model.fit(images, {"boxes": boxes, "labels": labels, "masks": in_boxes})
     """
 
     target_keys = ("boxes", "labels", "masks")

@@ -95,6 +95,7 @@ class Mask2FormerSegmenter(MaskNetwork, Segmenter, keras.Model):
     Example:
         backbone = keras_densepred.CEDNetBackbone.from_preset("cednet_next_tiny")
         model = keras_densepred.models.Mask2FormerSegmenter(backbone, num_classes=150)
+        model.compile()
         model.fit(images, masks)
     """
 
