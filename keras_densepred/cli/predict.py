@@ -209,8 +209,7 @@ def _segment(
             drawn = draw_semantic(images[index].image, labels, classes, colours)
             seen = np.unique(labels).tolist()
             legend = draw_legend(seen, classes, drawn.shape[1], colours)
-            picture = _png(np.concatenate([legend, drawn]))
-            options.folder.write(f"pictures/{names[index]}", picture)
+            options.folder.write(f"pictures/{names[index]}", _png(np.concatenate([legend, drawn])))
             if options.ade20k_labels:
                 mask = _png(labels + np.uint8(1))
             else:
