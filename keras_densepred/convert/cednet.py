@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_densepred.convert import detr, upernet
+from keras_densepred.convert import detr, mask2former, upernet
 from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 __all__ = ["LoadReport", "authors_keys", "load_state", "read_checkpoint"]
@@ -119,8 +119,8 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
 
     Args:
         model: `CEDNetBackbone`, `DetectionPyramid` around one, `CEDNetImageClassifier`, or
-            `DeformableDETR` on such a pyramid with `max_level=6`, or `UperNet` on a
-            `CEDNetBackbone`.
+            `DeformableDETR` on such a pyramid with `max_level=6`, or `UperNet` or `Mask2Former` on
+            a `CEDNetBackbone`.
         state: the authors' key names (without `module.`; with or without `backbone.`, for `UperNet`
             with it) to arrays in PyTorch's layout: convolutions (out, in, height, width), linear
             layers (out, in). For a whole model those of its heads, too
@@ -134,14 +134,16 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
             has an unknown one, or has an array of another shape. The message names them.
     """
     state = {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in _BUFFERS}
-    if getattr(model, "task", None) == "segmentation":
+    if getattr(model, "task", None) == "segmentation" and not mask2former.is_one(model):
         return _load_segmenter(model, state)
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    if mask2former.is_one(model):
+        return mask2former.load_state(model, state, authors_keys(model.plain_backbone))
     _refuse_ced_head(state)
     transformer = getattr(model, "transformer", None)
     pyramid = model if transformer is None else model.backbone
     targets = {key: (weight,) for key, weight in authors_keys(pyramid).items()}
-    optional = {*_CLASSIFIER, *_PYRAMID, _DETECTION_HEAD}
+    optional = {*_CLASSIFIER, *_PYRAMID, _DETECTION_HEAD, mask2former.HEAD}
     if transformer is not None:
         state = detr.without_aliases(state, len(transformer.heads))
         targets |= detr.authors_targets(transformer.weights)

@@ -28,6 +28,8 @@ from keras_densepred.models.detr.model import DeformableDETR
 from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
+from keras_densepred.models.mask2former.model import Mask2Former
+from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
 from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
@@ -63,6 +65,8 @@ __all__ = [
     "FasterRCNN",
     "FoldedDetector",
     "IgnoreCrossentropy",
+    "Mask2Former",
+    "Mask2FormerSegmenter",
     "MaskRCNN",
     "NonMaxSuppression",
     "PooledImageClassifier",

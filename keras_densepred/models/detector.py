@@ -116,7 +116,8 @@ class Detector(CompiledAsSaved):
         Returns:
             `"boxes"` (B, D, 4) in `bounding_box_format`, `"labels"` (B, D) int32 and
             `"confidence"` (B, D) in descending order, all -1 past `"num_detections"` (B,); and
-            `"masks"` (B, D, 28, 28) probabilities where they are predicted.
+            `"masks"` (B, D, S, S) probabilities where they are predicted, from edge to edge of the
+            boxes, for an S of the family.
         """
         raise NotImplementedError
 

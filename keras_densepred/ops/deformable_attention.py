@@ -158,19 +158,20 @@ def neighbour_rows(row: Tensor, stride: Tensor, heads: int) -> tuple[Tensor, ...
     return row, row + heads, row + stride, row + stride + heads
 
 
-def _forward(
-    table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor, parts: Parts
-) -> Tensor:
-    """(B * Q * heads, C) float32."""
+def _forward(inputs: tuple[Tensor, ...], parts: Parts) -> Tensor:
+    """(B * Q * heads, C) float32, of table, locations, weights and levels."""
+    table, locations, weights, levels = inputs
     take, _, scan = parts
     _, rows, heads, channels = ops.shape(table)
     table = ops.reshape(table, (-1, channels))
     samples, _ = _samples_first(locations, weights, levels, rows)
 
     def add(total: Tensor, sample: Sequence[Tensor]) -> tuple[Tensor, tuple]:
-        row, stride, *of_sample = sample
+        row, stride, offset_x, offset_y, weight = sample
         for index, share in zip(
-            neighbour_rows(row, stride, heads), neighbour_shares(*of_sample), strict=True
+            neighbour_rows(row, stride, heads),
+            neighbour_shares(offset_x, offset_y, weight),
+            strict=True,
         ):
             total = total + share[:, None] * take(table, index)
         return total, ()
@@ -180,14 +181,10 @@ def _forward(
 
 
 def _backward(
-    table: Tensor,
-    locations: Tensor,
-    weights: Tensor,
-    levels: Tensor,
-    gradient: Tensor,
-    parts: Parts,
+    inputs: tuple[Tensor, ...], gradient: Tensor, parts: Parts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of table, locations and weights from that of the result."""
+    table, locations, weights, levels = inputs
     take, add_at, scan = parts
     shape = ops.shape(table)
     _, rows, heads, channels = shape
@@ -195,14 +192,16 @@ def _backward(
     samples, slope = _samples_first(locations, weights, levels, rows)
 
     def add(total: Tensor, sample: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        row, stride, *of_sample = sample
+        row, stride, offset_x, offset_y, weight = sample
         products = []
         for index, share in zip(
-            neighbour_rows(row, stride, heads), neighbour_shares(*of_sample), strict=True
+            neighbour_rows(row, stride, heads),
+            neighbour_shares(offset_x, offset_y, weight),
+            strict=True,
         ):
             products.append(ops.sum(take(table, index) * gradient, axis=1))
             total = add_at(total, index, share[:, None] * gradient)
-        return total, share_gradients(*of_sample, products)
+        return total, share_gradients(offset_x, offset_y, weight, products)
 
     total, gradients = scan(add, ops.zeros_like(table), samples, 3)
     of_x, of_y, of_weight = (ops.reshape(ops.transpose(x), ops.shape(weights)) for x in gradients)
@@ -222,13 +221,18 @@ def _jax_function() -> Any:
 
     @jax.custom_vjp
     def attend(*inputs: Tensor) -> Tensor:
-        return _forward(*inputs, parts)
+        return _forward(inputs, parts)
 
     attend.defvjp(
         lambda *inputs: (attend(*inputs), inputs),
-        lambda inputs, gradient: (*_backward(*inputs, gradient, parts), None),
+        lambda inputs, gradient: (*_backward(inputs, gradient, parts), None),
     )
-    return attend
+
+    # Image by image: from one table of all images XLA would let every device read every image.
+    def attend_image(table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
+        return attend(table[None], locations[None], weights[None], levels)
+
+    return jax.vmap(attend_image, (0, 0, 0, None))
 
 
 @functools.cache
@@ -261,9 +265,9 @@ def _tensorflow_function() -> Any:
     @tf.custom_gradient
     def attend(*inputs: Tensor) -> tuple[Tensor, Any]:
         def backward(gradient: Tensor) -> tuple:
-            return (*_backward(*inputs, gradient, parts), None)
+            return (*_backward(inputs, gradient, parts), None)
 
-        return _forward(*inputs, parts), backward
+        return _forward(inputs, parts), backward
 
     return attend
 

@@ -28,7 +28,7 @@ def recipe_of(name):
 
 
 # `--multi-scale` is how YOLO trains and how segmenters are tested.
-TWO_MEANINGS = {"multi_scale"}
+TWO_MEANINGS = {"multi_scale", "detector"}
 
 
 def declarations(settings):
@@ -125,6 +125,8 @@ def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
         ("coco_mask_rcnn", "cednet_resnet50", "cednet"),
         ("coco_mask_rcnn", None, "cednet"),
         ("coco_yolo", "resnet50", "efm"),
+        ("coco_detr", "resnet50", "resnet"),
+        ("coco_detr", None, "cednet"),
         ("voc_deeplab_v3", "resnet50", "bicsnet"),
         ("imagenet_pretrain", "peleenet", "cspnet_dense"),
         ("imagenet_pretrain", "densenet_201_elastic", "cspnet_dense"),
@@ -268,7 +270,9 @@ TOYS = {
     "coco_retinanet": (toy.detection, toy.RETINANET),
     "coco_mask_rcnn": (toy.detection, ["--width", "8", "--detector", "faster"]),
     "coco_yolo": (toy.detection, toy.YOLO),
+    "coco_detr": (toy.detection, toy.DETR),
     "voc_deeplab_v3": (toy.segmentation, []),
+    "ade20k_upernet": (toy.segmentation, []),
     "imagenet_pretrain": (toy.classification, []),
 }
 
