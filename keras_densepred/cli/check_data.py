@@ -176,8 +176,12 @@ def _open_objects(
 
 def _open_masks(options: argparse.Namespace) -> dict[str, MaskFiles]:
     if options.mask_dir:
-        return {"data": data.MaskFolder(options.images, options.mask_dir)}
-    return data.find_segmentation_splits(options.data_dir)
+        reduce = options.reduce_zero_label
+        folder = data.MaskFolder(options.images, options.mask_dir, reduce_zero_label=reduce)
+        return {"data": folder}
+    return data.find_segmentation_splits(
+        options.data_dir, reduce_zero_label=options.reduce_zero_label
+    )
 
 
 def _open_class_folders(options: argparse.Namespace) -> dict[str, data.ImageFolder]:
@@ -208,13 +212,14 @@ def _write_samples(
     pil = require("PIL.Image", "data")
     tiles: list[Any] = []
     seen: set[int] = set()
+    colours = getattr(dataset, "class_colours", None)
     for position in np.linspace(0, len(usable) - 1, count).astype(int):
         record = dataset[usable[position]]
         if isinstance(record, data.LabelledImage):
             legend_of_one = draw_legend([record.label], dataset.class_names, record.image.shape[1])
             drawn = np.concatenate([legend_of_one, record.image])
         elif record.semantic is not None:
-            drawn = draw_semantic(record.image, record.semantic, dataset.class_names)
+            drawn = draw_semantic(record.image, record.semantic, dataset.class_names, colours)
             seen |= set(np.unique(record.semantic).tolist())
         else:
             drawn = draw_objects(
@@ -231,7 +236,9 @@ def _write_samples(
     rows = [tiles[start : start + columns] for start in range(0, count, columns)]
     gap = 8
     sheet_width = max(sum(tile.width + gap for tile in row) for row in rows) + gap
-    legend = draw_legend(sorted(seen), dataset.class_names, sheet_width) if seen else None
+    legend = None
+    if seen:
+        legend = draw_legend(sorted(seen), dataset.class_names, sheet_width, colours)
     top = gap + (0 if legend is None else len(legend))
     sheet = pil.new("RGB", (sheet_width, top + len(rows) * (_SAMPLE_HEIGHT + gap)), "white")
     if legend is not None:

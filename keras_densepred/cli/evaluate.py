@@ -121,9 +121,11 @@ def _segmenter(
 
 def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
     if options.mask_dir:
-        return data.MaskFolder(options.images, options.mask_dir, names)
+        reduce = options.reduce_zero_label
+        return data.MaskFolder(options.images, options.mask_dir, names, reduce_zero_label=reduce)
     _require_split(options)
-    return data.find_segmentation_splits(options.data_dir, names)[options.split]
+    splits = data.find_segmentation_splits(options.data_dir, names, options.reduce_zero_label)
+    return splits[options.split]
 
 
 def _classifier(

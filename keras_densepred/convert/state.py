@@ -27,18 +27,21 @@ class LoadReport:
     skipped: tuple[str, ...]
 
 
-def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray]:
+def read_checkpoint(
+    path: str | Path, ema: bool = False, heads: bool = False
+) -> dict[str, np.ndarray]:
     """Reads a checkpoint of the authors' code, without running anything stored in it.
 
     Args:
         path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file, which is read by
             `torch.load(weights_only=True)`.
         ema: read the averaged weights (`model_ema`) instead of the plain ones.
+        heads: keep the heads of a detector or segmenter, and the `backbone.` of its backbone.
 
     Returns:
         Keys as the families' `load_state` takes them, to arrays: wrappers (`model`, `state_dict`,
         `module`), their prefixes (`unwrapped`) and `backbone.` are taken off. Of a fine-tuned
-        detector or segmenter only the backbone is returned.
+        detector or segmenter only the backbone is returned, unless with `heads`.
 
     Raises:
         ValueError: if the file cannot be read or holds no weights.
@@ -64,7 +67,7 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, np.ndarray
                 content = content[wrapper]
                 break
     state = unwrapped(content)
-    if any(key.startswith("backbone.") for key in state):
+    if not heads and any(key.startswith("backbone.") for key in state):
         state = {
             key.removeprefix("backbone."): value
             for key, value in state.items()

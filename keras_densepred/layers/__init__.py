@@ -10,6 +10,11 @@ from keras_densepred.layers.darknet import (
     SpatialPyramidPooling,
     attention_gate,
 )
+from keras_densepred.layers.deformable_attention import (
+    DeformableAttention,
+    DeformableEncoder,
+    DeformableEncoderLayer,
+)
 from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
@@ -22,10 +27,13 @@ from keras_densepred.layers.mobile import (
 )
 from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.norm import GELU, Activation, BatchNorm, LayerNorm
-from keras_densepred.layers.pooling import GlobalMean, MaxPool
-from keras_densepred.layers.residual import DropPath, LayerScale, drop_path
+from keras_densepred.layers.pooling import AdaptiveMean, GlobalMean, MaxPool
+from keras_densepred.layers.residual import ChannelDropout, DropPath, LayerScale, drop_path
+from keras_densepred.layers.sine_position import sine_embedding, sine_positions
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 from keras_densepred.layers.stateless import Add, ChannelSlice, Concat
+from keras_densepred.layers.token_attention import FeedForward, TokenAttention, TokenDropout
+from keras_densepred.layers.token_maps import TokenLayout, as_tokens
 from keras_densepred.layers.token_mixers import (
     TOKEN_MIXERS,
     CSwinMixer,
@@ -39,6 +47,7 @@ from keras_densepred.layers.upsampling import (
     BroadcastLike,
     NearestUpsample,
     PyramidMean,
+    ResizeLike,
     TransposedConv,
 )
 from keras_densepred.layers.window_attention import (
@@ -51,23 +60,29 @@ __all__ = [
     "MSFM",
     "TOKEN_MIXERS",
     "Activation",
+    "AdaptiveMean",
     "Add",
     "BatchNorm",
     "BilinearUpsample",
     "BroadcastLike",
     "CSwinMixer",
+    "ChannelDropout",
     "ChannelSlice",
     "Concat",
     "Conv",
     "ConvNorm",
     "CrossShapedWindowAttention",
     "CrossStage",
+    "DeformableAttention",
+    "DeformableEncoder",
+    "DeformableEncoderLayer",
     "DenseBlock",
     "DepthwiseConv",
     "DropPath",
     "FanInNormal",
     "FanOutNormal",
     "FastFusion",
+    "FeedForward",
     "GlobalMean",
     "LayerNorm",
     "LayerScale",
@@ -81,18 +96,25 @@ __all__ = [
     "Pointwise",
     "PyramidMean",
     "ResNetMixer",
+    "ResizeLike",
     "ShiftedWindowAttention",
     "SizeCheck",
     "SpaceToDepth",
     "SpatialFusion",
     "SpatialPyramidPooling",
     "SwinMixer",
+    "TokenAttention",
+    "TokenDropout",
+    "TokenLayout",
     "TokenMixer",
     "TransposedConv",
+    "as_tokens",
     "attention_gate",
     "bottleneck_block",
     "drop_path",
     "mb_conv_block",
     "residual_block",
+    "sine_embedding",
+    "sine_positions",
     "squeeze_excitation",
 ]

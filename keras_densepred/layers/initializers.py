@@ -66,19 +66,59 @@ class XavierUniform(keras.initializers.Initializer):
 
     Args:
         seed: integer, or None for one from Python's generator.
+        copies: kernels that lie side by side in the matrix whose fans count: 3 where query, key
+            and value are one matrix in PyTorch.
     """
 
-    def __init__(self, seed: int | None = None):
+    def __init__(self, seed: int | None = None, copies: int = 1):
         self.seed = random.randint(1, 10**9) if seed is None else seed
+        self.copies = copies
 
     def __call__(self, shape, dtype=None):
-        area = math.prod(shape[:-2])
-        limit = math.sqrt(6.0 / (area * (shape[-2] + shape[-1])))
+        limit = math.sqrt(3.0 * self._variance(shape))
+        values = np.random.default_rng(self.seed).random(tuple(shape), dtype=np.float32)
+        return keras.ops.convert_to_tensor(limit * (2.0 * values - 1.0), dtype=dtype)
+
+    def _variance(self, shape) -> float:
+        return 2.0 / (math.prod(shape[:-2]) * (shape[-2] + self.copies * shape[-1]))
+
+    def get_config(self):
+        return {"seed": self.seed, "copies": self.copies}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class XavierNormal(XavierUniform):
+    """`XavierUniform` drawn from a normal distribution of the same variance."""
+
+    def __call__(self, shape, dtype=None):
+        return _normal(shape, 1.0 / self._variance(shape), self.seed, dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class FanInUniform(keras.initializers.Initializer):
+    """Uniform within `gain / sqrt(fan_in)`: PyTorch's start of linear layers and their biases.
+
+    Drawn by NumPy, for the reasons given at `FanOutNormal`.
+
+    Args:
+        fan_in: number of values that a result is a sum of; None: all axes of the weight but the
+            last, as for `(in, out)` kernels. A bias does not tell it.
+        seed: integer, or None for one from Python's generator.
+        gain: factor of the bound; sqrt(3) is Caffe's start of convolutions.
+    """
+
+    def __init__(self, fan_in: int | None = None, seed: int | None = None, gain: float = 1.0):
+        self.fan_in = fan_in
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+        self.gain = gain
+
+    def __call__(self, shape, dtype=None):
+        limit = self.gain / math.sqrt(self.fan_in or math.prod(shape[:-1]))
         values = np.random.default_rng(self.seed).random(tuple(shape), dtype=np.float32)
         return keras.ops.convert_to_tensor(limit * (2.0 * values - 1.0), dtype=dtype)
 
     def get_config(self):
-        return {"seed": self.seed}
+        return {"fan_in": self.fan_in, "seed": self.seed, "gain": self.gain}
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

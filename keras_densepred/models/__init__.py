@@ -23,14 +23,20 @@ from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
 from keras_densepred.models.detector import DenseDetector, Detector
+from keras_densepred.models.detr.decoding import TopDetections
+from keras_densepred.models.detr.model import DeformableDETR
+from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
+from keras_densepred.models.mask2former.model import Mask2Former
+from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
 from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet.model import RetinaNet
 from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
+from keras_densepred.models.upernet.model import UPERNET_HEADS, UperNet
 from keras_densepred.models.yolo.model import YOLOv3Detector
 from keras_densepred.models.yolo.settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
 from keras_densepred.necks.yolo import YOLO_NECKS
@@ -38,6 +44,7 @@ from keras_densepred.necks.yolo import YOLO_NECKS
 __all__ = [
     "ATROUS_RATES",
     "PAPER_SCALES",
+    "UPERNET_HEADS",
     "YOLO_ANCHORS",
     "YOLO_LOSSES",
     "YOLO_NECKS",
@@ -51,11 +58,15 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3KerasHub",
     "DeepLabV3PlusKerasCV",
+    "DeformableDETR",
     "DenseDetector",
+    "DetectionTransformer",
     "Detector",
     "FasterRCNN",
     "FoldedDetector",
     "IgnoreCrossentropy",
+    "Mask2Former",
+    "Mask2FormerSegmenter",
     "MaskRCNN",
     "NonMaxSuppression",
     "PooledImageClassifier",
@@ -65,6 +76,8 @@ __all__ = [
     "RetinaNetKerasHub",
     "Segmenter",
     "SigmoidFocalLoss",
+    "TopDetections",
+    "UperNet",
     "YOLOLoss",
     "YOLOV8KerasCV",
     "YOLOv3Detector",

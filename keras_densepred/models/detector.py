@@ -44,6 +44,8 @@ class Detector(CompiledAsSaved):
     Attributes:
         task: `"detection"`.
         target_keys: what `fit` needs for each image; `"masks"` too where masks train.
+        input_keys: what the model is given, see `data.model_input`; `"image_sizes"` too where
+            padding is told from image.
         backbone: the model that the heads stand on, a neck included.
         num_classes: C, without background.
         bounding_box_format: format of boxes in training and prediction.
@@ -53,6 +55,7 @@ class Detector(CompiledAsSaved):
 
     task: ClassVar[str] = "detection"
     target_keys: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    input_keys: ClassVar[tuple[str, ...]] = ("images",)
 
     def _set_detector(
         self,
@@ -113,11 +116,17 @@ class Detector(CompiledAsSaved):
         Returns:
             `"boxes"` (B, D, 4) in `bounding_box_format`, `"labels"` (B, D) int32 and
             `"confidence"` (B, D) in descending order, all -1 past `"num_detections"` (B,); and
-            `"masks"` (B, D, 28, 28) probabilities where they are predicted.
+            `"masks"` (B, D, S, S) probabilities where they are predicted, from edge to edge of the
+            boxes, for an S of the family.
         """
         raise NotImplementedError
 
     # === What all have ===
+
+    @staticmethod
+    def images_of(inputs: Any) -> Tensor:
+        """The images (B, H, W, 3) of what the model takes: themselves, or `"images"` among more."""
+        return inputs["images"] if isinstance(inputs, dict) else inputs
 
     def decode_predictions(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
         """The hosts' name for `detections`."""
@@ -177,7 +186,7 @@ class Detector(CompiledAsSaved):
         """The sum of `compute_losses` and of what layers add; the logs show each part.
 
         Args:
-            x: (B, H, W, 3) images.
+            x: (B, H, W, 3) images, or a dictionary with them where a family takes more.
             y: `"boxes"` (B, M, 4) in `bounding_box_format` and `"labels"` (B, M), padded with -1,
                 and the others of `target_keys`.
             y_pred: what `model(x)` returns.
@@ -194,11 +203,12 @@ class Detector(CompiledAsSaved):
             raise ValueError(
                 f"{type(self).__name__} weights its samples itself: fit without `sample_weight`."
             )
-        parts = self.compute_losses(x, self.targets_in_pixels(y, x), y_pred, training)
+        images = self.images_of(x)
+        parts = self.compute_losses(images, self.targets_in_pixels(y, images), y_pred, training)
         for tracker in self.loss_trackers:
             part = loss_for_logs(parts[tracker.name])
             # Weighted like the total that Keras logs.
-            tracker.update_state(part, sample_weight=ops.shape(x)[0])
+            tracker.update_state(part, sample_weight=ops.shape(images)[0])
         total: Tensor = sum(parts.values())
         for extra in self.losses:
             total = total + ops.sum(extra)
@@ -240,9 +250,10 @@ class Detector(CompiledAsSaved):
 
     def predict_step(self, *args: Any) -> Any:
         """Detections of a batch; JAX passes (state, data), the other backends (data,)."""
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
+        images = self.images_of(inputs)
         if len(args) == 1:
-            return self.detections(self(images, training=False), images)
+            return self.detections(self(inputs, training=False), images)
         trainable, non_trainable = args[0]
         values = [
             *zip(self.trainable_variables, trainable, strict=True),
@@ -250,7 +261,7 @@ class Detector(CompiledAsSaved):
         ]
         # Around both: the second stage of an R-CNN has weights, too.
         with keras.StatelessScope(state_mapping=values) as scope:
-            found = self.detections(self(images, training=False), images)
+            found = self.detections(self(inputs, training=False), images)
         return found, [scope.get_current_value(v) for v in self.non_trainable_variables]
 
     def get_config(self) -> dict[str, Any]:

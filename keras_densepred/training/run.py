@@ -91,8 +91,8 @@ class Recipe:
         """Returns the training batches, from the options that all tasks share."""
         raise NotImplementedError
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        """Returns what the model learns from a batch: images and targets."""
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
+        """Returns what the model learns from a batch: images, or its input, and targets."""
         raise NotImplementedError
 
     def train(self, run: "Run") -> dict[str, float]:
@@ -188,7 +188,7 @@ class Recipe:
         settings: Any,
         train: Any,
         *,
-        size_divisor: int = 1,
+        model: Any = None,
         streams: list[data.BatchStream] | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> Batches:
@@ -197,7 +197,7 @@ class Recipe:
         Args:
             settings: complete.
             train: the training split.
-            size_divisor: of the network, for recipes that change the size of images.
+            model: that learns; None where images are all that it is given.
             streams: takes every stream that is opened, which knows the images it passed over.
             shard: which process of how many this is.
         """
@@ -208,7 +208,7 @@ class Recipe:
                 streams.append(stream)
                 stream.set_state({**stream.get_state(), "next_batch": step})
                 for batch in stream:
-                    yield self.example(batch)
+                    yield self.example(batch, model)
 
         return batches_from
 
@@ -275,7 +275,7 @@ class Run:
         batches_from = self.recipe.batches(
             settings,
             self.train,
-            size_divisor=self.model.size_divisor,
+            model=self.model,
             streams=streams,
             shard=self.cluster.shard,
         )

@@ -122,7 +122,9 @@ class CommonSettings:
     steps_per_epoch: int | None = _optimizer(None, "steps of an epoch, if not one pass")
     optimizer: str | None = _optimizer(None, "update rule", ("adamw", "sgd"))
     learning_rate: float | None = _optimizer(None, "peak rate")
-    schedule: str | None = _optimizer(None, "after the warm-up", ("steps", "cosine", "power4"))
+    schedule: str | None = _optimizer(
+        None, "after the warm-up", ("steps", "cosine", "linear", "power4")
+    )
     floor: float | None = _optimizer(None, "rate at the end of a cosine or power")
     warmup_steps: int | None = _optimizer(None, "steps of the warm-up")
     weight_decay: float | None = _optimizer(None, "of kernels and matrices")
@@ -189,9 +191,14 @@ class PyramidDetectionSettings(RandomScaleSettings, DetectionSettings):
 class SegmentationSettings(RandomScaleSettings):
     """Of recipes that train segmenters."""
 
-    photometric: bool = _data(False, "change brightness, contrast, saturation and hue")
+    photometric: bool | None = _data(None, "change brightness, contrast, saturation and hue")
+    reduce_zero_label: bool = _data(
+        False, "0 in the masks is no class, and 1 the first (ADE20K's tree: by itself)"
+    )
     evaluate_train: bool = _output(False, "at the end, also mean IoU of the training split")
-    sliding_window: bool = _output(False, "test at the images' own size, in windows of the crop's")
+    sliding_window: bool | None = _output(
+        None, "test at the images' own size (UperNet: the crop's shorter side), in windows"
+    )
     multi_scale: bool = _output(False, "test at scales 0.5, 0.75, ... 1.75")
     flip: bool = _output(False, "test mirrored images too")
 

@@ -22,6 +22,13 @@ COMPILE = {"jit_compile": False} if BACKEND == "tensorflow" else {}
 
 RCNN = dict(head_width=8, samples=8, num_proposals=12, rpn_width=8, max_detections=5)
 HEADS = dict(head_width=8, head_depth=1)
+DETR = dict(num_queries=10, width=32, num_heads=2, num_points=2, feed_forward_width=16)
+# No dropout: on PyTorch it draws from a global state.
+DETR |= dict(encoder_layers=2, decoder_layers=2, dropout=0.0)
+MASK2FORMER = dict(width=32, num_queries=8, encoder_layers=1, decoder_layers=2, num_heads=2)
+MASK2FORMER |= dict(
+    encoder_hidden=16, decoder_hidden=16, num_points=48, max_detections=5, mask_size=28
+)
 DETECTORS = {
     "retinanet": lambda *args, **options: models.RetinaNet(*args, **HEADS, **options),
     "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
@@ -34,6 +41,11 @@ DETECTORS = {
     "cascade_mask": lambda *args, **options: models.CascadeMaskRCNN(
         *args, mask_convs=1, **RCNN, **options
     ),
+    "detr": lambda *args, **options: models.DeformableDETR(*args, **DETR, **options),
+    "detr_mixed": lambda *args, **options: models.DeformableDETR(
+        *args, query_selection="mixed", **DETR, **options
+    ),
+    "mask2former": lambda *args, **options: models.Mask2Former(*args, **MASK2FORMER, **options),
 }
 # Levels of different width, as in the published networks, where the small ones have one width.
 CSP_STAGES = tuple(

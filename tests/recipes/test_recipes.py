@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 import typing
 
 import keras
@@ -29,7 +30,7 @@ def recipe_of(name):
 
 
 # `--multi-scale` is how YOLO trains and how segmenters are tested.
-TWO_MEANINGS = {"multi_scale"}
+TWO_MEANINGS = {"multi_scale", "detector"}
 
 
 def declarations(settings):
@@ -43,7 +44,7 @@ def declarations(settings):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize(("one", "other"), itertools.combinations(RECIPES, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(RECIPES, 2)))
 def test_a_setting_is_the_same_in_every_recipe(one, other):
     ours = dict(declarations(recipe_of(one).settings))
     theirs = dict(declarations(recipe_of(other).settings))
@@ -126,6 +127,8 @@ def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
         ("coco_mask_rcnn", "cednet_resnet50", "cednet"),
         ("coco_mask_rcnn", None, "cednet"),
         ("coco_yolo", "resnet50", "efm"),
+        ("coco_detr", "resnet50", "resnet"),
+        ("coco_detr", None, "cednet"),
         ("voc_deeplab_v3", "resnet50", "bicsnet"),
         ("imagenet_pretrain", "peleenet", "cspnet_dense"),
         ("imagenet_pretrain", "densenet_201_elastic", "cspnet_dense"),
@@ -172,7 +175,9 @@ def test_ones_own_augmentation(name, tmp_path, monkeypatch):
     given = recipe.settings(augment=f"mine_{name}:augmentation", image_size=64, batch_size=2)
     train, _ = recipe.open_data(given)
     settings = recipe.complete(given, train)
-    images, _ = next(recipe.batches(settings, train, size_divisor=32)(0))
+    images, _ = next(
+        recipe.batches(settings, train, model=types.SimpleNamespace(size_divisor=32))(0)
+    )
     assert images.shape[1:] == (64, 64, 3)
     (size, default), *marks = importlib.import_module(f"mine_{name}").seen
     assert size == 64 and default and "mark" in marks
@@ -267,7 +272,9 @@ TOYS = {
     "coco_retinanet": (toy.detection, toy.RETINANET),
     "coco_mask_rcnn": (toy.detection, ["--width", "8", "--detector", "faster"]),
     "coco_yolo": (toy.detection, toy.YOLO),
+    "coco_detr": (toy.detection, toy.DETR),
     "voc_deeplab_v3": (toy.segmentation, []),
+    "ade20k_upernet": (toy.segmentation, []),
     "imagenet_pretrain": (toy.classification, []),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import keras
 
 from keras_densepred.analysis.darknet_costs import count_operations, count_weights
+from keras_densepred.analysis.detr_costs import TransformerCost
 from keras_densepred.analysis.fusion_time import fusion_time
 from keras_densepred.analysis.model_table.families import FAMILIES, Family, registered_backbones
 from keras_densepred.analysis.model_table.figures import ROWS, Row
@@ -146,7 +147,7 @@ def _below_heads(model: keras.Model, backbone: keras.Model) -> keras.Model:
     maps = [
         tensor
         for node in graph_nodes(model)
-        if isinstance(node.operation, RegionProposalHead)
+        if isinstance(node.operation, (RegionProposalHead, TransformerCost))
         or node.operation.name.endswith("_prediction")  # YOLO's
         for tensor in node.arguments.keras_tensors
     ]

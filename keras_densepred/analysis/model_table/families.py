@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_densepred.analysis import detr_costs
 from keras_densepred.analysis.model_table.figures import ROWS
 from keras_densepred.analysis.model_table.two_stage import countable
 from keras_densepred.backbones import (
@@ -23,9 +24,11 @@ from keras_densepred.models import (
     CEDNetImageClassifier,
     CSPNetImageClassifier,
     DeepLabV3,
+    DeformableDETR,
     FasterRCNN,
     MaskRCNN,
     RetinaNetKerasHub,
+    UperNet,
     YOLOv3Detector,
 )
 from keras_densepred.necks import DetectionPyramid, FeaturePyramid
@@ -57,6 +60,10 @@ def _cednet_retinanet(backbone: CEDNetBackbone) -> keras.Model:
     return RetinaNetKerasHub(DetectionPyramid(backbone), num_classes=80)
 
 
+def _upernet(backbone: PyramidBackbone) -> keras.Model:
+    return UperNet(backbone, num_classes=150)
+
+
 def _bicsnet_retinanet(backbone: BiCSNetBackbone | BiCSNetLiteBackbone) -> keras.Model:
     separable = isinstance(backbone, BiCSNetLiteBackbone)
     return RetinaNetKerasHub(backbone, num_classes=91, head_norm=True, head_separable=separable)
@@ -72,6 +79,11 @@ def _cednet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.M
 
 def _resnet_two_stage(detector: type, **options: Any) -> Callable[[Any], keras.Model]:
     return lambda backbone: countable(detector(backbone, num_classes=80, **options))
+
+
+def _cednet_detr(backbone: CEDNetBackbone) -> keras.Model:
+    pyramid = DetectionPyramid(backbone, max_level=6)
+    return detr_costs.countable(DeformableDETR(pyramid, num_classes=80))
 
 
 def _convnext_retinanet(backbone: ConvNeXtBackbone) -> keras.Model:
@@ -121,6 +133,9 @@ FAMILIES = {
             "RetinaNet": _cednet_retinanet,
             "Mask R-CNN": _cednet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _cednet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
+            "Deformable DETR": _cednet_detr,
+            "UperNet": _upernet,
+            "CEDHead": lambda backbone: UperNet(backbone, num_classes=150, head="ced"),
         },
     ),
     "bicsnet": Family(
@@ -148,6 +163,8 @@ FAMILIES = {
             "RetinaNet": _convnext_retinanet,
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _resnet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
+            "Deformable DETR": lambda backbone: detr_costs.countable(DeformableDETR(backbone, 80)),
+            "UperNet": _upernet,
         },
     ),
     "resnet": Family(

@@ -39,6 +39,8 @@ class Row:
 
 _IMAGENET = (224, 224)
 _COCO = (800, 1280)
+_ADE20K = (512, 2048)
+_ONE_MORE_STAGE = {"final_decoder": True}
 _DECODER = (
     "The paper's figures hold with the last decoder ({}), which the head, on C5, does not read; "
     "the authors' code drops it."
@@ -74,6 +76,10 @@ _CONTRADICTION = (
 _COUNTER = (
     "In the paper's counter the plain network has 8.77 where its convolutions have 8.53; by that "
     "ours is about 7.16."
+)
+_ENCODER = (
+    "The released configuration has 6 encoder layers; with 8, which the paper's numbers tell "
+    "(inferred), ours has {}M and, by its counter, {}G."
 )
 _BASELINE = "A baseline of the paper, outside of this package."
 
@@ -177,6 +183,13 @@ ROWS = {
         Row("cednet_next_small", "Mask R-CNN", _COCO, "72", "355"),
         Row("cednet_next_tiny", "Cascade Mask R-CNN", _COCO, "87", "753"),
         Row("cednet_next_small", "Cascade Mask R-CNN", _COCO, "110", "833"),
+        Row("cednet_next_tiny", "Deformable DETR", _COCO, "43", "223"),
+        Row("cednet_next_small", "Deformable DETR", _COCO, "65", "304"),
+        Row("cednet_next_tiny", "UperNet", _ADE20K, "61", "962"),
+        Row("cednet_next_small", "UperNet", _ADE20K, "83", "1045"),
+        Row("cednet_next_base", "UperNet", _ADE20K, "123", "1184"),
+        Row("cednet_next_tiny", "CEDHead", _ADE20K, config=_ONE_MORE_STAGE),
+        Row("cednet_next_small", "CEDHead", _ADE20K, config=_ONE_MORE_STAGE),
     ),
     "bicsnet": (
         Row("bicsnet_48s", "RetinaNet", (640, 640), None, "33.6"),
@@ -274,6 +287,17 @@ ROWS = {
         Row("convnext_tiny", "Cascade Mask R-CNN", _COCO, "86", "741"),
         Row("convnext_small", "Cascade Mask R-CNN", _COCO, "108", "827"),
         Row("convnext_base", "Cascade Mask R-CNN", _COCO, "146", "964"),
+        Row("convnext_tiny", "UperNet", _ADE20K, "60", "939"),
+        Row("convnext_small", "UperNet", _ADE20K, "82", "1027"),
+        Row("convnext_base", "UperNet", _ADE20K, "122", "1170"),
+        Row(
+            *("convnext_tiny", "Deformable DETR", _COCO, "42", "231"),
+            reason=_ENCODER.format("42.4", "231.2"),
+        ),
+        Row(
+            *("convnext_small", "Deformable DETR", _COCO, "64", "317"),
+            reason=_ENCODER.format("64.1", "317.5"),
+        ),
     ),
     "resnet": tuple(
         Row(preset, head, (800, 1333), parameters, config=_FROZEN)

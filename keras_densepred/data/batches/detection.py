@@ -73,9 +73,11 @@ def train_batches(
 
     Returns:
         A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
-        "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the network input, "labels": (B,
-        max_boxes) int32}`; unused boxes and labels are -1. With `mask_size` also `"masks"`
-        (B, max_boxes, mask_size, mask_size) uint8, 1 on the object, else 0.
+        "image_sizes": (B, 2) int32 (height, width) of what the augmentation gave, without the
+        padding on the right and below, "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the
+        network input, "labels": (B, max_boxes) int32}`; unused boxes and labels are -1. With
+        `mask_size` also `"masks"` (B, max_boxes, mask_size, mask_size) uint8, 1 on the object,
+        else 0.
 
     Raises:
         ValueError: if the data set is empty or an argument is out of range.
@@ -260,7 +262,7 @@ class _EvalBatchMaker:
             batch["scales"][row] = np.divide(resized.size, record.size)
             batch["valid"][row] = True
         for row in range(len(indices), self.batch_size if len(indices) else 0):
-            for name in ("images", "boxes", "labels", "image_ids", "scales"):
+            for name in ("images", "image_sizes", "boxes", "labels", "image_ids", "scales"):
                 batch[name][row] = batch[name][len(indices) - 1]
         return {**batch, REPORT: (skipped, dropped)}
 

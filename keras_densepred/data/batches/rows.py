@@ -142,6 +142,7 @@ class ObjectRows(ImageRows):
         """A batch of images `(height, width)` not yet written, without boxes."""
         batch = {
             "images": self.empty_images(batch_size, canvas),
+            "image_sizes": np.tile(np.array(canvas, np.int32), (batch_size, 1)),
             "boxes": np.full((batch_size, self.max_boxes, 4), -1, np.float32),
             "labels": np.full((batch_size, self.max_boxes), -1, np.int32),
         }
@@ -153,6 +154,7 @@ class ObjectRows(ImageRows):
     def write(self, batch: Batch, row: int, record: Record) -> int:
         """Returns how many boxes were dropped because the row is full."""
         self.write_image(batch["images"][row], record.image)
+        batch["image_sizes"][row] = record.size
         excess = len(record.labels) - self.max_boxes
         if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)

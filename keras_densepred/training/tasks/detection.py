@@ -55,17 +55,17 @@ class Detection(Recipe):
             train, max_boxes=settings.max_boxes, mask_size=mask_size, **options
         )
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
-        return batch["images"], {name: batch[name] for name in batch if name != "images"}
+        not_learned = ("images", "image_sizes")
+        targets = {name: batch[name] for name in batch if name not in not_learned}
+        return data.model_input(model, batch), targets
 
-    def batches(
-        self, settings: Any, train: Any, *, size_divisor: int = 1, **options: Any
-    ) -> Batches:
+    def batches(self, settings: Any, train: Any, *, model: Any = None, **options: Any) -> Batches:
         """See `Recipe.batches`; with `sizes`, step by step at another size."""
         if self.sizes is None:
-            return super().batches(settings, train, size_divisor=size_divisor, **options)
-        sizes = self.sizes(settings, size_divisor)
+            return super().batches(settings, train, model=model, **options)
+        sizes = self.sizes(settings, getattr(model, "size_divisor", 1))
         largest = max(sizes.sizes)
         open_largest = super().batches(
             dataclasses.replace(settings, image_size=largest), train, **options
@@ -87,7 +87,7 @@ class Detection(Recipe):
             self.batches(
                 settings,
                 run.train,
-                size_divisor=run.model.size_divisor,
+                model=run.model,
                 streams=streams,
                 shard=run.cluster.shard,
             ),
@@ -246,7 +246,7 @@ def predict_samples(
     images: list[np.ndarray] = []
     truth, found = [], []
     for batch in itertools.islice(batches, batch_count):
-        predictions = predictor.predict_on_batch(batch["images"])
+        predictions = predictor.predict_on_batch(data.model_input(predictor, batch))
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)]:
             record = dataset[index_of[int(batch["image_ids"][row])]]
             images.append(record.image)

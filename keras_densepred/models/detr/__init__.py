@@ -1,0 +1,1 @@
+"""Deformable DETR: detections from learned or selected queries, without suppression."""
