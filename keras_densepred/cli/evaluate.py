@@ -92,7 +92,10 @@ def _detector(
     )[name]
     _require_classes(model, split.class_names, split.source)
     batches = data.eval_batches(
-        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
+        split,
+        batch_size=options.batch_size,
+        image_sizes=model.takes_image_sizes,
+        **model.preprocessing.batch_options(),
     )
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         return split, metrics.evaluate_detector(model.model, batches, split, show)

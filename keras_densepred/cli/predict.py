@@ -122,12 +122,14 @@ def _open(
     images: UnlabelledImages | UnlabelledClassImages,
     model: saved.SavedModel,
     options: argparse.Namespace,
+    **more: Any,
 ) -> data.EvalBatches:
     """The images in batches, prepared as the model wants them, without broken ones."""
     return make(
         images,
         batch_size=min(options.batch_size, len(images)),
         on_bad_image="skip",
+        **more,
         **model.preprocessing.batch_options(),
     )
 
@@ -138,7 +140,7 @@ def _batches(
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
         for done, batch in enumerate(batches, start=1):
-            yield model.model.predict_on_batch(batch["images"]), batch
+            yield model.model.predict_on_batch(data.model_inputs(batch)), batch
             show(done)
 
 
@@ -146,7 +148,7 @@ def _detect(
     model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
-    batches = _open(data.eval_batches, images, model, options)
+    batches = _open(data.eval_batches, images, model, options, image_sizes=model.takes_image_sizes)
     results: list[dict[str, Any]] = []
     for predictions, batch in _batches(batches, model, console):
         sizes: dict[int, tuple[int, int]] = {}

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.batches.detection import model_inputs
 from keras_densepred.metrics.mask_results import (
     masks_on_image,
     masks_to_rle,
@@ -197,7 +198,7 @@ def evaluate_detector(
 
     Args:
         model: whatever has `predict_on_batch(images) -> {"boxes", "labels", "confidence"}` as
-            `detections_to_coco` takes them.
+            `detections_to_coco` takes them; it gets what `data.model_inputs` makes of a batch.
         batches: `data.eval_batches` of the split; with `gather` this process' share of them.
         dataset: the split.
         on_batch: called with the number of batches done, for progress.
@@ -213,7 +214,7 @@ def evaluate_detector(
     has_masks = all("segmentation" in item for item in ground_truth["annotations"])
     detections: list[dict[str, Any]] = []
     for done, batch in enumerate(batches, start=1):
-        predictions = model.predict_on_batch(batch["images"])
+        predictions = model.predict_on_batch(model_inputs(batch))
         has_masks &= "masks" in predictions
         if not has_masks:
             predictions = {key: value for key, value in predictions.items() if key != "masks"}

@@ -44,6 +44,8 @@ class Detector(CompiledAsSaved):
     Attributes:
         task: `"detection"`.
         target_keys: what `fit` needs for each image; `"masks"` too where masks train.
+        takes_image_sizes: whether the model also takes `{"images", "image_sizes"}`, the second
+            (B, 2) int32: height and width of what is image in padded images.
         backbone: the model that the heads stand on, a neck included.
         num_classes: C, without background.
         bounding_box_format: format of boxes in training and prediction.
@@ -53,6 +55,7 @@ class Detector(CompiledAsSaved):
 
     task: ClassVar[str] = "detection"
     target_keys: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    takes_image_sizes: ClassVar[bool] = False
 
     def _set_detector(
         self,

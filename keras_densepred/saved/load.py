@@ -49,6 +49,11 @@ class SavedModel:
         """`"detection"`, `"segmentation"` or `"classification"`."""
         return self.preprocessing.task
 
+    @property
+    def takes_image_sizes(self) -> bool:
+        """Whether the model is told where padded images end, see `models.Detector`."""
+        return getattr(self.model, "takes_image_sizes", False)
+
 
 def open_model(
     name: str | os.PathLike[str],

@@ -55,6 +55,20 @@ def test_evaluation_at_the_papers_sizes():
     }
 
 
+def test_batches_say_where_images_end():
+    sizes = [(48, 64), (64, 48), (30, 90)]
+    options = {"short_side": 80, "long_side": 133, "pad_multiple": 32, "image_sizes": True}
+    ends = {}
+    for batch in evaluate(Pictures(sizes), batch_size=2, **options):
+        inputs = data.model_inputs(batch)
+        assert inputs.keys() == {"images", "image_sizes"} and inputs["images"] is batch["images"]
+        assert inputs["image_sizes"].dtype == np.int32
+        ends |= dict(zip(batch["image_ids"].tolist(), inputs["image_sizes"].tolist(), strict=True))
+    assert ends == {100: [80, 107], 101: [107, 80], 102: [44, 133]}
+    batch = next(iter(evaluate(Pictures(sizes), batch_size=2, image_size=64)))
+    assert data.model_inputs(batch) is batch["images"]
+
+
 def test_evaluation_boxes_are_in_network_pixels():
     batch = next(iter(evaluate(Pictures([(20, 40)] * 2), batch_size=2, image_size=(40, 80))))
     np.testing.assert_array_equal(batch["boxes"][1, 0], (0, 0, 16, 8))
