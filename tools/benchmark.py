@@ -10,6 +10,7 @@
     python tools/benchmark.py --detectors csp_peleenet_efm_sam csp_densenet_b_ref_prn
     python tools/benchmark.py --two-stage
     python tools/benchmark.py --depthwise --batch 64 --precision bfloat16
+    python tools/benchmark.py --deformable-attention --rounds 5
 
 All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
@@ -32,6 +33,8 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 * --two-stage: a training step of Mask R-CNN, ResNet-50 and FPN, 512 px, 2 images, beside a step of
   its backbone alone; RoIAlign of 512 boxes beside a gather of the rows that it reads.
 * --depthwise: the 7x7 convolutions of CEDNet-NeXt-T's levels in each form that the backend offers.
+* --deformable-attention: a layer of Deformable DETR's encoder, 800 x 1280 px, forward and with
+  gradients, beside PyTorch's `grid_sample`.
 * On an accelerator the peak memory of each candidate is its own device memory.
 """
 
@@ -56,6 +59,7 @@ import keras
 from keras_densepred import backbones, files, training
 from tools.timing import (
     candidates,
+    deformable_attention,
     depthwise,
     detections,
     detectors,
@@ -124,6 +128,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--depthwise", action="store_true", help="time each form of the depthwise convolutions"
     )
+    parser.add_argument(
+        "--deformable-attention", action="store_true", help="time it beside grid_sample"
+    )
     return parser.parse_args(argv)
 
 
@@ -176,6 +183,10 @@ def measured(arguments: argparse.Namespace):
         for batch in arguments.batch:
             for row in depthwise.measure_depthwise(batch, arguments.precision, arguments.rounds):
                 yield from shown([{"backend": keras.config.backend(), **row}])
+        return
+    if arguments.deformable_attention:
+        for row in deformable_attention.measure_deformable_attention(arguments.rounds):
+            yield from shown([{"backend": keras.config.backend(), **row}])
         return
     peak = None
     for preset, size, batch, mode in itertools.product(

@@ -5,10 +5,10 @@ Sparse Linear Assignment Problems", 1987): targets are assigned one after the ot
 cheapest chain of reassignments that ends at a query still free. Prices of the queries keep the
 costs along a chain from being negative, so Dijkstra's algorithm finds it.
 
-Every problem goes its own way in one common loop: in each round it looks at one query more, or moves
-one link of the chain that it has found. So the number of rounds is that of the slowest problem,
-not the sum over targets of the slowest search, and a round is a few operations on (problems, Q),
-whatever the number of problems: the same on the three backends, eager and compiled.
+Every problem goes its own way in one common loop: in each round it looks at one query more, or
+moves one link of the chain that it has found. So the number of rounds is that of the slowest
+problem, not the sum over targets of the slowest search, and a round is a few operations on
+(problems, Q), whatever the number of problems: the same on the three backends, eager and compiled.
 """
 
 from typing import Any
@@ -98,24 +98,24 @@ def _solve(lines: Tensor, smallest: Tensor, valid: Tensor) -> Tensor:
     # What belongs to a problem, besides the prices of its queries:
     #   query_of, target_of    the assignment so far; -1 is free, and a target with the query
     #                          `queries` is left over
-    #   target, query          where the search stands: the target, and the query it holds
-    #                          (-1: the target that the search is for)
+    #   target, query          while a chain is searched: its last target, and the query that this
+    #                          one holds (-1: none, it is the first); while a chain changes hands:
+    #                          -1, and the next query to do so
     #   reached                length of the chain up to there
     #   distance, before       of each query: the shortest chain known, and the target before it
-    #   scanned                queries whose chain is final
+    #   unread                 queries whose chain is not final
     #   spare, spare_length    the target that is best left over, should no query be free
-    #   moving                 whether the chain is found, and `query` the next to change hands
     def step(
-        query_of, target_of, price, target, query, reached, distance, before, scanned, spare,
-        spare_length, moving,
+        query_of, target_of, price, target, query, reached, distance, before, unread, spare,
+        spare_length,
     ):  # fmt: skip
-        searching = ops.logical_and(target >= 0, ops.logical_not(moving))
+        searching = target >= 0
         here = first_target + ops.maximum(target, 0)
         reduced = ops.take(lines, here, axis=0) - price
         own = ops.where(query >= 0, of_query(reduced, query), 0.0)
-        through = reached[:, None] + (reduced - own[:, None])
-        shorter = ops.logical_and(through < distance, ops.logical_not(scanned))
-        shorter = ops.logical_and(shorter, searching[:, None])
+        # The difference first: where costs are equal it is zero.
+        through = ops.where(searching, reached, infinity)[:, None] + (reduced - own[:, None])
+        shorter = ops.logical_and(through < distance, unread)
         distance = ops.where(shorter, through, distance)
         before = ops.where(shorter, target[:, None], before)
         left_over = reached - own - ops.take(smallest, here)
@@ -124,32 +124,28 @@ def _solve(lines: Tensor, smallest: Tensor, valid: Tensor) -> Tensor:
         spare_length = ops.where(better, left_over, spare_length)
 
         # The nearest query; of those equally near a free one, which ends the search.
-        is_open = ops.where(scanned, infinity, distance)
-        nearest = ops.min(is_open, axis=1)
-        is_nearest = ops.cast(is_open == nearest[:, None], "int32")
-        candidate = _argmax(is_nearest * (1 + ops.cast(target_of < 0, "int32")))
+        ahead = ops.where(unread, distance, infinity)
+        nearest = ops.min(ahead, axis=1)
+        is_free = ops.cast(target_of < 0, "int32")
+        candidate = _argmax(ops.where(ahead == nearest[:, None], 1 + is_free, 0))
         exhausted = ops.logical_and(searching, nearest == infinity)
-        go_on = ops.logical_and(searching, ops.logical_not(exhausted))
-        scanned = ops.logical_or(
-            scanned,
-            ops.logical_and(query_numbers == candidate[:, None], go_on[:, None]),
-        )
-        owner = of_query(target_of, candidate)
-        found = ops.logical_or(exhausted, ops.logical_and(go_on, owner < 0))
+        reads = ops.logical_xor(searching, exhausted)
+        is_candidate = ops.logical_and(query_numbers == candidate[:, None], reads[:, None])
+        unread = ops.logical_and(unread, ops.logical_not(is_candidate))
+        owner = ops.where(exhausted, -1, of_query(target_of, candidate))
+        found = ops.logical_and(searching, owner < 0)
         length = ops.where(exhausted, spare_length, nearest)
-        price = ops.where(
-            ops.logical_and(scanned, found[:, None]), price + (distance - length[:, None]), price
-        )
-        reached = ops.where(searching, nearest, reached)
-        target = ops.where(searching, owner, target)
-        query = ops.where(searching, candidate, query)
+        dearer = ops.logical_and(found[:, None], ops.logical_not(unread))
+        price = ops.where(dearer, price + (distance - length[:, None]), price)
+        reached = nearest
+        target = ops.where(searching, owner, -1)
+        query = ops.where(reads, candidate, query)
         query = ops.where(exhausted, of_target(query_of, spare), query)
         is_spare = ops.logical_and(target_numbers == spare[:, None], exhausted[:, None])
         query_of = ops.where(is_spare, queries, query_of)
-        moving = ops.logical_or(moving, found)
 
         # One link: `query` goes to the target before it, whose own query is the next to go.
-        moves = ops.logical_and(moving, query >= 0)
+        moves = ops.logical_and(target < 0, query >= 0)
         taker = of_query(before, query)
         given_up = of_target(query_of, taker)
         is_query = ops.logical_and(query_numbers == query[:, None], moves[:, None])
@@ -158,26 +154,26 @@ def _solve(lines: Tensor, smallest: Tensor, valid: Tensor) -> Tensor:
         query_of = ops.where(is_taker, query[:, None], query_of)
         query = ops.where(moves, given_up, query)
 
-        ends = ops.logical_and(moving, query < 0)
+        # The next search, where this one has come to its end.
+        ends = ops.logical_and(target < 0, query < 0)
         target = ops.where(ends, next_target(query_of), target)
         reached = ops.where(ends, 0.0, reached)
         distance = ops.where(ends[:, None], infinity, distance)
-        scanned = ops.logical_and(scanned, ops.logical_not(ends)[:, None])
+        unread = ops.logical_or(unread, ends[:, None])
         spare_length = ops.where(ends, infinity, spare_length)
-        moving = ops.logical_and(moving, ops.logical_not(ends))
         return (
-            query_of, target_of, price, target, query, reached, distance, before, scanned, spare,
-            spare_length, moving,
+            query_of, target_of, price, target, query, reached, distance, before, unread, spare,
+            spare_length,
         )  # fmt: skip
 
     query_of = ops.where(valid, -1, queries)
     none = ops.full((problems, queries), -1, "int32")
     far = ops.full((problems, queries), infinity, "float32")
-    zero = ops.zeros((problems,), "float32")
     nobody = ops.full((problems,), -1, "int32")
     state = (
-        query_of, none, ops.zeros_like(far), next_target(query_of), nobody, zero, far, none,
-        ops.zeros((problems, queries), "bool"), nobody, far[:, 0], ops.zeros((problems,), "bool"),
+        query_of, none, ops.zeros_like(far), next_target(query_of), nobody,
+        ops.zeros((problems,), "float32"), far, none, ops.ones((problems, queries), "bool"), nobody,
+        ops.full((problems,), infinity, "float32"),
     )  # fmt: skip
     query_of, *_ = while_loop(unfinished, step, state, maximum_iterations=2 * targets * targets)
     return ops.where(query_of == queries, -1, query_of)

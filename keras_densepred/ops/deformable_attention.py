@@ -1,8 +1,20 @@
-"""Multi-scale deformable attention (Zhu et al., "Deformable DETR", equation 3), sampling and sum."""
+"""Multi-scale deformable attention (Zhu et al., "Deformable DETR", equation 3): sampling and sum.
 
-from collections.abc import Sequence
+The plain form gathers the four pixels around every sample, (B, Q, heads, L * P, C) four times, and
+keeps them for its gradients: 1.4 GB for one image of 800 x 1280 px. Here only what is given is
+kept; the pixels are gathered again in the backward pass, and summed as they are read:
+
+* PyTorch: `embedding_bag` reads and sums in one operation (`deformable_attention_torch.py`).
+* JAX and TensorFlow: a loop over the L * P samples of a query. XLA fuses gathers, shares and sum.
+
+`tools/timing/deformable_attention.py` times it beside `torch.nn.functional.grid_sample`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -36,50 +48,238 @@ def deformable_attention(
             areas do not sum to N.
     """
     _check(values, shapes, locations, weights)
-    batch, tokens, heads, channels = ops.shape(values)
+    batch, _, heads, channels = ops.shape(values)
     queries = ops.shape(locations)[1]
-    table = ops.reshape(ops.cast(values, "float32"), (-1, channels))
     locations, weights = ops.cast(locations, "float32"), ops.cast(weights, "float32")
-    # Rows of the table that hold the first token of each (image, head).
-    image = ops.reshape(ops.arange(batch, dtype="int32") * (tokens * heads), (-1, 1, 1, 1))
-    first = image + ops.reshape(ops.arange(heads, dtype="int32"), (1, 1, heads, 1))
-    total: Tensor = 0.0
-    for level, (height, width) in enumerate(shapes):
-        x = locations[:, :, :, level, :, 0] * ops.cast(width, "float32") - 0.5
-        y = locations[:, :, :, level, :, 1] * ops.cast(height, "float32") - 0.5
-        for row, row_share in _neighbours(y, height):
-            for column, column_share in _neighbours(x, width):
-                index = first + (row * width + column) * heads
-                share = weights[:, :, :, level] * row_share * column_share
-                rows = ops.take(table, ops.reshape(index, (-1,)), axis=0)
-                rows = ops.reshape(rows, (batch, queries, heads, -1, channels))
-                total = total + ops.sum(share[..., None] * rows, axis=3)
-        first = first + height * width * heads
-    total = ops.reshape(total, (batch, queries, heads * channels))
-    return ops.cast(total, values.dtype)
+    table, levels = _with_borders(ops.cast(values, "float32"), shapes)
+    backend = keras.config.backend()
+    if backend == "torch":
+        outputs = _torch(table, locations, weights, levels, shapes)
+    else:
+        function = _jax_function() if backend == "jax" else _tensorflow_function()
+        outputs = function(table, locations, weights, levels)
+    return ops.cast(ops.reshape(outputs, (batch, queries, heads * channels)), values.dtype)
 
 
-def _neighbours(position: Tensor, size: Any) -> list[tuple[Tensor, Tensor]]:
-    """Along one axis: the two pixels a position lies between, and the share of each.
+def _with_borders(values: Tensor, shapes: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    """The pixels of all levels within a border of zeros, so that every sample has four neighbours.
 
     Args:
-        position: float32, integers are pixel centres.
-        size: pixels of the axis.
+        values: (B, N, heads, C).
+        shapes: (height, width) of each level.
 
     Returns:
-        Twice the pixel, int32, 0 <= pixel < size, and its share, 0 where it had to be moved there.
+        (B, R, heads, C), R >= N, and (L, 3) int32: height, width and the first of the rows of each
+        level.
     """
-    last = ops.cast(size, "float32") - 1.0
-    # Beyond one pixel outside nothing is sampled; what large numbers would do as int32 is open.
-    position = ops.clip(position, -1.0, last + 1.0)
-    lower = ops.stop_gradient(ops.floor(position))
-    upper_share = position - lower
-    pairs = []
-    for pixel, share in ((lower, 1.0 - upper_share), (lower + 1.0, upper_share)):
-        inside = ops.logical_and(pixel >= 0.0, pixel <= last)
-        moved = ops.cast(ops.clip(pixel, 0.0, last), "int32")
-        pairs.append((moved, ops.where(inside, share, 0.0)))
-    return pairs
+    batch, _, heads, channels = ops.shape(values)
+    maps, levels, start, first = [], [], 0, 0
+    for height, width in shapes:
+        area, rows = height * width, (height + 2) * (width + 2)
+        level = ops.reshape(values[:, start : start + area], (batch, height, width, -1))
+        level = ops.pad(level, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        maps.append(ops.reshape(level, (batch, rows, heads, channels)))
+        levels.append(ops.stack([ops.cast(x, "int32") for x in (height, width, first)]))
+        start, first = start + area, first + rows
+    return ops.concatenate(maps, axis=1), ops.stack(levels)
+
+
+def sample_points(locations: Tensor, levels: Tensor, rows: Any) -> tuple[Tensor, ...]:
+    """Where each sample lies in the table of rows (B * R * heads, C).
+
+    Args:
+        locations: (B, Q, heads, L, P, 2).
+        levels: (L, 3) from `_with_borders`.
+        rows: R.
+
+    Returns:
+        The row of the upper left neighbour (B, Q, heads, L, P) int32; the rows from there to the
+        lower neighbour (L, 1) int32; how far right and down of it the sample lies, (..., 2) float32
+        from 0 to 1; and by how much that changes with the location, (..., 2): 0 where all
+        neighbours are zeros.
+    """
+    batch, _, heads = ops.shape(locations)[:3]
+    sides = ops.flip(levels[:, None, :2], axis=-1)  # (L, 1, 2), width first
+    first, stride = levels[:, None, 2], levels[:, None, 1] + 2
+    size = ops.cast(sides, "float32")
+    position = locations * size - 0.5
+    inside = ops.maximum(ops.minimum(position, size), -1.0)
+    slope = ops.where(position == inside, size, 0.0)
+    lower = ops.minimum(ops.floor(inside), size - 1.0)
+    # The limits on integers are for NaN, which are any integer.
+    cell = ops.maximum(ops.minimum(ops.cast(lower, "int32") + 1, sides), 0)
+    row = first + cell[..., 1] * stride + cell[..., 0]
+    image = ops.reshape(ops.arange(batch, dtype="int32") * rows, (-1, 1, 1, 1, 1))
+    head = ops.reshape(ops.arange(heads, dtype="int32"), (-1, 1, 1))
+    return (image + row) * heads + head, stride * heads, inside - lower, slope
+
+
+def neighbour_shares(offset_x: Tensor, offset_y: Tensor, weight: Tensor) -> list[Tensor]:
+    """What the upper left, upper right, lower left and lower right neighbour count for."""
+    lower = weight * offset_y
+    upper = weight - lower
+    upper_right, lower_right = upper * offset_x, lower * offset_x
+    return [upper - upper_right, upper_right, lower - lower_right, lower_right]
+
+
+def share_gradients(
+    offset_x: Tensor, offset_y: Tensor, weight: Tensor, gradients: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the offsets and the weight from those of the four `neighbour_shares`."""
+    upper_left, upper_right, lower_left, lower_right = gradients
+    upper = upper_left + offset_x * (upper_right - upper_left)
+    lower = lower_left + offset_x * (lower_right - lower_left)
+    upper_slope, lower_slope = upper_right - upper_left, lower_right - lower_left
+    return (
+        weight * (upper_slope + offset_y * (lower_slope - upper_slope)),
+        weight * (lower - upper),
+        upper + offset_y * (lower - upper),
+    )
+
+
+# Of a backend: the rows of a table at an index; a table with rows added at an index; and a loop
+# `(function, carry, xs, number of ys) -> (carry, ys)`, otherwise as `keras.ops.scan`.
+Parts = tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Any]]
+
+
+def _samples_first(locations: Tensor, weights: Tensor, levels: Tensor, rows: Any) -> tuple:
+    """Of each of the L * P samples: row, stride, offsets and weight, (L * P, B * Q * heads)."""
+    row, stride, offset, slope = sample_points(locations, levels, rows)
+    num = weights.shape[3] * weights.shape[4]
+    row, offset_x, offset_y, weight = (
+        ops.transpose(ops.reshape(x, (-1, num)))
+        for x in (row, offset[..., 0], offset[..., 1], weights)
+    )
+    stride = ops.reshape(ops.repeat(stride, weights.shape[4], axis=1), (-1,))
+    return (row, stride, offset_x, offset_y, weight), slope
+
+
+def neighbour_rows(row: Tensor, stride: Tensor, heads: int) -> tuple[Tensor, ...]:
+    return row, row + heads, row + stride, row + stride + heads
+
+
+def _forward(inputs: tuple[Tensor, ...], parts: Parts) -> Tensor:
+    """(B * Q * heads, C) float32, of table, locations, weights and levels."""
+    table, locations, weights, levels = inputs
+    take, _, scan = parts
+    _, rows, heads, channels = ops.shape(table)
+    table = ops.reshape(table, (-1, channels))
+    samples, _ = _samples_first(locations, weights, levels, rows)
+
+    def add(total: Tensor, sample: Sequence[Tensor]) -> tuple[Tensor, tuple]:
+        row, stride, offset_x, offset_y, weight = sample
+        for index, share in zip(
+            neighbour_rows(row, stride, heads),
+            neighbour_shares(offset_x, offset_y, weight),
+            strict=True,
+        ):
+            total = total + share[:, None] * take(table, index)
+        return total, ()
+
+    total = ops.zeros((ops.shape(samples[0])[1], channels), "float32")
+    return scan(add, total, samples, 0)[0]
+
+
+def _backward(
+    inputs: tuple[Tensor, ...], gradient: Tensor, parts: Parts
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of table, locations and weights from that of the result."""
+    table, locations, weights, levels = inputs
+    take, add_at, scan = parts
+    shape = ops.shape(table)
+    _, rows, heads, channels = shape
+    table = ops.reshape(table, (-1, channels))
+    samples, slope = _samples_first(locations, weights, levels, rows)
+
+    def add(total: Tensor, sample: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        row, stride, offset_x, offset_y, weight = sample
+        products = []
+        for index, share in zip(
+            neighbour_rows(row, stride, heads),
+            neighbour_shares(offset_x, offset_y, weight),
+            strict=True,
+        ):
+            products.append(ops.sum(take(table, index) * gradient, axis=1))
+            total = add_at(total, index, share[:, None] * gradient)
+        return total, share_gradients(offset_x, offset_y, weight, products)
+
+    total, gradients = scan(add, ops.zeros_like(table), samples, 3)
+    of_x, of_y, of_weight = (ops.reshape(ops.transpose(x), ops.shape(weights)) for x in gradients)
+    return ops.reshape(total, shape), ops.stack([of_x, of_y], axis=-1) * slope, of_weight
+
+
+@functools.cache
+def _jax_function() -> Any:
+    import jax
+
+    # `keras.ops.take` would compare every index with the bounds.
+    parts = (
+        lambda table, index: table.at[index].get(mode="promise_in_bounds"),
+        lambda table, index, rows: table.at[index].add(rows, mode="promise_in_bounds"),
+        lambda function, carry, xs, _: jax.lax.scan(function, carry, xs),
+    )
+
+    @jax.custom_vjp
+    def attend(*inputs: Tensor) -> Tensor:
+        return _forward(inputs, parts)
+
+    attend.defvjp(
+        lambda *inputs: (attend(*inputs), inputs),
+        lambda inputs, gradient: (*_backward(inputs, gradient, parts), None),
+    )
+
+    # Image by image: from one table of all images XLA would let every device read every image.
+    def attend_image(table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
+        return attend(table[None], locations[None], weights[None], levels)
+
+    return jax.vmap(attend_image, (0, 0, 0, None))
+
+
+@functools.cache
+def _tensorflow_function() -> Any:
+    import tensorflow as tf
+
+    def scan(function: Any, carry: Tensor, xs: Sequence[Tensor], num_ys: int) -> tuple:
+        num = xs[0].shape[0]
+
+        def step(k: Tensor, carry: Tensor, arrays: Sequence[Any]) -> tuple:
+            carry, ys = function(carry, [x[k] for x in xs])
+            return k + 1, carry, [a.write(k, y) for a, y in zip(arrays, ys, strict=True)]
+
+        arrays = [tf.TensorArray("float32", num) for _ in range(num_ys)]
+        _, carry, arrays = tf.while_loop(
+            lambda k, *_: k < num,
+            step,
+            (0, carry, arrays),
+            parallel_iterations=1,  # each of them holds rows
+            maximum_iterations=num,
+        )
+        return carry, [array.stack() for array in arrays]
+
+    parts = (
+        tf.gather,
+        lambda table, index, rows: tf.tensor_scatter_nd_add(table, index[:, None], rows),
+        scan,
+    )
+
+    @tf.custom_gradient
+    def attend(*inputs: Tensor) -> tuple[Tensor, Any]:
+        def backward(gradient: Tensor) -> tuple:
+            return (*_backward(inputs, gradient, parts), None)
+
+        return _forward(inputs, parts), backward
+
+    return attend
+
+
+def _torch(
+    table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor, shapes: Sequence[Any]
+) -> Tensor:
+    if table.device.type == "meta":  # shapes are being inferred
+        return table.new_empty((*locations.shape[:3], table.shape[3]))
+    from keras_densepred.ops.deformable_attention_torch import Attend
+
+    return Attend.apply(table, locations, weights, levels, shapes)
 
 
 def _check(values: Tensor, shapes: Sequence[Any], locations: Tensor, weights: Tensor) -> None:
