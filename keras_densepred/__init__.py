@@ -32,7 +32,7 @@ if TYPE_CHECKING or start.is_loaded():
         NonMaxSuppression,
         RetinaNet,
     )
-    from keras_densepred.necks import DetectionPyramid, FeaturePyramid
+    from keras_densepred.necks import BiFPN, DetectionPyramid, FeaturePyramid
 else:  # in a command, until it has read its flags
     __getattr__ = start.later(__name__)
 
@@ -40,6 +40,7 @@ __all__ = [
     "BiCSNetBackbone",
     "BiCSNetImageClassifier",
     "BiCSNetLiteBackbone",
+    "BiFPN",
     "CEDNetBackbone",
     "CEDNetImageClassifier",
     "CSPDenseNetBackbone",

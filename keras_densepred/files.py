@@ -4,6 +4,7 @@ The one module that writes for the package, its recipes and its tools.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -186,16 +187,56 @@ def require_new_folder(
     return path
 
 
+class CommandFolder:
+    """A folder with the files of one command, which `claim_folder` gives.
+
+    Attributes:
+        path: of the folder, `~` replaced.
+    """
+
+    def __init__(self, path: Path, command: str):
+        self.path = path
+        self._command = command
+        self._earlier = _earlier_files(path / MARKER)
+        self._written: dict[str, str] = {}
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Writes a file, see `write_atomically`; returns its path."""
+        path = self.path / name
+        write_atomically(path, content)
+        self._written[name] = _sum_of(content)
+        return path
+
+    def note(self) -> None:
+        """Writes down which files are the command's."""
+        content = {"command": self._command, "written": {**self._earlier, **self._written}}
+        write_atomically(self.path / MARKER, (json.dumps(content) + "\n").encode())
+
+    def remove_earlier(self) -> None:
+        """Removes what the command wrote earlier and not now, where nobody has changed it."""
+        if not self._written:
+            return
+        for name in self._earlier.keys() - self._written.keys():
+            path = self.path / name
+            if path.is_file() and _sum_of(path.read_bytes()) == self._earlier[name]:
+                path.unlink()
+                for folder in path.relative_to(self.path).parents[:-1]:
+                    remove_if_empty(self.path / folder)
+        self._earlier = {}
+
+
+@contextlib.contextmanager
 def claim_folder(
     path: str | os.PathLike[str],
     command: str,
     *,
     inputs: Iterable[str | os.PathLike[str]] = (),
     overwrite: bool = False,
-) -> Path:
-    """Takes a folder for a command's files: a new or empty one, or one that this command made.
+) -> Iterator[CommandFolder]:
+    """A folder for a command's files: a new or empty one, or one that this command made.
 
-    Files that are there stay, but for those of the same name that the command writes.
+    Files that are there stay, but for those that the command wrote earlier: at the end the folder
+    has this job's. A command that fails before it writes anything leaves a new folder as it was.
 
     Args:
         path: the folder.
@@ -203,8 +244,8 @@ def claim_folder(
         inputs: what the command reads; the folder may be none of them.
         overwrite: whether to write into another folder, too.
 
-    Returns:
-        The path, `~` replaced; the folder exists.
+    Yields:
+        The folder, which exists, for what is written there.
 
     Raises:
         OutputError: if other files are there, it is an input, or it cannot be made.
@@ -219,9 +260,26 @@ def claim_folder(
             f"{path} holds files that `{command}` did not write: give another --output, or "
             "--overwrite to write among them."
         )
+    existed = path.exists()
+    before = {file.name for file in path.iterdir()} if existed else set()
     require_possible(path)
-    write_atomically(marker, (json.dumps({"command": command}) + "\n").encode())
-    return path
+    folder = CommandFolder(path, command)
+    folder.note()
+    try:
+        yield folder
+        folder.remove_earlier()
+    finally:
+        folder.note()
+        if {file.name for file in path.iterdir()} == before | {MARKER} != before:
+            marker.unlink()
+            if not existed:
+                remove_if_empty(path)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Removes a folder unless something is in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def is_free(path: Path) -> bool:
@@ -255,6 +313,18 @@ def _command_of(marker: Path) -> str | None:
         return json.loads(marker.read_text(encoding="utf-8")).get("command")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _earlier_files(marker: Path) -> dict[str, str]:
+    """The sums of the files that a command wrote into its folder, by name."""
+    try:
+        return dict(json.loads(marker.read_text(encoding="utf-8"))["written"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _sum_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _listing(folder: Path) -> list[str]:

@@ -15,7 +15,10 @@ import keras_densepred
 PACKAGE = Path(keras_densepred.__file__).parent
 HEADING = re.compile(r"^Example\b[^\n]*:$", re.MULTILINE)
 # A training step of a network of more than 30 million parameters.
-LARGE = ("DeepLabV3", "RetinaNetKerasHub", "FasterRCNN")
+LARGE = (
+    *("DeepLabV3", "RetinaNetKerasHub", "FasterRCNN", "UperNet"),
+    *("Mask2Former", "Mask2FormerSegmenter"),
+)
 
 
 def examples():
@@ -46,6 +49,7 @@ def variables():
     return {
         "keras": keras,
         "keras_densepred": keras_densepred,
+        "np": np,
         "images": random.normal(size=(2, 64, 64, 3)).astype("float32"),
         "boxes": np.array([[[4, 4, 40, 30]], [[10, 20, 60, 62]]], "float32"),
         "labels": np.array([[1], [0]], "int32"),

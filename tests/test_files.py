@@ -77,23 +77,67 @@ def test_an_input_is_never_written_over(tmp_path):
         with pytest.raises(OutputError, match="which is read"):
             require_new_file(path, inputs=[model], overwrite=True)
     with pytest.raises(OutputError, match="which is read"):
-        claim_folder(tmp_path / "preset", "predict", inputs=[model], overwrite=True)
+        claim(tmp_path / "preset", "predict", inputs=[model], overwrite=True)
+
+
+def claim(*arguments, **options):
+    """Claims a folder and writes a file; returns the folder."""
+    with claim_folder(*arguments, **options) as folder:
+        folder.write("found.json", b"[]")
+    return folder.path
 
 
 def test_a_folder_of_another_command_is_refused_unless_told(tmp_path):
     folder = tmp_path / "found"
-    assert claim_folder(folder, "predict") == folder
-    (folder / "detections.json").write_text("[]")
-    claim_folder(folder, "predict")
+    assert claim(folder, "predict") == folder
+    claim(folder, "predict")
     with pytest.raises(OutputError, match="`check-data` did not write"):
-        claim_folder(folder, "check-data")
-    claim_folder(folder, "check-data", overwrite=True)
-    assert (folder / "detections.json").read_text() == "[]"
+        claim(folder, "check-data")
+    (folder / "mine.txt").write_text("dear")
+    claim(folder, "check-data", overwrite=True)
+    assert (folder / "mine.txt").read_text() == "dear"
+
+
+def names_in(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("[!.]*") if p.is_file())
+
+
+def test_a_folder_has_the_files_of_its_last_job_and_the_users(tmp_path):
+    folder = tmp_path / "found"
+    with claim_folder(folder, "predict") as claimed:
+        for name in ("pictures/a.png", "pictures/b.png", "masks/a.png", "masks/old.png"):
+            claimed.write(name, b"first")
+    (folder / "pictures" / "mine.png").write_bytes(b"first")
+    (folder / "pictures" / "b.png").write_bytes(b"retouched")
+    with claim_folder(folder, "predict") as claimed:
+        claimed.write("pictures/c.png", b"second")
+    kept = ["pictures/b.png", "pictures/c.png", "pictures/mine.png"]
+    assert names_in(folder) == kept and not (folder / "masks").exists()
+    with pytest.raises(RuntimeError), claim_folder(folder, "predict") as claimed:
+        claimed.write("pictures/d.png", b"third")
+        raise RuntimeError
+    assert names_in(folder) == [*kept[:2], "pictures/d.png", kept[2]]
+    claim(folder, "predict")
+    assert names_in(folder) == ["found.json", "pictures/b.png", "pictures/mine.png"]
+
+
+def test_a_command_that_fails_at_once_leaves_nothing(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "mine.txt").write_text("dear")
+    for folder in (tmp_path / "new", theirs):
+        with pytest.raises(RuntimeError), claim_folder(folder, "predict", overwrite=True):
+            raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["theirs", "mine.txt"]
+    claim(theirs, "predict", overwrite=True)
+    with pytest.raises(RuntimeError), claim_folder(theirs, "predict"):
+        raise RuntimeError
+    assert claim(theirs, "predict") == theirs, "still known"
 
 
 def test_the_home_directory_is_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert claim_folder("~/seen", "check-data") == tmp_path / "seen"
+    assert claim("~/seen", "check-data") == tmp_path / "seen"
     with pytest.raises(OutputError, match="names no home"):
         files.expanded("~nobody_of_this_name/seen")
 
@@ -111,7 +155,8 @@ def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
     (folder / ".preset.abc.unfinished" / "new").mkdir(parents=True)
     (folder / ".lock").touch()
     assert files.is_free(folder)
-    assert claim_folder(folder, "predict") == folder
+    assert claim(folder, "predict") == folder
+    (folder / "found.json").unlink()
     with files.locked(folder):
         names = sorted(path.name for path in folder.iterdir())
         assert names == [files.MARKER, files.LOCK] or names == [files.LOCK, files.MARKER]

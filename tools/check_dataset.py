@@ -12,7 +12,8 @@ from keras_densepred import cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the check; returns 0 when the data can be trained on, 1 otherwise."""
-    return cli.main(["check-data", *(sys.argv[1:] if argv is None else argv)])
+    flags = sys.argv[1:] if argv is None else argv
+    return cli.main(["check-data", *flags], program="tools/check_dataset.py")
 
 
 if __name__ == "__main__":

@@ -70,20 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, model in zip(options.models, detectors, strict=True):
             _require_classes(path, model, dataset)
         prepared_by = [preprocessing(path, options.image_size) for path in options.models]
-        options.output = claim_folder(
+        with claim_folder(
             options.output,
             "gradient-maps",
             inputs=[*options.models, options.data_dir],
             overwrite=options.overwrite,
-        )
-        results = []
-        for name, prepared, model in zip(names, prepared_by, detectors, strict=True):
-            print(f"{name}: gradients of {min(options.images, len(dataset)):,} images ...")
-            results.append(run(model, prepared, dataset, options.images))
-        results = _in_order(results)
-        if not results[0]:
-            raise ValueError(f"None of the images of {options.data_dir} has objects to detect.")
-        _write(options, names, results, dataset)
+        ) as folder:
+            options.output = folder.path
+            results = []
+            for name, prepared, model in zip(names, prepared_by, detectors, strict=True):
+                print(f"{name}: gradients of {min(options.images, len(dataset)):,} images ...")
+                results.append(run(model, prepared, dataset, options.images))
+            results = _in_order(results)
+            if not results[0]:
+                raise ValueError(f"None of the images of {options.data_dir} has objects to detect.")
+            _write(options, names, results, dataset)
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

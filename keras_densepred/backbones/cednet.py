@@ -126,7 +126,7 @@ class CEDNetBackbone(PyramidBackbone):
         size_divisor = 224 if swin_classification_compat else 32
 
         # === Functional model ===
-        builder = _StageBuilder(mixer, tuple(widths), style, lr_blocks)
+        builder = StageBuilder(mixer, tuple(widths), style, lr_blocks)
         rates = _drop_path_rates(drop_path_rate, p2_depth, stage_depths)
         inputs, x = image_input(image_shape, data_format, dtype, size_divisor)
         x = _stem(x, mixer, stem_width, p2_width)
@@ -249,7 +249,7 @@ def _stem(x, mixer: TokenMixer, stem_width: int, p2_width: int):
     return x
 
 
-class _StageBuilder:
+class StageBuilder:
     """Builds one stage of the cascade: an encoder down to C5 and a decoder back up to C3."""
 
     def __init__(self, mixer: TokenMixer, widths: tuple[int, ...], style: str, lr: bool):

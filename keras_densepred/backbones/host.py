@@ -166,6 +166,13 @@ class HostBackbone(PyramidBackbone):
         """The configuration of the network that this one is made of."""
         return json.loads(self._network)
 
+    def rematerialize(self, enabled: bool = True) -> None:
+        if enabled:
+            raise ValueError(
+                f"{self.name} is another library's network, whose layers cannot be computed again "
+                "in the backward pass: leave --rematerialize out, or use a backbone of ours."
+            )
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "HostBackbone":
         # Not as the base: `network` stays a configuration.

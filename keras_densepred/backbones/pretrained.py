@@ -197,10 +197,8 @@ def downloading(preset: str) -> Iterator[None]:
         of_a_handle = "://" in preset and "has no config.json" in text
         if url is None and not isinstance(error, OSError) and not of_a_handle:
             raise
-        reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
-        cache = f", or put {url[1]} into ~/.keras/models" if url else ""
+        file = f", or put {url[1]} into ~/.keras/models" if url else ""
         raise ValueError(
-            f"{preset} could not be downloaded ({reason[:200]}): where there is a network, "
-            f'`load_backbone("{preset}").save_to_preset("DIRECTORY")` makes a directory that '
-            f"stands here in place of {preset}{cache}."
+            f"{preset} could not be downloaded: give a directory with a copy of it instead, as "
+            f'`load_backbone("{preset}").save_to_preset(DIRECTORY)` writes it elsewhere{file}.'
         ) from error

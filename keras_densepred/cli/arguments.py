@@ -99,6 +99,11 @@ def add_data_dir_arguments(group: Any) -> None:
     group.add_argument(
         "--val-share", type=float, metavar="SHARE", help="to hold out, of data without validation"
     )
+    group.add_argument(
+        "--reduce-zero-label",
+        action="store_true",
+        help="0 in semantic masks is no class, and 1 the first (ADE20K's tree: by itself)",
+    )
 
 
 def detection_files(options: argparse.Namespace) -> data.DetectionFiles:

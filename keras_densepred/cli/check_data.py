@@ -39,7 +39,7 @@ from keras_densepred.data.readers.mask_folders import is_segmentation_tree
 from keras_densepred.data.readers.object_files import ObjectFiles
 from keras_densepred.data.readers.readable import find_unreadable
 from keras_densepred.data.readers.trainable import Summary, require_evaluable_data
-from keras_densepred.files import claim_folder, write_atomically
+from keras_densepred.files import CommandFolder, claim_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,15 +66,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
     check_data_arguments(options)
     if options.samples < 0:
         options.refuse("--samples must not be negative")
-    if options.samples:
-        inputs = (
-            *(options.data_dir, options.images, options.mask_dir, options.annotations),
-            *(options.train_annotations, options.train_images),
-            *(options.val_annotations, options.val_images),
-        )
-        options.output = claim_folder(
-            options.output, NAME, inputs=filter(None, inputs), overwrite=options.overwrite
-        )
+    if not options.samples:
+        return _check(options, console, None)
+    inputs = (
+        *(options.data_dir, options.images, options.mask_dir, options.annotations),
+        *(options.train_annotations, options.train_images),
+        *(options.val_annotations, options.val_images),
+    )
+    with claim_folder(
+        options.output, NAME, inputs=filter(None, inputs), overwrite=options.overwrite
+    ) as folder:
+        return _check(options, console, folder)
+
+
+def _check(options: argparse.Namespace, console: Console, folder: CommandFolder | None) -> int:
+    """Checks; drawings go to the folder, if any."""
     faults: list[str] = []
     splits: Mapping[str, Split]
     try:
@@ -96,8 +102,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if not (broken and isinstance(dataset, MaskFiles)):
             summaries.append(dataset.summary())
             console.print(summaries[-1])
-        if options.samples:
-            path = _write_samples(options.output, name, dataset, options.samples, set(broken))
+        if folder is not None:
+            path = _write_samples(folder, name, dataset, options.samples, set(broken))
             if path is not None:
                 console.print(f"Samples of {name} with their labels: {path}")
     try:
@@ -170,8 +176,12 @@ def _open_objects(
 
 def _open_masks(options: argparse.Namespace) -> dict[str, MaskFiles]:
     if options.mask_dir:
-        return {"data": data.MaskFolder(options.images, options.mask_dir)}
-    return data.find_segmentation_splits(options.data_dir)
+        reduce = options.reduce_zero_label
+        folder = data.MaskFolder(options.images, options.mask_dir, reduce_zero_label=reduce)
+        return {"data": folder}
+    return data.find_segmentation_splits(
+        options.data_dir, reduce_zero_label=options.reduce_zero_label
+    )
 
 
 def _open_class_folders(options: argparse.Namespace) -> dict[str, data.ImageFolder]:
@@ -192,7 +202,7 @@ def _decode_all(console: Console, name: str, dataset: Split) -> dict[int, str]:
 
 
 def _write_samples(
-    folder: Path, name: str, dataset: Split, count: int, broken: set[int]
+    folder: CommandFolder, name: str, dataset: Split, count: int, broken: set[int]
 ) -> Path | None:
     """Draws images spread evenly over the split into one sheet; None without usable images."""
     usable = [index for index in range(len(dataset)) if index not in broken]
@@ -202,13 +212,14 @@ def _write_samples(
     pil = require("PIL.Image", "data")
     tiles: list[Any] = []
     seen: set[int] = set()
+    colours = getattr(dataset, "class_colours", None)
     for position in np.linspace(0, len(usable) - 1, count).astype(int):
         record = dataset[usable[position]]
         if isinstance(record, data.LabelledImage):
             legend_of_one = draw_legend([record.label], dataset.class_names, record.image.shape[1])
             drawn = np.concatenate([legend_of_one, record.image])
         elif record.semantic is not None:
-            drawn = draw_semantic(record.image, record.semantic, dataset.class_names)
+            drawn = draw_semantic(record.image, record.semantic, dataset.class_names, colours)
             seen |= set(np.unique(record.semantic).tolist())
         else:
             drawn = draw_objects(
@@ -225,7 +236,9 @@ def _write_samples(
     rows = [tiles[start : start + columns] for start in range(0, count, columns)]
     gap = 8
     sheet_width = max(sum(tile.width + gap for tile in row) for row in rows) + gap
-    legend = draw_legend(sorted(seen), dataset.class_names, sheet_width) if seen else None
+    legend = None
+    if seen:
+        legend = draw_legend(sorted(seen), dataset.class_names, sheet_width, colours)
     top = gap + (0 if legend is None else len(legend))
     sheet = pil.new("RGB", (sheet_width, top + len(rows) * (_SAMPLE_HEIGHT + gap)), "white")
     if legend is not None:
@@ -235,11 +248,9 @@ def _write_samples(
         for tile in row:
             sheet.paste(tile, (x, top + row_number * (_SAMPLE_HEIGHT + gap)))
             x += tile.width + gap
-    path = folder / f"samples_{name}.png"
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-    return path
+    return folder.write(f"samples_{name}.png", buffer.getvalue())
 
 
 def _refuse(console: Console, faults: list[str]) -> int:

@@ -92,10 +92,7 @@ def _detector(
     )[name]
     _require_classes(model, split.class_names, split.source)
     batches = data.eval_batches(
-        split,
-        batch_size=options.batch_size,
-        image_sizes=model.takes_image_sizes,
-        **model.preprocessing.batch_options(),
+        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
     )
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         return split, metrics.evaluate_detector(model.model, batches, split, show)
@@ -124,9 +121,11 @@ def _segmenter(
 
 def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
     if options.mask_dir:
-        return data.MaskFolder(options.images, options.mask_dir, names)
+        reduce = options.reduce_zero_label
+        return data.MaskFolder(options.images, options.mask_dir, names, reduce_zero_label=reduce)
     _require_split(options)
-    return data.find_segmentation_splits(options.data_dir, names)[options.split]
+    splits = data.find_segmentation_splits(options.data_dir, names, options.reduce_zero_label)
+    return splits[options.split]
 
 
 def _classifier(

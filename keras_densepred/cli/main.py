@@ -20,19 +20,20 @@ says. 2: the command line cannot be read."""
 _COMMANDS = (predict, evaluate, check_data, info)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Runs a command.
 
     Args:
         argv: command line without the program's name; None takes it from the process.
+        program: what the usage calls the command, where a script of its own runs it.
 
     Returns:
         0, 1 after a sentence on what is at fault, or 130 when interrupted.
     """
-    return command.run(_run, argv)
+    return command.run(lambda argv: _run(argv, program), argv)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, program: str | None) -> int:
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         prog="python -m keras_densepred",
@@ -44,6 +45,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for module in _COMMANDS:
         sub = commands.add_parser(
             module.NAME,
+            prog=program,
             allow_abbrev=False,
             help=module.SUMMARY,
             description=module.__doc__,

@@ -8,6 +8,7 @@ Into the output folder go
 
   detectors:    pictures/*.png with boxes (and masks), detections.json with COCO results
   segmenters:   pictures/*.png tinted by class, masks/*.png with class numbers and a palette
+                (--ade20k-labels: numbers from 1, in gray)
   classifiers:  classes.csv with the most probable classes of each image
 
 An image that cannot be read is named and left out; the exit code is 1 then."""
@@ -48,7 +49,7 @@ from keras_densepred.data.readers.unlabelled import (
     find_images,
     output_names,
 )
-from keras_densepred.files import claim_folder, write_atomically
+from keras_densepred.files import claim_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_arguments(parser, "folder", "runs/predict")
     parser.add_argument(
+        "--ade20k-labels",
+        action="store_true",
+        help="masks as ADE20K's server wants them: gray, 1 for the first class",
+    )
+    parser.add_argument(
         "--score",
         type=float,
         default=0.3,
@@ -81,17 +87,28 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if bool(options.images) == bool(options.data_dir):
         options.refuse("give images, or --data-dir")
     paths = find_images(options.images)
-    options.output = claim_folder(
+    with claim_folder(
         options.output,
         NAME,
         inputs=[options.model, *options.images, *filter(None, [options.data_dir])],
         overwrite=options.overwrite,
-    )
+    ) as options.folder:
+        return _predict(paths, options, console)
+
+
+def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -> int:
+    """Into the folder."""
     model = open_chosen_model(options)
     if options.data_dir:
         paths = _images_of_split(model, options)
     count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
     console.print(f"{model.path}: {type(model.model).__name__}, {count}")
+    if options.ade20k_labels and model.task != "segmentation":
+        raise ValueError(f"--ade20k-labels is for segmenters: {model.path} is none.")
+    if options.ade20k_labels and len(model.class_names) > 254:
+        raise ValueError(
+            f"--ade20k-labels has no room for {len(model.class_names)} classes: leave it out."
+        )
     task: dict[str, Callable[..., list[str]]] = {
         "detection": _detect,
         "segmentation": _segment,
@@ -111,7 +128,9 @@ def _images_of_split(model: saved.SavedModel, options: argparse.Namespace) -> li
     elif options.split == "test":
         raise ValueError("--split test is of detection data: give train or val.")
     elif model.task == "segmentation":
-        split = data.find_segmentation_splits(options.data_dir)[options.split]
+        split = data.find_segmentation_splits(
+            options.data_dir, reduce_zero_label=options.reduce_zero_label
+        )[options.split]
     else:
         split = data.ImageFolder(data.find_class_folders(options.data_dir)[options.split])
     return [Path(split.image_path(index)) for index in range(len(split))]
@@ -122,14 +141,12 @@ def _open(
     images: UnlabelledImages | UnlabelledClassImages,
     model: saved.SavedModel,
     options: argparse.Namespace,
-    **more: Any,
 ) -> data.EvalBatches:
     """The images in batches, prepared as the model wants them, without broken ones."""
     return make(
         images,
         batch_size=min(options.batch_size, len(images)),
         on_bad_image="skip",
-        **more,
         **model.preprocessing.batch_options(),
     )
 
@@ -140,7 +157,7 @@ def _batches(
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
         for done, batch in enumerate(batches, start=1):
-            yield model.model.predict_on_batch(data.model_inputs(batch)), batch
+            yield model.model.predict_on_batch(data.model_input(model.model, batch)), batch
             show(done)
 
 
@@ -148,7 +165,7 @@ def _detect(
     model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
-    batches = _open(data.eval_batches, images, model, options, image_sizes=model.takes_image_sizes)
+    batches = _open(data.eval_batches, images, model, options)
     results: list[dict[str, Any]] = []
     for predictions, batch in _batches(batches, model, console):
         sizes: dict[int, tuple[int, int]] = {}
@@ -166,15 +183,15 @@ def _detect(
                 scores=found["confidence"][sure],
                 masks=found["masks"][sure] if "masks" in found else None,
             )
-            _write_png(options.output / "pictures" / names[index], drawn)
+            options.folder.write(f"pictures/{names[index]}", _png(drawn))
         results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
-    write_atomically(options.output / "detections.json", (json.dumps(results) + "\n").encode())
+    file = options.folder.write("detections.json", (json.dumps(results) + "\n").encode())
     drawn_objects = sum(result["score"] >= options.score for result in results)
     console.print(
         f"{drawn_objects:,} objects with a confidence from {options.score:g}; wrote "
-        f"{options.output / 'pictures'} and {options.output / 'detections.json'}"
+        f"{options.folder.path / 'pictures'} and {file}"
     )
     return list(batches.skipped_images)
 
@@ -188,11 +205,18 @@ def _segment(
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["indices"][row])
             labels = metrics.labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
-            drawn = draw_semantic(images[index].image, labels, model.class_names)
-            legend = draw_legend(np.unique(labels).tolist(), model.class_names, drawn.shape[1])
-            _write_png(options.output / "pictures" / names[index], np.concatenate([legend, drawn]))
-            _write_png(options.output / "masks" / names[index], labels, model.class_names)
-    console.print(f"Wrote {options.output / 'pictures'} and {options.output / 'masks'}")
+            classes, colours = model.class_names, model.class_colours
+            drawn = draw_semantic(images[index].image, labels, classes, colours)
+            seen = np.unique(labels).tolist()
+            legend = draw_legend(seen, classes, drawn.shape[1], colours)
+            options.folder.write(f"pictures/{names[index]}", _png(np.concatenate([legend, drawn])))
+            if options.ade20k_labels:
+                mask = _png(labels + np.uint8(1))
+            else:
+                mask = _png(labels, _palette(model))
+            options.folder.write(f"masks/{names[index]}", mask)
+    places = (options.folder.path / name for name in ("pictures", "masks"))
+    console.print(f"Wrote {' and '.join(map(str, places))}")
     return list(batches.skipped_images)
 
 
@@ -215,20 +239,26 @@ def _classify(
                 name, value = model.class_names[label], probabilities[row, label]
                 writer.writerow([path, rank, label, name, f"{value:.6f}"])
             console.print(f"{path}: {model.class_names[best[0]]}", markup=False)
-    write_atomically(options.output / "classes.csv", text.getvalue().encode())
-    console.print(f"Wrote {options.output / 'classes.csv'}")
+    file = options.folder.write("classes.csv", text.getvalue().encode())
+    console.print(f"Wrote {file}")
     return list(batches.skipped_images)
 
 
-def _write_png(path: Path, pixels: np.ndarray, class_names: tuple[str, ...] = ()) -> None:
-    """Writes `(H, W, 3)` colours, or `(H, W)` labels with the colours of their classes."""
+def _palette(model: saved.SavedModel) -> list[int]:
+    """The colours of the model's labels, as Pillow takes them."""
+    names = model.class_names
+    colours = [
+        label_colour(label, names, model.class_colours) or (0, 0, 0) for label in range(len(names))
+    ]
+    colours += [(0, 0, 0)] * (255 - len(colours)) + [IGNORED_COLOUR]
+    return [tone for colour in colours for tone in colour]
+
+
+def _png(pixels: np.ndarray, palette: list[int] | None = None) -> bytes:
+    """A PNG file of `(H, W, 3)` colours, or `(H, W)` labels, with a palette or in gray."""
     image = require("PIL.Image", "data").fromarray(pixels)
-    if class_names:
-        colours = [
-            label_colour(label, class_names) or (0, 0, 0) for label in range(len(class_names))
-        ]
-        colours += [(0, 0, 0)] * (255 - len(colours)) + [IGNORED_COLOUR]
-        image.putpalette([tone for colour in colours for tone in colour])
+    if palette is not None:
+        image.putpalette(palette)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

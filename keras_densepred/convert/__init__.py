@@ -8,6 +8,7 @@ from keras_densepred.convert import (
     resnet,
     state,
     timm,
+    upernet,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "resnet",
     "state",
     "timm",
+    "upernet",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_densepred.convert import detr
+from keras_densepred.convert import detr, mask2former, upernet
 from keras_densepred.convert.state import LoadReport, assign_state, read_checkpoint
 
 __all__ = ["LoadReport", "authors_keys", "load_state", "read_checkpoint"]
@@ -113,16 +113,18 @@ _CED_HEAD = ("last_encoder", "last_decoder", "psp_modules", "bottleneck")
 
 
 def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
-    """Loads the authors' weights into a backbone, a classifier, a pyramid or a Deformable DETR.
+    """Loads the authors' weights into a backbone, a classifier, a pyramid or a whole model.
 
     Nothing is assigned unless everything fits.
 
     Args:
         model: `CEDNetBackbone`, `DetectionPyramid` around one, `CEDNetImageClassifier`, or
-            `DeformableDETR` on such a pyramid with `max_level=6`.
-        state: the authors' key names (without `module.` prefix, with or without `backbone.`) to
-            arrays in PyTorch's layout: convolutions (out, in, height, width), linear layers (out,
-            in). For a detector those of its head, too (`read_checkpoint(path, heads=True)`).
+            `DeformableDETR` on such a pyramid with `max_level=6`, or `UperNet` or `Mask2Former` on
+            a `CEDNetBackbone`.
+        state: the authors' key names (without `module.`; with or without `backbone.`, for `UperNet`
+            with it) to arrays in PyTorch's layout: convolutions (out, in, height, width), linear
+            layers (out, in). For a whole model those of its heads, too
+            (`read_checkpoint(path, heads=True)`).
 
     Returns:
         A `LoadReport`. Heads and pyramid layers that `model` does not have are skipped.
@@ -131,16 +133,17 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
         ValueError: if the state belongs to a model this package does not build, lacks a key,
             has an unknown one, or has an array of another shape. The message names them.
     """
-    state = {
-        key.removeprefix("backbone."): value
-        for key, value in state.items()
-        if key.rsplit(".", 1)[-1] not in _BUFFERS
-    }
+    state = {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in _BUFFERS}
+    if getattr(model, "task", None) == "segmentation" and not mask2former.is_one(model):
+        return _load_segmenter(model, state)
+    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    if mask2former.is_one(model):
+        return mask2former.load_state(model, state, authors_keys(model.plain_backbone))
     _refuse_ced_head(state)
     transformer = getattr(model, "transformer", None)
     pyramid = model if transformer is None else model.backbone
     targets = {key: (weight,) for key, weight in authors_keys(pyramid).items()}
-    optional = {*_CLASSIFIER, *_PYRAMID, _DETECTION_HEAD}
+    optional = {*_CLASSIFIER, *_PYRAMID, _DETECTION_HEAD, mask2former.HEAD}
     if transformer is not None:
         state = detr.without_aliases(state, len(transformer.heads))
         targets |= detr.authors_targets(transformer.weights)
@@ -151,6 +154,19 @@ def load_state(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadRepor
         state,
         is_optional=lambda key: key.split(".")[0] in optional,
         advice="Choose the preset (and `final_decoder`, `num_stages`) the weights were made with.",
+    )
+
+
+def _load_segmenter(model: keras.Model, state: Mapping[str, np.ndarray]) -> LoadReport:
+    """Loads a whole segmenter; an auxiliary head that the model lacks is skipped."""
+    keys = {upernet.BODY + key: weight for key, weight in authors_keys(model.backbone).items()}
+    keys |= upernet.authors_keys_of_heads(model)
+    return assign_state(
+        model,
+        {key: (weight,) for key, weight in keys.items()},
+        state,
+        is_optional=lambda key: key.startswith("auxiliary_head."),
+        advice="Choose the preset, head and number of classes the weights were made with.",
     )
 
 
@@ -208,7 +224,7 @@ def _refuse_ced_head(state) -> None:
     parts = sorted({key.split(".")[0] for key in state} & set(_CED_HEAD))
     if parts:
         raise ValueError(
-            f"These are weights of the authors' CEDHead segmenter (parts {', '.join(parts)}), an "
-            "mmsegmentation head outside the paper that this package does not build: keep only "
-            "the keys that start with `stem.` and `stages.` to load its body."
+            f"These are weights of the authors' CEDHead segmenter (parts {', '.join(parts)}): load "
+            'them into `models.UperNet(backbone, num_classes, head="ced")`, whole, or keep only '
+            "the keys that start with `stem.` and `stages.` to load the body."
         )

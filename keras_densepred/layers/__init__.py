@@ -27,8 +27,8 @@ from keras_densepred.layers.mobile import (
 )
 from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.norm import GELU, Activation, BatchNorm, LayerNorm
-from keras_densepred.layers.pooling import GlobalMean, MaxPool
-from keras_densepred.layers.residual import DropPath, LayerScale, drop_path
+from keras_densepred.layers.pooling import AdaptiveMean, GlobalMean, MaxPool
+from keras_densepred.layers.residual import ChannelDropout, DropPath, LayerScale, drop_path
 from keras_densepred.layers.sine_position import sine_embedding, sine_positions
 from keras_densepred.layers.spatial_fusion import PlainResampling, SpatialFusion
 from keras_densepred.layers.stateless import Add, ChannelSlice, Concat
@@ -47,6 +47,7 @@ from keras_densepred.layers.upsampling import (
     BroadcastLike,
     NearestUpsample,
     PyramidMean,
+    ResizeLike,
     TransposedConv,
 )
 from keras_densepred.layers.window_attention import (
@@ -59,11 +60,13 @@ __all__ = [
     "MSFM",
     "TOKEN_MIXERS",
     "Activation",
+    "AdaptiveMean",
     "Add",
     "BatchNorm",
     "BilinearUpsample",
     "BroadcastLike",
     "CSwinMixer",
+    "ChannelDropout",
     "ChannelSlice",
     "Concat",
     "Conv",
@@ -93,6 +96,7 @@ __all__ = [
     "Pointwise",
     "PyramidMean",
     "ResNetMixer",
+    "ResizeLike",
     "ShiftedWindowAttention",
     "SizeCheck",
     "SpaceToDepth",

@@ -1,6 +1,7 @@
 """Convolutions with batch normalisation, as residual networks are built of them."""
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 
@@ -26,6 +27,7 @@ class ConvNorm:
         dtype: dtype policy of all layers.
         negative_slope: of leaky ReLU; Darknet's is 0.1.
         fixed_statistics: whether batch norms use their moving statistics in training too.
+        start: makes the initializer of each kernel.
     """
 
     activation: str = "relu"
@@ -35,6 +37,7 @@ class ConvNorm:
     dtype: object = None
     negative_slope: float = 0.1
     fixed_statistics: bool = False
+    start: Callable[[], keras.initializers.Initializer] = FanInNormal
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
@@ -51,7 +54,7 @@ class ConvNorm:
         groups: int = 1,
     ):
         """Convolution that keeps the size or, with a stride, divides it, rounded up."""
-        start = FanInNormal()
+        start = self.start()
         if kernel == stride == groups == 1:
             # On channels-last maps a 1x1 convolution is a matrix product, and faster as one.
             return Pointwise(

@@ -71,7 +71,6 @@ class DeformableAttention(keras.layers.Layer):
         num_levels: of the maps that are looked at.
         num_points: points of each head on each level.
         dropout: of the result.
-        xavier: see `token_attention.linear`.
 
     Raises:
         ValueError: if the channels are no multiple of `num_heads`.
@@ -83,7 +82,6 @@ class DeformableAttention(keras.layers.Layer):
         num_levels: int = 4,
         num_points: int = 4,
         dropout: float = 0.0,
-        xavier: str = "uniform",
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)  # references stay float32
@@ -91,7 +89,6 @@ class DeformableAttention(keras.layers.Layer):
         self.num_levels = num_levels
         self.num_points = num_points
         self.rate = dropout
-        self.xavier = xavier
         self.dropout = TokenDropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
@@ -109,8 +106,8 @@ class DeformableAttention(keras.layers.Layer):
         self.attention_weights = linear(
             samples, "attention_weights", policy, kernel_initializer="zeros"
         )
-        self.value_proj = linear(channels, "value_proj", policy, self.xavier)
-        self.output_proj = linear(channels, "output_proj", policy, self.xavier)
+        self.value_proj = linear(channels, "value_proj", policy)
+        self.output_proj = linear(channels, "output_proj", policy)
         for layer in (
             self.sampling_offsets,
             self.attention_weights,
@@ -175,7 +172,6 @@ class DeformableAttention(keras.layers.Layer):
             "num_levels": self.num_levels,
             "num_points": self.num_points,
             "dropout": self.rate,
-            "xavier": self.xavier,
         }
 
 
@@ -189,7 +185,7 @@ class DeformableEncoderLayer(keras.layers.Layer):
         num_points: of each head on each level.
         hidden: features inside the feed-forward network.
         dropout: of both parts.
-        xavier: see `token_attention.linear`.
+        xavier: of the feed-forward network, see `token_attention.linear`.
     """
 
     def __init__(
@@ -211,7 +207,7 @@ class DeformableEncoderLayer(keras.layers.Layer):
         self.xavier = xavier
         policy = self.dtype_policy
         self.attention = DeformableAttention(
-            *(num_heads, num_levels, num_points, dropout, xavier), name="attention", dtype=policy
+            *(num_heads, num_levels, num_points, dropout), name="attention", dtype=policy
         )
         self.attention_norm = token_norm("attention_norm", policy)
         self.feed_forward = FeedForward(hidden, dropout, xavier, name="feed_forward", dtype=policy)
@@ -275,7 +271,7 @@ class DeformableEncoder(keras.layers.Layer):
         num_points: of each head on each level.
         hidden: features inside the feed-forward networks.
         dropout: in every layer.
-        xavier: see `token_attention.linear`.
+        xavier: of the feed-forward networks, see `token_attention.linear`.
         offset: of the sine positions: -0.5, or 0 in Mask2Former.
     """
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.stateless import Stateless
-from keras_densepred.ops.pooling import max_pool2d
+from keras_densepred.ops.pooling import adaptive_mean_pool, max_pool2d
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -54,6 +54,30 @@ class GlobalMean(Stateless, keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1, 1, input_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class AdaptiveMean(Stateless, keras.layers.Layer):
+    """The means over a grid of cells of a map of any size: see `ops.pooling.adaptive_mean_pool`.
+
+    Input: `(batch, height, width, channels)`. Output: `(batch, cells, cells, channels)`.
+
+    Args:
+        cells: of the grid, along each axis.
+    """
+
+    def __init__(self, cells: int, **kwargs):
+        super().__init__(**kwargs)
+        self.cells = cells
+
+    def call(self, inputs):
+        return adaptive_mean_pool(inputs, self.cells)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.cells, self.cells, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "cells": self.cells}
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

@@ -1,4 +1,4 @@
-"""Regularisation of residual branches: layer scale and drop path."""
+"""Regularisation: layer scale and drop path of residual branches, dropout of channels."""
 
 import keras
 
@@ -65,14 +65,32 @@ class DropPath(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training:
             return inputs
-        shape = (None, *(1 for _ in inputs.shape[1:]))
+        shape = self._noise_shape(inputs)
         return keras.random.dropout(inputs, self.rate, noise_shape=shape, seed=self.seed_generator)
+
+    def _noise_shape(self, inputs) -> tuple:
+        return (None, *(1 for _ in inputs.shape[1:]))
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class ChannelDropout(DropPath):
+    """Drops whole channels of a sample's map in training ("spatial dropout").
+
+    `keras.layers.SpatialDropout2D`, whose draws differ between devices.
+
+    Args:
+        rate: probability in [0, 1).
+        seed: of the draws; None for one from Keras' global seed.
+    """
+
+    def _noise_shape(self, inputs) -> tuple:
+        return (None, *(1 for _ in inputs.shape[1:-1]), inputs.shape[-1])
 
 
 def drop_path(inputs, rate: float, name: str, dtype=None):

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_densepred.layers.initializers import FanOutNormal
 from keras_densepred.layers.stateless import Stateless
-from keras_densepred.ops.resize import upsample_bilinear, upsample_nearest
+from keras_densepred.ops.resize import resize_bilinear, upsample_bilinear, upsample_nearest
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -163,6 +163,24 @@ class UpsampleToImage(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class ResizeLike(Stateless, keras.layers.Layer):
+    """Resizes a map bilinearly, with half-pixel centres, to the exact size of another one.
+
+    Input: a map `(batch, height, width, channels)`, and one of which only the size is read. Output:
+    `(batch, other_height, other_width, channels)`.
+    """
+
+    def call(self, inputs, like):
+        size = tuple(ops.shape(like)[1:3])
+        if tuple(inputs.shape[1:3]) == size:
+            return inputs
+        return resize_bilinear(inputs, size)
+
+    def compute_output_shape(self, inputs_shape, like_shape):
+        return (inputs_shape[0], *like_shape[1:3], inputs_shape[-1])
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

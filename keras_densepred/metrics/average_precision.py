@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.batches.detection import model_inputs
+from keras_densepred.data.batches.model_input import model_input
 from keras_densepred.metrics.mask_results import (
     masks_on_image,
     masks_to_rle,
@@ -198,7 +198,7 @@ def evaluate_detector(
 
     Args:
         model: whatever has `predict_on_batch(images) -> {"boxes", "labels", "confidence"}` as
-            `detections_to_coco` takes them; it gets what `data.model_inputs` makes of a batch.
+            `detections_to_coco` takes them; see `data.model_input` for what it is given.
         batches: `data.eval_batches` of the split; with `gather` this process' share of them.
         dataset: the split.
         on_batch: called with the number of batches done, for progress.
@@ -214,7 +214,7 @@ def evaluate_detector(
     has_masks = all("segmentation" in item for item in ground_truth["annotations"])
     detections: list[dict[str, Any]] = []
     for done, batch in enumerate(batches, start=1):
-        predictions = model.predict_on_batch(model_inputs(batch))
+        predictions = model.predict_on_batch(model_input(model, batch))
         has_masks &= "masks" in predictions
         if not has_masks:
             predictions = {key: value for key, value in predictions.items() if key != "masks"}

@@ -90,17 +90,23 @@ class PixelCounts:
             class_names: name of each label.
 
         Returns:
-            `mIoU`, `pixel_accuracy` (share of the labelled pixels that are right), and `IoU/{class
-            name}` for each class, all in 0..1, or -1 where there is nothing to measure.
+            `mIoU`, `pixel_accuracy` (aAcc: share of the labelled pixels that are right),
+            `mean_accuracy` (mAcc: mean over the classes of the truth of the share of their pixels
+            that is right), and `IoU/{class name}` for each class, all in 0..1, or -1 where there is
+            nothing to measure.
         """
         both = np.diag(self.confusion)
-        union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - both
+        of_class = self.confusion.sum(axis=1)
+        union = self.confusion.sum(axis=0) + of_class - both
         seen = union > 0
         overlap = np.where(seen, both / np.maximum(union, 1), -1.0)
         pixels = int(self.confusion.sum())
         return {
             "mIoU": float(overlap[seen].mean()) if seen.any() else -1.0,
             "pixel_accuracy": float(both.sum() / pixels) if pixels else -1.0,
+            "mean_accuracy": float((both[of_class > 0] / of_class[of_class > 0]).mean())
+            if pixels
+            else -1.0,
             **{
                 f"IoU/{name}": float(value)
                 for name, value in zip(class_names, overlap, strict=True)

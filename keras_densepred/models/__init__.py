@@ -28,12 +28,15 @@ from keras_densepred.models.detr.model import DeformableDETR
 from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
+from keras_densepred.models.mask2former.model import Mask2Former
+from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
 from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet.model import RetinaNet
 from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
+from keras_densepred.models.upernet.model import UPERNET_HEADS, UperNet
 from keras_densepred.models.yolo.model import YOLOv3Detector
 from keras_densepred.models.yolo.settings import YOLO_ANCHORS, YOLO_LOSSES, YOLOLoss
 from keras_densepred.necks.yolo import YOLO_NECKS
@@ -41,6 +44,7 @@ from keras_densepred.necks.yolo import YOLO_NECKS
 __all__ = [
     "ATROUS_RATES",
     "PAPER_SCALES",
+    "UPERNET_HEADS",
     "YOLO_ANCHORS",
     "YOLO_LOSSES",
     "YOLO_NECKS",
@@ -61,6 +65,8 @@ __all__ = [
     "FasterRCNN",
     "FoldedDetector",
     "IgnoreCrossentropy",
+    "Mask2Former",
+    "Mask2FormerSegmenter",
     "MaskRCNN",
     "NonMaxSuppression",
     "PooledImageClassifier",
@@ -71,6 +77,7 @@ __all__ = [
     "Segmenter",
     "SigmoidFocalLoss",
     "TopDetections",
+    "UperNet",
     "YOLOLoss",
     "YOLOV8KerasCV",
     "YOLOv3Detector",

@@ -55,7 +55,8 @@ def copy_weights(
     """Gives a model the weights of another of the same architecture; nothing, if they do not fit.
 
     Args:
-        model: a `Detector` or `Segmenter`, whose `class_axes` say where its classes are.
+        model: a `Detector` or `Segmenter`, whose `class_axes` say where its classes are, or any
+            other, whose classes are the same.
         other: one that differs in its classes at most.
         class_names: of the model's labels.
         other_names: of the other's.
@@ -66,7 +67,7 @@ def copy_weights(
     Raises:
         ValueError: if the models have other layers than each other.
     """
-    axes: Mapping[str, ClassAxis] = model.class_axes()
+    axes: Mapping[str, ClassAxis] = model.class_axes() if hasattr(model, "class_axes") else {}
     ours, theirs = (_without_seeds(m) for m in (model, other))
     values = []
     for index, weight in enumerate(ours):

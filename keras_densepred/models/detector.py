@@ -44,8 +44,8 @@ class Detector(CompiledAsSaved):
     Attributes:
         task: `"detection"`.
         target_keys: what `fit` needs for each image; `"masks"` too where masks train.
-        takes_image_sizes: whether the model also takes `{"images", "image_sizes"}`, the second
-            (B, 2) int32: height and width of what is image in padded images.
+        input_keys: what the model is given, see `data.model_input`; `"image_sizes"` too where
+            padding is told from image.
         backbone: the model that the heads stand on, a neck included.
         num_classes: C, without background.
         bounding_box_format: format of boxes in training and prediction.
@@ -55,7 +55,7 @@ class Detector(CompiledAsSaved):
 
     task: ClassVar[str] = "detection"
     target_keys: ClassVar[tuple[str, ...]] = ("boxes", "labels")
-    takes_image_sizes: ClassVar[bool] = False
+    input_keys: ClassVar[tuple[str, ...]] = ("images",)
 
     def _set_detector(
         self,
@@ -116,7 +116,8 @@ class Detector(CompiledAsSaved):
         Returns:
             `"boxes"` (B, D, 4) in `bounding_box_format`, `"labels"` (B, D) int32 and
             `"confidence"` (B, D) in descending order, all -1 past `"num_detections"` (B,); and
-            `"masks"` (B, D, 28, 28) probabilities where they are predicted.
+            `"masks"` (B, D, S, S) probabilities where they are predicted, from edge to edge of the
+            boxes, for an S of the family.
         """
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """Which maps a detector's heads run on: a backbone's own levels, or those of a neck on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ import keras_hub
 
 from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.host_graph import check_levels_are_true
+from keras_densepred.backbones.rematerialization import Rematerialization
 
 
 def as_pyramid(
@@ -16,7 +17,7 @@ def as_pyramid(
     """The model whose levels the heads run on: `backbone` itself, or a neck on it.
 
     Args:
-        backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, BiCSNet, a
+        backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, `BiFPN`, BiCSNet, a
             `keras_hub.models.RetinaNetBackbone`), or a backbone whose levels differ in width.
         user: name of the detector, for messages.
         neck: makes a pyramid of a backbone with levels P3, P4 and P5.
@@ -78,12 +79,38 @@ def image_shape(backbone: keras.Model) -> tuple[int | None, ...]:
     return getattr(backbone, "image_shape", backbone.input.shape[1:])
 
 
-def levels_on(backbone: keras.Model, images: Any) -> dict[str, Any]:
-    """The maps of a backbone's levels for symbolic images, by level."""
+def levels_on(
+    backbone: keras.Model, images: Any, inner: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The maps of a backbone's levels for symbolic images, by level.
+
+    Args:
+        backbone: with `pyramid_outputs`.
+        images: symbolic.
+        inner: name to a symbolic map inside of the backbone's graph, to be handed out beside the
+            levels.
+    """
+    if inner:
+        return _WithInnerMaps(backbone, inner)(images)
     if isinstance(backbone.output, dict):
         return backbone(images)
     # Networks of KerasHub give their last map when they are called.
     return keras.Model(backbone.inputs, backbone.pyramid_outputs)(images)
+
+
+class _WithInnerMaps(Rematerialization, keras.Model):
+    """A backbone's graph that also gives maps from inside; its layers are the backbone's."""
+
+    _ask: Callable[[], bool] = staticmethod(lambda: False)
+
+    def __init__(self, backbone: keras.Model, inner: Mapping[str, Any]):
+        super().__init__(backbone.inputs, {**backbone.pyramid_outputs, **inner})
+        # A function and not the backbone, which would be one of this model's layers.
+        self._ask = lambda: getattr(backbone, "_rematerialized", False)
+
+    @property
+    def _rematerialized(self) -> bool:  # type: ignore[override]
+        return self._ask()
 
 
 def pyramid_levels(pyramid: keras.Model) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ PAPER_LEARNING_RATE = 0.02  # BiCSNet on VOC, of batch 256
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
-    """Cross-entropy of logits with integer labels, mean over the labelled pixels of a batch.
+    """Cross-entropy of logits with integer labels, mean over the pixels of a batch.
 
     `keras.losses.SparseCategoricalCrossentropy` for logits only: with probabilities its gradient
     fails on PyTorch for maps ("grad_input must be contiguous", keras 3.15.1: it moves the
@@ -26,10 +26,14 @@ class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
     Args:
         ignore_label: label of pixels that do not count; a batch of nothing else has loss 0.
-        reduction: as in `keras.losses.Loss`; `"sum_over_batch_size"` is the mean over labelled
-            pixels.
+        reduction: as in `keras.losses.Loss`; `"sum_over_batch_size"` is the mean.
         name: name of the loss.
         dtype: as in `keras.losses.Loss`.
+        average: what the sum is divided by: the number of `"labelled"` pixels, or of `"all"`, as
+            MMSegmentation does, so that a picture of which much is ignored counts less.
+
+    Raises:
+        ValueError: if `average` is neither.
     """
 
     def __init__(
@@ -38,7 +42,10 @@ class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         reduction: str = "sum_over_batch_size",
         name: str = "ignore_crossentropy",
         dtype: Any = None,
+        average: str = "labelled",
     ):
+        if average not in ("labelled", "all"):
+            raise ValueError(f'`average` must be "labelled" or "all", and is {average!r}.')
         super().__init__(
             from_logits=True,
             ignore_class=ignore_label,
@@ -47,10 +54,21 @@ class IgnoreCrossentropy(keras.losses.SparseCategoricalCrossentropy):
             dtype=dtype,
         )
         self.ignore_label = ignore_label
+        self.average = average
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each pixel, 0 where it is ignored."""
+        losses = super().call(y_true, y_pred)
+        # Keras hands the labelled pixels on as a mask of this tensor, and counts those alone.
+        return losses if self.average == "labelled" else 1.0 * losses
 
     def get_config(self) -> dict[str, Any]:
         # Past the host's, whose arguments are fixed here and become more (label smoothing in 3.16).
-        return {**keras.losses.Loss.get_config(self), "ignore_label": self.ignore_label}
+        return {
+            **keras.losses.Loss.get_config(self),
+            "ignore_label": self.ignore_label,
+            "average": self.average,
+        }
 
 
 class Segmenter(CompiledAsSaved):
@@ -99,6 +117,10 @@ class Segmenter(CompiledAsSaved):
         """What `compile` takes by default: SGD with momentum, at BiCSNet's peak learning rate."""
         return keras.optimizers.SGD(PAPER_LEARNING_RATE, momentum=0.9)
 
+    def default_loss(self) -> keras.losses.Loss:
+        """What `compile` takes by default: the mean over the labelled pixels."""
+        return IgnoreCrossentropy()
+
     def compile(
         self,
         optimizer: Any = "auto",
@@ -110,10 +132,9 @@ class Segmenter(CompiledAsSaved):
         """Configures training.
 
         Args:
-            optimizer: a Keras optimizer, or `"auto"` for SGD with momentum 0.9 and the paper's peak
-                learning rate for batch 256, 0.02.
+            optimizer: a Keras optimizer, or `"auto"` for `default_optimizer()`.
             loss: loss of masks (B, H, W) against logits (B, H, W, C), or `"auto"` for
-                `IgnoreCrossentropy()`.
+                `default_loss()`.
             metrics: Keras metrics, none by default: mean IoU over a split is computed by
                 `keras_densepred.metrics.SegmentationEvaluation`.
             **kwargs: further arguments of `keras.Model.compile`.
@@ -121,7 +142,7 @@ class Segmenter(CompiledAsSaved):
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = self.default_optimizer()
         if isinstance(loss, str) and loss == "auto":
-            loss = IgnoreCrossentropy()
+            loss = self.default_loss()
         # Past the host's, whose defaults are for one-hot masks.
         keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
@@ -135,8 +156,8 @@ class Segmenter(CompiledAsSaved):
     ) -> Any:
         """As `keras.Model.compute_loss`; `IgnoreCrossentropy` is the mean over the whole batch.
 
-        Where several devices share a batch, it is the mean over the labelled pixels of all devices,
-        however they are distributed.
+        Where several devices share a batch, it is the mean over the pixels of all devices, however
+        the labelled ones are distributed.
 
         Args:
             x: images (B, H, W, 3).
@@ -158,6 +179,8 @@ class Segmenter(CompiledAsSaved):
         loss = keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
         if sample_weight is not None or self.loss.reduction != "sum_over_batch_size":
             return loss
+        if self.loss.average == "all":
+            return loss  # all devices have equally many pixels
         labelled = ops.sum(ops.cast(ops.not_equal(y, self.loss.ignore_label), "float32"))
         return loss * share_of_mean(labelled)
 

@@ -70,6 +70,11 @@ class Neck(PyramidBackbone):
             for level, x in outputs.items()
         }
 
+    def rematerialize(self, enabled: bool = True) -> None:
+        if isinstance(self.backbone, PyramidBackbone):
+            self.backbone.rematerialize(enabled)  # which may have nothing to do so with
+        super().rematerialize(enabled)
+
     @property
     def num_layers(self) -> int:
         return self.backbone.num_layers

@@ -1,4 +1,4 @@
-"""Max-pooling of channels-last maps with symmetric padding.
+"""Max-pooling of channels-last maps with symmetric padding, and means over a fixed grid of cells.
 
 `keras.ops.max_pool` pads an even map at the bottom and the right only, half a position off the
 convolutions of `conv.py`, and on PyTorch copies a channels-last map to contiguous NCHW first.
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops
 
 from keras_densepred.runtime.devices import jax_runs_on_cpu
@@ -110,3 +111,38 @@ def _max_pool_torch(inputs, pool_size, strides, before, after):
     if any(missing):
         maps = functional.pad(maps, (0, missing[1], 0, missing[0]), value=-float("inf"))
     return functional.max_pool2d(maps, pool_size, strides, before).permute(0, 2, 3, 1)
+
+
+def adaptive_mean_pool(inputs, cells: int):
+    """The means over a grid of `cells` x `cells` cells, whatever the size of the map.
+
+    Cell `i` covers the rows `floor(i * height / cells)` up to, not including, `ceil((i + 1) *
+    height / cells)`, and columns likewise: cells overlap where the size is no multiple, and repeat
+    each other where the map is smaller than the grid. It is a product with a matrix of shares on
+    either side, and needs no size to be known before it runs.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        cells: positive integer.
+
+    Returns:
+        `(batch, cells, cells, channels)` in the dtype of `inputs`, added up in float32.
+    """
+    batch, height, width, channels = ops.shape(inputs)
+    x = ops.reshape(ops.cast(inputs, "float32"), (batch, height, width * channels))
+    x = ops.matmul(_shares(height, cells), x)
+    x = ops.reshape(x, (batch, cells, width, channels))
+    return ops.cast(ops.matmul(_shares(width, cells), x), inputs.dtype)
+
+
+def _shares(length: Any, cells: int) -> Tensor:
+    """What each of `length` positions contributes to each cell: `(cells, length)` float32."""
+    numpy_or_keras: Any = np if isinstance(length, int) else ops
+    cell = np.arange(cells, dtype="int32")[:, None]  # as TensorFlow's sizes
+    start, end = cell * length // cells, -(-(cell + 1) * length // cells)
+    position = numpy_or_keras.arange(length)[None]
+    inside = numpy_or_keras.logical_and(position >= start, position < end)
+    counts = end - start
+    if isinstance(length, int):
+        return ops.convert_to_tensor((inside / counts).astype("float32"))
+    return ops.cast(inside, "float32") / ops.cast(counts, "float32")

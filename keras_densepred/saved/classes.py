@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from keras_densepred.faults import sentence
 from keras_densepred.files import write_atomically
@@ -25,10 +25,11 @@ class ClassList(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """Category id in the training data, and name, of each label: a `ClassList`."""
+    """Category id in the training data, name, and colour if any, of each label: a `ClassList`."""
 
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
+    class_colours: tuple[tuple[int, int, int], ...] | None = None
 
 
 def write_classes(path: str | os.PathLike[str], dataset: ClassList) -> None:
@@ -36,13 +37,16 @@ def write_classes(path: str | os.PathLike[str], dataset: ClassList) -> None:
 
     Args:
         path: of a JSON file, `[{"id": 18, "name": "dog"}, ...]`: the entry at position k is the
-            class of label k, with its category id in the data set.
+            class of label k, with its category id in the data set, and `"colour": [r, g, b]` where
+            that has colours of its own.
         dataset: the split that the model was trained on.
     """
-    classes = [
+    classes: list[dict[str, Any]] = [
         {"id": int(category_id), "name": name}
         for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
     ]
+    for entry, colour in zip(classes, getattr(dataset, "class_colours", None) or (), strict=False):
+        entry["colour"] = list(colour)
     text = json.dumps(classes, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode("utf-8"))
 
@@ -58,12 +62,19 @@ def read_classes(directory: str | os.PathLike[str]) -> Classes | None:
         return None
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
+        colours = [_colour(entry["colour"]) for entry in entries if "colour" in entry]
         return Classes(
             tuple(int(entry["id"]) for entry in entries),
             tuple(str(entry["name"]) for entry in entries),
+            tuple(colours) if entries and len(colours) == len(entries) else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no list of classes with ids and names ({sentence(error).rstrip('.')}): put "
             "that of the run there."
         ) from error
+
+
+def _colour(values: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue

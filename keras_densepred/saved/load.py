@@ -35,6 +35,7 @@ class SavedModel:
         category_ids: of each label in the data that it was trained on; the labels themselves
             where none are saved.
         is_named: whether names were saved.
+        class_colours: red, green, blue of each label, 0 to 255, where its data set had colours.
     """
 
     path: Path
@@ -43,16 +44,12 @@ class SavedModel:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     is_named: bool
+    class_colours: tuple[tuple[int, int, int], ...] | None = None
 
     @property
     def task(self) -> str:
         """`"detection"`, `"segmentation"` or `"classification"`."""
         return self.preprocessing.task
-
-    @property
-    def takes_image_sizes(self) -> bool:
-        """Whether the model is told where padded images end, see `models.Detector`."""
-        return getattr(self.model, "takes_image_sizes", False)
 
 
 def open_model(
@@ -96,7 +93,13 @@ def open_model(
     labels = tuple(range(count))
     classes = saved or Classes(labels, tuple(f"class_{label}" for label in labels))
     return SavedModel(
-        path, model, preprocessing, classes.class_names, classes.category_ids, saved is not None
+        path,
+        model,
+        preprocessing,
+        classes.class_names,
+        classes.category_ids,
+        saved is not None,
+        classes.class_colours,
     )
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING or start.is_loaded():
         write_iou,
     )
     from keras_densepred.training.run import Recipe, run_script, tell_skipped
-    from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+    from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
     from keras_densepred.training.tasks.classification import Classification
     from keras_densepred.training.tasks.detection import Detection, predict_samples, train_detector
     from keras_densepred.training.tasks.segmentation import Segmentation
@@ -91,6 +91,7 @@ __all__ = [
     "SettingsError",
     "TrainingDiverged",
     "WarmupCosine",
+    "WarmupLinear",
     "WarmupSteps",
     "answer_flags",
     "averaged_weights",

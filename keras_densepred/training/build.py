@@ -1,7 +1,7 @@
 """What recipes build from their settings: backbone, schedule, optimizer."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from keras_densepred.training import protocols
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.optim import AdamW, momentum_sgd
-from keras_densepred.training.schedules import WarmupCosine, WarmupSteps
+from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
 
 
 def is_pretrained(settings: Any) -> bool:
@@ -54,16 +54,18 @@ def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:
 
     Args:
         settings: `CommonSettings`, complete.
-        **options: more constructor arguments, where the family has them; None leaves one out.
+        **options: more constructor arguments, where the family has them; None leaves one out. That
+            of a run which is extended has them from its first start.
 
     Raises:
         ValueError: if there is no such backbone.
     """
     source = backbones.find_backbone(settings.weights or settings.preset)
-    wanted: dict[str, Any] = {"dtype": settings.precision, "sync_batch_norm": True}
+    wanted: dict[str, Any] = {"dtype": settings.precision}
     for name, option in BACKBONE_OPTIONS.items():
         wanted[option] = getattr(settings, name, None)
-    wanted |= options
+    if not settings.extend:
+        wanted |= {"sync_batch_norm": True, **options}
     chosen = {n: v for n, v in wanted.items() if v is not None and source.accepts(n)}
     backbone = source.build(**chosen)
     if settings.freeze_backbone:
@@ -105,6 +107,8 @@ def make_schedule(
         return WarmupCosine(
             rate, warmup, max(total, warmup + 1), settings.floor, warmup_factor=warmup_factor
         )
+    if settings.schedule == "linear":
+        return WarmupLinear(rate, warmup, total, settings.floor, warmup_factor=warmup_factor)
     if warmup:
         raise SettingsError(
             "--schedule power4 has no warm-up: use --warmup-steps 0, or --schedule cosine."
@@ -118,6 +122,7 @@ def make_optimizer(
     schedule: keras.optimizers.schedules.LearningRateSchedule,
     *,
     head_decay: float | None = None,
+    rules: Mapping[str, tuple[float, float]] | None = None,
     **options: Any,
 ) -> keras.optimizers.Optimizer:
     """SGD with momentum, or AdamW that decays matrices only.
@@ -129,6 +134,7 @@ def make_optimizer(
         head_decay: with AdamW: the backbone, with its neck, learns at rates that fall with depth
             (`--layer-decay`), and everything else is decayed by this; None for the whole model at
             one rate.
+        rules: with AdamW: of single variables, by path, as `AdamW` takes them.
         **options: more arguments of the optimizer.
     """
     options = {"use_ema": settings.ema > 0, "ema_momentum": settings.ema, **options}
@@ -136,6 +142,8 @@ def make_optimizer(
     if settings.optimizer == "sgd":
         return momentum_sgd(model, schedule, weight_decay=decay, **options)
     if head_decay is None:
-        return AdamW(schedule, rules=matrix_decay_rules(model, decay), **options)
-    rules = layer_decay_rules(model.backbone, settings.layer_decay, decay)
-    return AdamW(schedule, weight_decay=head_decay, rules=rules, **options)
+        all_rules = matrix_decay_rules(model, decay)
+    else:
+        all_rules = layer_decay_rules(model.backbone, settings.layer_decay, decay)
+        options["weight_decay"] = head_decay
+    return AdamW(schedule, rules={**all_rules, **(rules or {})}, **options)

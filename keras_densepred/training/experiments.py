@@ -209,10 +209,7 @@ def complete(
         name = "small"
     else:
         name = _published(experiments, network)
-    experiment = experiments[name]
-    rules = {**_DEFAULTS, **(defaults or {}), **experiment.settings}
-    if is_shapes:
-        rules |= experiment.on_shapes
+    rules = _rules(experiments[name], defaults, is_shapes)
     if "steps" in given:
         rules["epochs"] = _DEFAULTS["epochs"]
     if settings.weights and network is not None:
@@ -225,6 +222,34 @@ def complete(
     names = [field.name for field in dataclasses.fields(settings)]
     decided: dict[str, Any] = {name: getattr(plan, name) for name in names}
     return type(settings)(**{**decided, "steps": plan.total_steps})
+
+
+def follows(
+    recorded: Mapping[str, Any],
+    name: str,
+    experiments: Mapping[str, Experiment],
+    defaults: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether a setting of a run is what its other settings make it, so that no flag was needed.
+
+    Args:
+        recorded: what `identity.decisive_settings` gave for the run.
+        name: of the setting; one that does not depend on the network.
+        experiments: as `complete` takes them.
+        defaults: likewise.
+    """
+    is_shapes = not any(recorded.get(key) for key in ("data_dir", "tfds", "train_annotations"))
+    others = {key: value for key, value in recorded.items() if key != name}
+    rules = _rules(experiments[recorded["experiment"]], defaults, is_shapes)
+    return getattr(Plan(others, rules, recorded["train_images"]), name) == recorded[name]
+
+
+def _rules(
+    experiment: Experiment, defaults: Mapping[str, Any] | None, is_shapes: bool
+) -> dict[str, Any]:
+    """How the settings of an experiment are decided."""
+    on_shapes = experiment.on_shapes if is_shapes else {}
+    return {**_DEFAULTS, **(defaults or {}), **experiment.settings, **on_shapes}
 
 
 def _published(experiments: Mapping[str, Experiment], network: Any) -> str:

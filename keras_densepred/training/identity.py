@@ -11,7 +11,13 @@ import keras
 from keras_densepred.faults import SettingsError
 from keras_densepred.files import is_free, write_atomically
 from keras_densepred.saved.classes import read_classes
+from keras_densepred.training.settings import flag_of
 
+FILE_NAME = "settings.json"
+FACTS = ("backend", "train_images", "classes")  # that decide a run and are no settings
+FOLDER = "train_images_folder"  # the setting `train_images`, beside the fact of that name
+# Settings that follow from others where no flag gives them.
+_FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_every")
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
     *("workers", "checkpoint_minutes", "output", "rematerialize"),
@@ -35,7 +41,7 @@ def decisive_settings(settings: Any, train: Any, but: Sequence[str] = ()) -> dic
         number of training images, and id and name of each class.
     """
     decisive = {
-        name: value
+        FOLDER if name == "train_images" else name: value
         for name, value in dataclasses.asdict(settings).items()
         if name not in _NOT_OF_THE_RESULT and name not in but
     }
@@ -63,7 +69,7 @@ def claim_output(
     """
     output = pathlib.Path(output)
     require_output(output, settings, left_open)
-    path = output / "settings.json"
+    path = output / FILE_NAME
     if not path.is_file():
         ours = json.loads(json.dumps(dict(settings)))
         write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
@@ -79,29 +85,34 @@ def require_output(
         output: the directory.
         settings: JSON-able; what decides the run's result.
         left_open: names of settings that no flag gave. A run that was started before there was
-            such a setting is the same run.
+            such a setting is the same run; of one that differs, the others are named.
 
     Raises:
         SettingsError: if another run or other files are there.
     """
-    path = output / "settings.json"
+    path = output / FILE_NAME
     ours = json.loads(json.dumps(dict(settings)))
     if path.is_file():
-        theirs = _read(path)
+        theirs = read_settings(path)
         if "classes" in ours:
             theirs.setdefault("classes", _written_classes(output) or ours["classes"])
+        if FOLDER in ours:
+            theirs.setdefault(FOLDER, ours[FOLDER])
         unknown = {name for name in left_open if name not in theirs}
         different = [
-            f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
+            name
             for name in sorted(ours.keys() | theirs.keys())
             if name not in unknown and theirs.get(name) != ours.get(name)
         ]
         if different:
             if ours.get("classes") != theirs.get("classes"):
                 raise SettingsError(_other_classes(output, theirs["classes"], ours["classes"]))
+            named = _worth_naming(different, left_open)
+            was, now = (", ".join(_in_words(n, s.get(n)) for n in named) for s in (theirs, ours))
             raise SettingsError(
-                f"{output} holds a run with other settings ({'; '.join(different)}): give another "
-                "--output, or the command of that run to continue it."
+                f"{output} holds a run with other settings: it has {was}, and this command {now}. "
+                "Give another --output, or the same command as before to continue it; --extend "
+                f"{output} with another --output trains it longer once it is finished."
             )
         return
     if not is_free(output):
@@ -109,6 +120,31 @@ def require_output(
             f"{output} exists and is not the output of a run (it has no settings.json): give "
             "another --output."
         )
+
+
+def _worth_naming(different: Sequence[str], left_open: Collection[str]) -> list[str]:
+    """Of the settings that differ: what the user gave, or else what no other setting explains."""
+    for chosen in (
+        [name for name in different if name not in left_open and name not in FACTS],
+        [name for name in different if name in FACTS],
+        [name for name in different if name not in _FOLLOWING],
+    ):
+        if chosen:
+            return chosen
+    return list(different)
+
+
+def _in_words(name: str, value: Any) -> str:
+    if name == "backend":
+        return f"KERAS_BACKEND={value}"
+    if name == "train_images":
+        return f"{value} training images"
+    flag = flag_of("train_images" if name == FOLDER else name)
+    if value is None:
+        return f"no {flag}"
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag} {value}"
 
 
 def _written_classes(output: pathlib.Path) -> list[list[Any]] | None:
@@ -136,15 +172,20 @@ def recorded_settings(output: str | pathlib.Path, settings: Mapping[str, Any]) -
         output: the directory, claimed.
         settings: those of this start, for a process that does not see the directory.
     """
-    path = pathlib.Path(output) / "settings.json"
-    return _read(path) if path.is_file() else dict(settings)
+    path = pathlib.Path(output) / FILE_NAME
+    return read_settings(path) if path.is_file() else dict(settings)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read_settings(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the `settings.json` of a run.
+
+    Raises:
+        SettingsError: if it is not readable.
+    """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError, ValueError) as error:
         raise SettingsError(
             f"{path} is not readable, so the run in {path.parent} cannot be recognised: give "
-            "another --output."
+            "another directory."
         ) from error

@@ -30,7 +30,7 @@ def matrix_decay_rules(model: keras.Model, weight_decay: float) -> dict[str, tup
 
 
 def layer_decay_rules(
-    backbone: Any, rate: float, weight_decay: float = 0.05
+    backbone: Any, rate: float, weight_decay: float = 0.05, num_layers: int | None = None
 ) -> dict[str, tuple[float, float]]:
     """Makes the rules of `AdamW` for layer-wise learning-rate decay, as CEDNet trains on COCO.
 
@@ -42,6 +42,7 @@ def layer_decay_rules(
         rate: 0.95 for CEDNet's RetinaNet and Mask R-CNN; 1 for none.
         weight_decay: of tensors of two or more dimensions; vectors (biases, norms, layer scale)
             are not decayed.
+        num_layers: in place of the backbone's; CEDNet on ADE20K takes 7 where depths reach 9.
 
     Returns:
         `{variable path: (learning-rate scale, weight decay)}` of every weight of `backbone`.
@@ -57,8 +58,9 @@ def layer_decay_rules(
             f"{type(backbone).__name__} does not say how deep its layers lie (`layer_depth`), "
             "which layer-wise decay goes by: use a rate of 1."
         )
+    last = backbone.num_layers if num_layers is None else num_layers
     for path, depth in depths.items():
         if depth is not None:
-            scale = min(1.0, rate ** (backbone.num_layers + 1 - depth))
+            scale = min(1.0, rate ** (last + 1 - depth))
             rules[path] = (scale, rules[path][1])
     return rules

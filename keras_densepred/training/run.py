@@ -24,6 +24,7 @@ from keras_densepred.training.checks import (
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete
+from keras_densepred.training.extend import flags_of_run
 from keras_densepred.training.identity import (
     claim_output,
     decisive_settings,
@@ -38,10 +39,9 @@ from keras_densepred.training.report.progress import Progress
 from keras_densepred.training.settings import (
     CommonSettings,
     check_numbers,
-    names_left_open,
-    parse_settings,
+    parse_flags,
 )
-from keras_densepred.training.warm_start import start_from
+from keras_densepred.training.warm_start import go_on_from, start_from
 
 Batches = Callable[[int], Generator[tuple[Any, Any], None, None]]
 
@@ -91,8 +91,8 @@ class Recipe:
         """Returns the training batches, from the options that all tasks share."""
         raise NotImplementedError
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        """Returns what the model learns from a batch: images and targets."""
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
+        """Returns what the model learns from a batch: images, or its input, and targets."""
         raise NotImplementedError
 
     def train(self, run: "Run") -> dict[str, float]:
@@ -118,8 +118,11 @@ class Recipe:
             ValueError: for settings or data that cannot be trained; one sentence.
             TrainingDiverged: if the loss becomes NaN.
         """
-        given = parse_settings(self.settings, argv, self.description, self.experiments)
-        given = _with_homes(given)
+        said = parse_flags(self.settings, argv, self.description, self.experiments)
+        left_open = {field.name for field in dataclasses.fields(self.settings)} - said.keys()
+        if said.get("extend"):
+            said = flags_of_run(self.settings, said, self.experiments, self.defaults)
+        given = _with_homes(self.settings(**said))
         check_numbers(given)
         for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
             require(module, "data")
@@ -138,7 +141,7 @@ class Recipe:
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
             with _own_output(cluster, settings.output):
-                return self.run(settings, cluster, train, val, names_left_open(given))
+                return self.run(settings, cluster, train, val, left_open)
 
     def complete(self, settings: Any, train: Any) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""
@@ -168,7 +171,9 @@ class Recipe:
         model = self.build_model(settings, train)
         require_size(settings.image_size, model)
         self.pyramid_of(model).rematerialize(settings.rematerialize)
-        if settings.weights and settings.weights_of == "all":
+        if settings.extend:
+            cluster.say(go_on_from(model, settings.extend, train.class_names))
+        elif settings.weights and settings.weights_of == "all":
             said = start_from(model, settings.weights, train.class_names)
             cluster.say(said or f"Starting from the backbone in {settings.weights}")
         cluster.say(
@@ -183,7 +188,7 @@ class Recipe:
         settings: Any,
         train: Any,
         *,
-        size_divisor: int = 1,
+        model: Any = None,
         streams: list[data.BatchStream] | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> Batches:
@@ -192,7 +197,7 @@ class Recipe:
         Args:
             settings: complete.
             train: the training split.
-            size_divisor: of the network, for recipes that change the size of images.
+            model: that learns; None where images are all that it is given.
             streams: takes every stream that is opened, which knows the images it passed over.
             shard: which process of how many this is.
         """
@@ -203,7 +208,7 @@ class Recipe:
                 streams.append(stream)
                 stream.set_state({**stream.get_state(), "next_batch": step})
                 for batch in stream:
-                    yield self.example(batch)
+                    yield self.example(batch, model)
 
         return batches_from
 
@@ -270,7 +275,7 @@ class Run:
         batches_from = self.recipe.batches(
             settings,
             self.train,
-            size_divisor=self.model.size_divisor,
+            model=self.model,
             streams=streams,
             shard=self.cluster.shard,
         )
@@ -338,18 +343,13 @@ def run_script(main: Callable[[Sequence[str] | None], Any]) -> None:
 def _with_homes(settings: Any) -> Any:
     """The settings with `~` replaced in paths."""
     pairs = [f"{s}_{what}" for s in ("train", "val") for what in ("annotations", "images")]
-    names = ["data_dir", "weights", "output", *pairs]
+    names = ["data_dir", "weights", "extend", "output", *pairs]
     paths = {
         name: str(files.expanded(path))
         for name in names
         if (path := getattr(settings, name, None)) is not None
     }
     return dataclasses.replace(settings, **paths)
-
-
-def _remove_if_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -364,7 +364,7 @@ def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
             # Of anything else `claim_output` says what is wrong with it.
             if files.is_free(folder) or (folder / "settings.json").is_file():
                 if not folder.exists():
-                    stack.callback(_remove_if_empty, folder)  # of a run that did not get far
+                    stack.callback(files.remove_if_empty, folder)  # of a run that did not get far
                 files.require_possible(folder)
                 stack.enter_context(files.locked(folder))
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: mmcv's linear warm-up followed by steps or a cosine."""
+"""Learning-rate schedules: mmcv's linear warm-up followed by steps, a cosine or a line."""
 
 import math
 from collections.abc import Sequence
@@ -118,6 +118,60 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         done = (step - self.warmup_steps) / float(self.total_steps - self.warmup_steps)
         height = 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(done, 0.0, 1.0)))
         rate = self.floor + (self.learning_rate - self.floor) * height
+        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+            "floor": self.floor,
+            "warmup_factor": self.warmup_factor,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """A line from the first step down to `floor` at `total_steps`, times a linear warm-up.
+
+    CEDNet on ADE20K: `WarmupLinear(1e-4, 1500, 160_000, warmup_factor=1e-6)` (mmcv's "poly" of
+    power 1, whose warm-up scales the falling rate).
+
+    Args:
+        learning_rate: rate at the top of the line, which starts at step 0.
+        warmup_steps: optimizer steps of the warm-up; 0 for none.
+        total_steps: optimizer step at which `floor` is reached.
+        floor: lowest rate.
+        warmup_factor: the warm-up starts at this share of the rate.
+
+    Raises:
+        ValueError: if `warmup_steps` is negative or `total_steps` is not positive.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        warmup_steps: int,
+        total_steps: int,
+        floor: float = 0.0,
+        warmup_factor: float = 1e-6,
+    ):
+        super().__init__()
+        _check_warmup(warmup_steps)
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be positive; got {total_steps}.")
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.floor = floor
+        self.warmup_factor = warmup_factor
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
+        step = keras.ops.cast(step, "float32")
+        left = 1.0 - keras.ops.minimum(step / float(self.total_steps), 1.0)
+        rate = self.floor + (self.learning_rate - self.floor) * left
         return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
 
     def get_config(self) -> dict[str, Any]:

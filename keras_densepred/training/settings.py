@@ -26,8 +26,9 @@ __all__ = [
     "SettingsError",
     "answer_flags",
     "check_numbers",
+    "flag_of",
     "head_setting",
-    "names_left_open",
+    "parse_flags",
     "parse_settings",
     "setting",
 ]
@@ -105,6 +106,11 @@ class CommonSettings:
         "of a run: all, classes by name, or its backbone alone",
         ("all", "backbone"),
     )
+    extend: str | None = setting(
+        None,
+        "finished run to train longer, into another --output, for --epochs more: as it was set, "
+        "but for other flags that you give",
+    )
     freeze_backbone: bool = setting(False, "train only what stands on the backbone")
     drop_path: float | None = setting(None, "drop path rate of the backbone")
     layer_scale: float | None = setting(None, "start of the backbone's layer scale")
@@ -116,7 +122,9 @@ class CommonSettings:
     steps_per_epoch: int | None = _optimizer(None, "steps of an epoch, if not one pass")
     optimizer: str | None = _optimizer(None, "update rule", ("adamw", "sgd"))
     learning_rate: float | None = _optimizer(None, "peak rate")
-    schedule: str | None = _optimizer(None, "after the warm-up", ("steps", "cosine", "power4"))
+    schedule: str | None = _optimizer(
+        None, "after the warm-up", ("steps", "cosine", "linear", "power4")
+    )
     floor: float | None = _optimizer(None, "rate at the end of a cosine or power")
     warmup_steps: int | None = _optimizer(None, "steps of the warm-up")
     weight_decay: float | None = _optimizer(None, "of kernels and matrices")
@@ -183,9 +191,14 @@ class PyramidDetectionSettings(RandomScaleSettings, DetectionSettings):
 class SegmentationSettings(RandomScaleSettings):
     """Of recipes that train segmenters."""
 
-    photometric: bool = _data(False, "change brightness, contrast, saturation and hue")
+    photometric: bool | None = _data(None, "change brightness, contrast, saturation and hue")
+    reduce_zero_label: bool = _data(
+        False, "0 in the masks is no class, and 1 the first (ADE20K's tree: by itself)"
+    )
     evaluate_train: bool = _output(False, "at the end, also mean IoU of the training split")
-    sliding_window: bool = _output(False, "test at the images' own size, in windows of the crop's")
+    sliding_window: bool | None = _output(
+        None, "test at the images' own size (UperNet: the crop's shorter side), in windows"
+    )
     multi_scale: bool = _output(False, "test at scales 0.5, 0.75, ... 1.75")
     flip: bool = _output(False, "test mirrored images too")
 
@@ -241,7 +254,21 @@ def parse_settings(
     description: str,
     experiments: Mapping[str, Any] | None = None,
 ) -> T:
-    """Reads settings from command-line flags, one for each field of the dataclass `cls`.
+    """Reads settings from command-line flags, see `parse_flags`.
+
+    Returns:
+        An instance of `cls`, with the defaults of the fields that no flag gives.
+    """
+    return cls(**parse_flags(cls, argv, description, experiments))
+
+
+def parse_flags(
+    cls: type,
+    argv: Sequence[str] | None,
+    description: str,
+    experiments: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Reads command-line flags, one for each field of the dataclass `cls`.
 
     A field `image_size: int | None` becomes `--image-size N`, a `bool` becomes `--name` and
     `--no-name`.
@@ -254,10 +281,11 @@ def parse_settings(
         experiments: name to `Experiment`: the choices of `--experiment`, described by `--help`.
 
     Returns:
-        An instance of `cls`.
+        By the names of the fields, the values of those that a flag gives.
     """
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
         usage="%(prog)s [flags]",
         description=description,
         epilog=_describe(experiments) if experiments else None,
@@ -265,12 +293,11 @@ def parse_settings(
     )
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         kind = _without_none(hints[field.name])
         default = "" if field.default is None else f" (default: {field.default})"
         options: dict[str, Any] = {
             "dest": field.name,
-            "default": field.default,
             "help": (field.metadata["help"] + default).replace("%", "%%"),
         }
         if kind is bool:
@@ -281,12 +308,12 @@ def parse_settings(
                 choices = tuple(experiments)
             options |= {"type": kind, "choices": choices}
             options["metavar"] = None if choices else kind.__name__.upper()
-        flag = field.metadata["flag"] or f"--{field.name.replace('_', '-')}"
+        flag = field.metadata["flag"] or flag_of(field.name)
         groups[field.metadata["group"]].add_argument(flag, **options)
     parser.add_argument(DEBUG_FLAG, action="store_true", help=DEBUG_HELP)
     values = vars(parser.parse_args(argv))
-    del values["debug"]  # for `command.run`
-    return cls(**values)
+    values.pop("debug", None)  # for `command.run`
+    return values
 
 
 def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | None = None) -> None:
@@ -301,20 +328,17 @@ def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | N
     """
 
     def answer(argv: Sequence[str] | None) -> None:
-        parse_settings(cls, argv, description, experiments)
+        parse_flags(cls, argv, description, experiments)
 
     if code := command.run(answer):
         sys.exit(code)
 
 
-def names_left_open(settings: Any) -> set[str]:
-    """Names of the settings that no flag gave, as `claim_output` takes them.
-
-    Args:
-        settings: a dataclass made by `parse_settings`, before it is completed.
-    """
-    fields = dataclasses.fields(settings)
-    return {field.name for field in fields if getattr(settings, field.name) == field.default}
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    field = CommonSettings.__dataclass_fields__.get(name)
+    own = field.metadata["flag"] if field else None
+    return own or f"--{name.replace('_', '-')}"
 
 
 def _describe(experiments: Mapping[str, Any]) -> str:

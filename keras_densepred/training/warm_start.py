@@ -1,6 +1,7 @@
 """From one run to the next: a detector or segmenter starts from a whole trained one."""
 
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,29 @@ def start_from(model: Any, weights: str | os.PathLike[str], class_names: Sequenc
         return ""  # a backbone
     if task != model.task or not hasattr(model, "class_axes"):
         return ""
+    return _start(model, path, class_names)
+
+
+def go_on_from(model: Any, run: str | os.PathLike[str], class_names: Sequence[str]) -> str:
+    """Copies everything that a finished run trained, see `start_from`; classifiers too.
+
+    Where the run averages its weights, they are the averages, which is what it saves.
+
+    Args:
+        model: the model to train, of the same settings.
+        run: of `--extend`.
+        class_names: of the training data.
+
+    Returns:
+        What to say about it.
+
+    Raises:
+        SettingsError: if the run's model is another one, or a classifier of other classes.
+    """
+    return _start(model, saved.find_model(run), class_names)
+
+
+def _start(model: Any, path: pathlib.Path, class_names: Sequence[str]) -> str:
     trained = saved.load_model(path)
     classes = saved.read_classes(path.parent)
     if classes is None and trained.num_classes != len(class_names):
@@ -41,6 +65,11 @@ def start_from(model: Any, weights: str | os.PathLike[str], class_names: Sequenc
             "backbone."
         )
     names = tuple(class_names) if classes is None else classes.class_names
+    if not hasattr(model, "class_axes") and names != tuple(class_names):
+        raise SettingsError(
+            f"{path} classifies {', '.join(names)}, and the data have {', '.join(class_names)}: "
+            "extend it on data of the same classes, or start another run with --weights."
+        )
     try:
         copied = copy_weights(model, trained, class_names, names)
     except ValueError as error:

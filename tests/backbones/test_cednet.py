@@ -104,14 +104,14 @@ STYLES = [
     {"depths": ((1, 2, 1), (2, 1, 1)), "lr_blocks": False, "layer_scale_init": 0},
 ]
 COMPILED = pytest.mark.slow_on("jax", "tensorflow")
-LARGE = ("_small", "_base", "swin_tiny", "_hourglass", "_unet")
-STYLES = [pytest.param(changes, marks=[COMPILED] if changes else []) for changes in STYLES]
+COMPILED_QUICKLY = ("cednet_next_pico", "cednet_resnet50")
+STYLES = [pytest.param(changes, marks=COMPILED) for changes in STYLES]
 
 
-# The large ones differ from these in widths and depths alone.
+# The others are made of the same layers.
 @pytest.mark.parametrize(
     "preset",
-    [pytest.param(name, marks=[COMPILED] if name.endswith(LARGE) else []) for name in PRESETS],
+    [pytest.param(p, marks=[] if p in COMPILED_QUICKLY else [COMPILED]) for p in PRESETS],
 )
 def test_backends_agree(preset, golden):
     """Outputs against one stored reference within 5e-5, so any two backends agree to 1e-4."""
@@ -174,7 +174,11 @@ def test_round_trips_are_exact(changes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "token_mixer", ["next", *(pytest.param(name, marks=COMPILED) for name in ("swin", "cswin"))]
+    "token_mixer",
+    [
+        pytest.param("next", marks=pytest.mark.slow_on("jax")),
+        *(pytest.param(name, marks=COMPILED) for name in ("swin", "cswin")),
+    ],
 )
 def test_any_multiple_of_32_and_dynamic_shapes(token_mixer):
     backbone = mini_cednet(token_mixer=token_mixer, p2_width=64, widths=(64, 128, 64))

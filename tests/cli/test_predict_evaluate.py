@@ -82,6 +82,11 @@ def test_a_detector_draws_and_writes_coco_results(detector, photos, tmp_path, ca
     x, y, width, height = np.array([result["bbox"] for result in tall]).T
     assert (x + width).max() <= 50.01 and 60 < (y + height).max() <= 80.01, "in pixels of the file"
 
+    before = {path.name for path in tmp_path.rglob("*")}
+    command = ["predict", str(detector), str(photos / "a.png"), "--output", str(out)]
+    assert main(command) == 0
+    assert before - {path.name for path in tmp_path.rglob("*")} == {"b.png", "c.png"}
+
     # The same model through Keras, on what the recipe would have given it.
     model = keras.saving.load_model(detector / "preset" / "detector.keras", compile=False)
     with Image.open(photos / "c.png") as picture:
@@ -276,7 +281,9 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
         ((detector, picture, "--batch-size", "0"), "--batch-size must be"),
         ((detector, picture, "--image-size", "0"), "Sides must be positive"),
     ):
-        assert main(["predict", *map(str, arguments)]) == 1, words
+        output = ["--output", str(tmp_path / "out")]
+        assert main(["predict", *map(str, arguments), *output]) == 1, words
+        assert not (tmp_path / "out").exists(), words
         error = capsys.readouterr().err
         assert words in error and error.startswith("error: ") and error.count("\n") == 1, error
     file = detector / "preset" / "preprocessing.json"

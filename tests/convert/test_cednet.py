@@ -65,15 +65,15 @@ def assert_close(ours, authors, name):
 @pytest.mark.parametrize(
     "name",
     [
-        "next_tiny",
         "next_tiny_unet",
         "seg_next_tiny",
-        "det_lastdec_next_tiny",
-        pytest.param("next_tiny_large", marks=pytest.mark.slow_on("jax")),
-        pytest.param("next_tiny_hourglass", marks=pytest.mark.slow_on("jax")),
-        pytest.param("res50", marks=pytest.mark.slow_on("jax")),
-        pytest.param("det_next_tiny", marks=pytest.mark.slow_on("jax")),
-        pytest.param("det_swin_tiny", marks=pytest.mark.slow_on("jax")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow_on("jax", "tensorflow"))
+            for name in (
+                *("next_tiny", "next_tiny_large", "next_tiny_hourglass", "res50"),
+                *("det_next_tiny", "det_swin_tiny", "det_lastdec_next_tiny"),
+            )
+        ),
     ],
 )
 def test_outputs_equal_the_authors(name, golden):

@@ -74,6 +74,7 @@ def assert_same(ours, theirs):
         assert max_difference(ours[level], expected) < 5e-5 * largest, level
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_resnet_that_keras_hub_saved(tmp_path):
     source = keras_hub_resnet()
     source.save_to_preset(tmp_path)

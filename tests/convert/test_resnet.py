@@ -56,6 +56,7 @@ def timm_state(backbone: ResNetBackbone) -> dict[str, np.ndarray]:
     return {**state, "fc.weight": np.zeros((1000, channels)), "fc.bias": np.zeros(1000)}
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_hubs_outputs_are_ours():
     source = keras_hub_resnet()
     msfm = {"after_conv2": {"ratios": (None, 16, 32, 64), "groups": 4}}

@@ -21,6 +21,7 @@ def test_evaluation_has_every_image_once_and_fills_the_last_batch():
         assert (last["scales"] == 2).all()
         assert {key: (value.shape, value.dtype.name) for key, value in last.items()} == {
             "images": ((4, 64, 64, 3), "float32"),
+            "image_sizes": ((4, 2), "int32"),
             "boxes": ((4, 3, 4), "float32"),
             "labels": ((4, 3), "int32"),
             "image_ids": ((4,), "int64"),
@@ -37,6 +38,9 @@ def test_evaluation_at_the_papers_sizes():
     )
     assert [b["images"].shape[1:3] for b in batches] == [(96, 160), (96, 160), (160, 96)]
     assert [b["image_ids"].tolist() for b in batches] == [[100, 102], [103, 103], [101, 104]]
+    # Without the padding, of the row that fills a batch, too.
+    image_sizes = [b["image_sizes"].tolist() for b in batches]
+    assert image_sizes == [[[80, 107], [44, 133]], [[80, 80]] * 2, [[107, 80], [133, 30]]]
     assert [b["valid"].tolist() for b in batches] == [[True, True], [True, False], [True, True]]
     resized = {}
     for batch in batches:
@@ -53,20 +57,6 @@ def test_evaluation_at_the_papers_sizes():
         103: (80, 80),
         104: (133, 30),
     }
-
-
-def test_batches_say_where_images_end():
-    sizes = [(48, 64), (64, 48), (30, 90)]
-    options = {"short_side": 80, "long_side": 133, "pad_multiple": 32, "image_sizes": True}
-    ends = {}
-    for batch in evaluate(Pictures(sizes), batch_size=2, **options):
-        inputs = data.model_inputs(batch)
-        assert inputs.keys() == {"images", "image_sizes"} and inputs["images"] is batch["images"]
-        assert inputs["image_sizes"].dtype == np.int32
-        ends |= dict(zip(batch["image_ids"].tolist(), inputs["image_sizes"].tolist(), strict=True))
-    assert ends == {100: [80, 107], 101: [107, 80], 102: [44, 133]}
-    batch = next(iter(evaluate(Pictures(sizes), batch_size=2, image_size=64)))
-    assert data.model_inputs(batch) is batch["images"]
 
 
 def test_evaluation_boxes_are_in_network_pixels():

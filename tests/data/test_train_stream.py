@@ -39,15 +39,6 @@ def test_a_training_batch():
         assert (batch["boxes"][row, :count, 2] == np.arange(count) + 8).all()
 
 
-def test_training_batches_say_where_images_end():
-    dataset = Pictures([(20, 40), (40, 20)])
-    with train(dataset, batch_size=2, image_size=32, image_sizes=True) as stream:
-        batch = next(stream)
-    sizes = {0: [16, 32], 1: [32, 16]}
-    assert batch["image_sizes"].tolist() == [sizes[index] for index in indices_in(batch)]
-    assert data.model_inputs(batch).keys() == {"images", "image_sizes"}
-
-
 def test_epochs_have_every_image_once_in_changing_order():
     with train(Pictures([(32, 32)] * 10), batch_size=5) as stream:
         batches = [indices_in(batch) for batch in take(stream, 8)]

@@ -67,6 +67,24 @@ def test_labels_without_an_image_are_counted(tmp_path):
     assert finding.count == 1 and finding.example.endswith("gone.txt")
 
 
+def test_several_faulty_lines_are_named_and_counted(tmp_path):
+    large = "0 320 240 100 80\n" * 9
+    with pytest.raises(data.DatasetError) as caught:
+        read(
+            tmp_path, [large + "0 1\n7 0.5 0.5 0.5 0.5", "cat\n0 2\n0 3\n0 4", large + "8 1 2 3 4"]
+        )
+    said = str(caught.value)
+    labels = tmp_path / "labels"
+    for words in (
+        f"{labels / '0.txt'}, line 10 is '0 1', {labels / '1.txt'}, line 1 is 'cat', ",
+        "line 2 is '0 2', so are 2 more, neither `class x y width height` nor",
+        f"; {labels / '0.txt'}, line 11 has class 7, {labels / '2.txt'}, line 10 has class 8, and",
+        "; most boxes look like pixels, too",
+    ):
+        assert words in said, said
+    assert "\n" not in said
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -112,6 +112,7 @@ def test_a_runtime_gives_what_predict_gives(model, format, tmp_path):
             function(made, path, SIZE, batch_size=2)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("model", ["yolo"], indirect=True)
 @pytest.mark.parametrize("format", SUPPORTED[-1:])
 def test_without_suppression_all_boxes_come(model, format, tmp_path):

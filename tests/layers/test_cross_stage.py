@@ -31,6 +31,7 @@ def cednet_stage(x):
     return x
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_stage_of_cednet_in_partial_form_trains():
     images = keras.Input((8, 8, 16))
     outputs = CrossStage(KIT, gamma=0.25, width=20)(images, cednet_stage, "c5")

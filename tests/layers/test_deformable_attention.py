@@ -20,6 +20,7 @@ from keras_densepred.layers import initializers
 from keras_densepred.layers.deformable_attention import (
     DeformableAttention,
     DeformableEncoder,
+    DeformableEncoderLayer,
 )
 from keras_densepred.layers.sine_position import sine_positions
 from keras_densepred.layers.token_attention import FeedForward, TokenAttention
@@ -188,9 +189,15 @@ def test_layers_start_as_the_authors(monkeypatch):
                 start[:, level, point], (point + 1) * np.array(directions), atol=1e-6
             )
     assert not numpy(deformable.attention_weights.kernel).any()
-    normal = DeformableAttention(8, 3, 4, xavier="normal")
-    normal.build((None, None, 256))
-    assert numpy(normal.value_proj.kernel).std() == pytest.approx(np.sqrt(2 / 512), rel=0.02)
+    # Mask2Former's: normal, but for the attention, which starts as everywhere.
+    layer = DeformableEncoderLayer(8, 3, 4, xavier="normal")
+    layer.build((None, None, 256))
+    values, expand = (
+        numpy(x.kernel) for x in (layer.attention.value_proj, layer.feed_forward.expand)
+    )
+    assert np.abs(values).max() == pytest.approx(np.sqrt(6 / 512), rel=1e-3)
+    assert expand.std() == pytest.approx(np.sqrt(2 / 1280), rel=0.02)
+    assert np.abs(expand).max() > np.sqrt(6 / 1280)
 
 
 @pytest.mark.slow_on("jax")

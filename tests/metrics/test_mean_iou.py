@@ -54,6 +54,7 @@ def test_a_class_that_is_only_predicted_counts_as_0():
     assert results == {
         "mIoU": pytest.approx((0.5 + 1.0 + 0.0) / 3),
         "pixel_accuracy": pytest.approx(2 / 3),
+        "mean_accuracy": pytest.approx((0.5 + 1.0) / 2),
         "IoU/a": 0.5,
         "IoU/b": 1.0,
         "IoU/c": -1.0,

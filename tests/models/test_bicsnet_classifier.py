@@ -35,6 +35,7 @@ def classifier(family="bicsnet"):
     return model
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_logits_are_linear_in_the_mean_of_refined_levels():
     model = classifier()
     images = np.random.default_rng(0).normal(size=(1, 45, 70, 3)).astype("float32")

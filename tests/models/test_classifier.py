@@ -19,6 +19,7 @@ def classifier():
     return model
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_training_sees_every_head_and_prediction_the_last():
     model = classifier()
     logits = model(IMAGES, training=True)

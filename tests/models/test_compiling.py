@@ -38,6 +38,7 @@ def test_the_backend_decides_again(name, toy_backbone, toy_pyramid, tmp_path):
     assert loaded.jit_compile == default
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_classifier_goes_on_as_it_was_compiled(tmp_path):
     """KerasHub's would begin anew with its own optimizer and loss."""
     model = classifier()

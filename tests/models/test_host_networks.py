@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from keras_densepred import DetectionPyramid, FeaturePyramid, HostBackbone, models
+from keras_densepred import BiFPN, DetectionPyramid, FeaturePyramid, HostBackbone, models
 from tests.networks import EFFICIENTNET
 
 SIDE = 64
@@ -103,7 +103,8 @@ NETWORKS = {
     "CSP resnet": lambda: hub.CSPNetBackbone(
         8, 7, 4, block_type="bottleneck_block", stage_type="csp", **CSP_RESNET
     ),
-    "EfficientNet": lambda: hub.EfficientNetBackbone(**EFFICIENTNET),
+    # keras-hub 0.32.0: its configuration forgets `num_features`, so others than 1280 do not load.
+    "EfficientNet": lambda: hub.EfficientNetBackbone(**{**EFFICIENTNET, "num_features": 1280}),
     "MiT": lambda: hub.MiTBackbone(**MIT),
     "DINOv2": lambda: hub.DINOV2Backbone(**DINOV2),
     "DINOv3": lambda: hub.DINOV3Backbone(**DINOV3),
@@ -132,8 +133,10 @@ MODELS = {
     "RN(FP(b))": lambda b: models.RetinaNetKerasHub(
         fpn(b, min_level=3, max_level=7, extra_levels="conv"), 3, **HEADS
     ),
+    "RN(BP(b))": lambda b: models.RetinaNet(BiFPN(b, 8, 1), 3, **HEADS),
     "FasterRCNN(b)": lambda b: models.FasterRCNN(b, 3, **RCNN),
     "FasterRCNN(FP(b))": lambda b: models.FasterRCNN(fpn(b), 3, **RCNN),
+    "FasterRCNN(BP(b))": lambda b: models.FasterRCNN(BiFPN(b, 8, 1, 2, 6), 3, **RCNN),
     "FasterRCNN(DP(b))": lambda b: models.FasterRCNN(
         DetectionPyramid(b, 8, min_level=2, max_level=6), 3, **RCNN
     ),

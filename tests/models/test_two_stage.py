@@ -140,6 +140,7 @@ def test_the_mask_loss_leaves_no_region_out(model, positive):
     assert (loss > 0) == (positive > 0)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_every_weight_learns(model):
     before = {w.path: ops.convert_to_numpy(w) for w in model.trainable_variables}
     for _ in range(2):

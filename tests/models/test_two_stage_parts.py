@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred import FeaturePyramid, ResNetBackbone
+from keras_densepred import BiFPN, FeaturePyramid, ResNetBackbone
 from keras_densepred.models.rcnn import dynamic, losses
 from keras_densepred.models.rcnn.heads import MaskHead
 from keras_densepred.models.rcnn.regions import Truth, draw_rows, propose, sample_regions
@@ -170,8 +170,36 @@ def test_fpn_sums_from_the_top():
     assert np.array_equal(outputs["P6"], outputs["P5"][:, ::2, ::2])
 
 
-def test_fpn_round_trip(tmp_path):
-    pyramid = FeaturePyramid(ResNetBackbone((1, 1, 1, 1), width=2), width=4, max_level=7)
+@pytest.mark.backend_free
+def test_parameters_of_bifpn():
+    """At 256 channels 68,608 a node, with 4 x 2 + 3 x 3 + 2 weights of the sums a round."""
+    backbone = ResNetBackbone((1, 1, 1, 1), width=2)
+    counts = [trainable_parameters(BiFPN(backbone, 256, repeats)) for repeats in (1, 2)]
+    a_round = 8 * (9 * 256 + 256 * 256 + 256 + 2 * 256) + 19
+    assert counts[1] - counts[0] == a_round == 8 * 68_608 + 19
+    laterals = sum(channels * 256 + 3 * 256 for channels in (16, 32, 32, 64, 64, 64))
+    assert counts[0] - trainable_parameters(backbone) == a_round + laterals
+
+
+def test_bifpn_weighs_its_maps():
+    backbone = ResNetBackbone((1, 1, 1, 1), width=2)
+    pyramid = BiFPN(backbone, width=4, repeats=2)
+    set_deterministic_weights(pyramid)
+    outputs = run(pyramid, images(40, 72))
+    sizes = [tuple(numpy(x).shape[1:3]) for x in outputs.values()]
+    assert list(outputs) == ["P3", "P4", "P5", "P6", "P7"]
+    assert sizes == [(5, 9), (3, 5), (2, 3), (1, 2), (1, 1)]
+    layer = pyramid.get_layer("bifpn_2_p5_up_sum")
+    layer.weight.assign([2.0, -1.0, 1.0])
+    taps = {"out": layer.output, **{str(i): x for i, x in enumerate(layer.input)}}
+    found = {k: numpy(x) for k, x in run(keras.Model(pyramid.input, taps), images(40, 72)).items()}
+    expected = (2 * found["0"] + found["2"]) / 3.0001
+    np.testing.assert_allclose(found["out"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("neck", [FeaturePyramid, BiFPN])
+def test_neck_round_trip(tmp_path, neck):
+    pyramid = neck(ResNetBackbone((1, 1, 1, 1), width=2), width=4, max_level=7)
     pyramid.save(tmp_path / "fpn.keras")
     copy = keras.models.load_model(tmp_path / "fpn.keras")
     assert copy.get_config() == pyramid.get_config()
@@ -191,3 +219,17 @@ def test_fpn_round_trip(tmp_path):
 def test_bad_levels_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         FeaturePyramid(ResNetBackbone((1, 1, 1, 1), width=2), **options)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"min_level": 5}, "`min_level` must be 2 to 4"),
+        ({"max_level": 4}, "`max_level` at least 5"),
+        ({"repeats": 0}, "`repeats` must be at least 1"),
+    ],
+)
+def test_what_bifpn_cannot_be_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        BiFPN(ResNetBackbone((1, 1, 1, 1), width=2), **options)

@@ -139,3 +139,49 @@ def test_both_together():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def convolution(kernel):
+    """A 3x3 convolution with zeros at the border of what it is given."""
+
+    def predict(images):
+        padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        height, width = images.shape[1:3]
+        parts = [
+            padded[:, i : i + height, j : j + width] @ kernel[:, :, i, j].T
+            for i in range(3)
+            for j in range(3)
+        ]
+        return np.sum(parts, axis=0)
+
+    return predict
+
+
+@pytest.mark.backend_free
+def test_windows_are_mmsegmentations(golden):
+    with np.load(golden / "upernet" / "sliding_window.npz") as file:
+        expected = dict(file)
+    predict = Watched(convolution(expected["kernel_oihw"]))
+    crop, stride = (tuple(expected[name].tolist()) for name in ("crop", "stride"))
+    found = sliding_window(predict, crop, stride)(expected["image"])
+    np.testing.assert_allclose(found, expected["logits"], atol=1e-4)
+    assert len(predict.shapes) == 2 * 3
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("side", [500, 512, 513, 853, 854, 1024, 2048])
+def test_the_published_number_of_windows(side):
+    predict = Watched(lambda images: images[..., :1])
+    sliding_window(predict, 512, 341, size_multiple=32)(np.zeros((1, 64, side, 3), np.float32))
+    assert len(predict.shapes) == max(side - 512 + 340, 0) // 341 + 1
+
+
+@pytest.mark.backend_free
+def test_a_small_image_is_padded_no_further_than_the_backbone_asks_for():
+    predict = Watched(pointwise)
+    images = pictures(1, 20, 70)
+    found = sliding_window(predict, 64, 43, size_multiple=16)(images)
+    np.testing.assert_allclose(found, pointwise(images), rtol=1e-5, atol=1e-6)
+    assert set(predict.shapes) == {(1, 32, 64, 3)}
+    with pytest.raises(ValueError, match="`size_multiple`"):
+        sliding_window(predict, 64, 43, size_multiple=0)

@@ -67,6 +67,7 @@ def test_fits_and_predicts_as_the_other_detectors(model):
         np.testing.assert_allclose(found[key], value, atol=1e-5)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_takes_the_hosts_key_of_labels(model):
     logs = model.test_on_batch(IMAGES, make_targets("classes"), return_dict=True)
     expected = model.test_on_batch(IMAGES, make_targets(), return_dict=True)
@@ -139,6 +140,7 @@ def test_keras_cv_still_refuses_predict_on_batch(stock):
         stock.predict_on_batch(IMAGES)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_keras_cv_still_wants_labels_as_classes(stock):
     with pytest.raises(KeyError, match="classes"):
         stock.compute_loss(IMAGES, make_targets(), stock(IMAGES))

@@ -95,6 +95,7 @@ def test_starts_nearly_at_the_prior(model):
     assert logs["box_loss"] == logs["classification_loss"] == 0
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_detections_are_darknets_boxes(model):
     """Every slot but one is background; that one's box by the formulas of the paper."""
     for level in model.masks:

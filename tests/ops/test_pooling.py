@@ -1,13 +1,13 @@
-"""Max-pooling against windows taken one by one."""
+"""Pooling against windows taken one by one."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred.layers import MaxPool
+from keras_densepred.layers import AdaptiveMean, MaxPool
 from keras_densepred.layers.darknet import Maxout
-from keras_densepred.ops.pooling import largest, max_pool2d
+from keras_densepred.ops.pooling import adaptive_mean_pool, largest, max_pool2d
 
 
 @pytest.mark.parametrize("height,width", [(8, 7), (1, 2)])
@@ -76,3 +76,51 @@ def test_the_largest_of_several():
     parts = np.float32([[1, 5, np.nan, 2], [3, 5, 1, np.nan], [2, 4, 0, 1]])
     result = ops.convert_to_numpy(largest(list(ops.convert_to_tensor(parts))))
     np.testing.assert_array_equal(result, np.float32([3, 5, np.nan, np.nan]))
+
+
+def cell_means(maps, cells):
+    """The definition: cell i from floor(i * H / s) up to, not including, ceil((i + 1) * H / s)."""
+    height, width = maps.shape[1:3]
+    edges = [
+        [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
+        for side in (height, width)
+    ]
+    rows = [
+        [maps[:, top:bottom, left:right].mean((1, 2)) for left, right in edges[1]]
+        for top, bottom in edges[0]
+    ]
+    return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
+
+
+def check_cells(sizes):
+    maps = np.random.default_rng(0).normal(size=(1, 40, 40, 2)).astype("float32")
+    for height, width in sizes:
+        part = maps[:, :height, :width]
+        for cells in (1, 2, 3, 6):
+            means = ops.convert_to_numpy(adaptive_mean_pool(part, cells))
+            expected = cell_means(part, cells)
+            np.testing.assert_allclose(means, expected, atol=1e-6, err_msg=f"{part.shape} {cells}")
+
+
+def test_adaptive_means_equal_the_definition():
+    check_cells([(side, 41 - side) for side in range(1, 41)])
+
+
+@pytest.mark.slow
+def test_adaptive_means_equal_the_definition_for_every_size():
+    check_cells([(height, width) for height in range(1, 41) for width in range(1, 41)])
+
+
+def test_adaptive_means_of_sizes_known_when_it_runs():
+    layer = AdaptiveMean(3)
+    model = keras.Sequential([keras.Input((None, None, 2)), layer])
+    assert model.output_shape == (None, 3, 3, 2)
+    maps = np.random.default_rng(0).normal(size=(2, 7, 4, 2)).astype("float32")
+    predicted = keras.Sequential([keras.Input((None, None, 2)), layer]).predict(maps, verbose=0)
+    np.testing.assert_allclose(predicted, cell_means(maps, 3), atol=1e-6)
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        any_size = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 2))])
+        np.testing.assert_allclose(any_size(maps), cell_means(maps, 3), atol=1e-6)
+    assert AdaptiveMean.from_config(layer.get_config()).cells == 3

@@ -111,7 +111,8 @@ def test_paper_settings_for_coco():
         for name, value in dataclasses.asdict(settings).items()
         if name
         not in (
-            *("data_dir", "tfds", "weights", "activation", "augment", "imports", "max_boxes"),
+            *("data_dir", "tfds", "weights", "extend", "activation", "augment", "imports"),
+            "max_boxes",
             *("devices", "processes", "process_id", "coordinator", "layout", "val_share"),
             *("train_annotations", "train_images", "val_annotations", "val_images"),
         )

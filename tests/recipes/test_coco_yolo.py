@@ -1,6 +1,7 @@
 """The YOLO recipe from flags to files, at toy size."""
 
 import itertools
+import types
 
 import keras
 import numpy as np
@@ -88,7 +89,7 @@ def test_sizes_change_and_boxes_with_them():
     train = data.ShapesDataset(8, 64, 0, "train")
     given = recipe.Settings(image_size=96, batch_size=2, multi_scale=True, jitter=0.0)
     settings = recipe.RECIPE.complete(given, train)
-    opener = recipe.RECIPE.batches(settings, train, size_divisor=32)
+    opener = recipe.RECIPE.batches(settings, train, model=types.SimpleNamespace(size_divisor=32))
     drawn = list(itertools.islice(opener(0), 31))
     sizes = [images.shape[1] for images, _ in drawn]
     assert set(sizes) > {sizes[0]} and set(sizes) <= {64, 96, 128}

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 import typing
 
+import keras
 import numpy as np
 import pytest
 
-from keras_densepred import CEDNetBackbone, backbones, training
+from keras_densepred import CEDNetBackbone, backbones, saved, training
 from tests.recipes import toy
 from tests.recipes.toy import RECIPES, ROOT, Split
 
@@ -26,7 +28,7 @@ def recipe_of(name):
 
 
 # `--multi-scale` is how YOLO trains and how segmenters are tested.
-TWO_MEANINGS = {"multi_scale"}
+TWO_MEANINGS = {"multi_scale", "detector"}
 
 
 def declarations(settings):
@@ -40,7 +42,7 @@ def declarations(settings):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize(("one", "other"), itertools.combinations(RECIPES, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(RECIPES, 2)))
 def test_a_setting_is_the_same_in_every_recipe(one, other):
     ours = dict(declarations(recipe_of(one).settings))
     theirs = dict(declarations(recipe_of(other).settings))
@@ -123,6 +125,8 @@ def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
         ("coco_mask_rcnn", "cednet_resnet50", "cednet"),
         ("coco_mask_rcnn", None, "cednet"),
         ("coco_yolo", "resnet50", "efm"),
+        ("coco_detr", "resnet50", "resnet"),
+        ("coco_detr", None, "cednet"),
         ("voc_deeplab_v3", "resnet50", "bicsnet"),
         ("imagenet_pretrain", "peleenet", "cspnet_dense"),
         ("imagenet_pretrain", "densenet_201_elastic", "cspnet_dense"),
@@ -169,7 +173,9 @@ def test_ones_own_augmentation(name, tmp_path, monkeypatch):
     given = recipe.settings(augment=f"mine_{name}:augmentation", image_size=64, batch_size=2)
     train, _ = recipe.open_data(given)
     settings = recipe.complete(given, train)
-    images, _ = next(recipe.batches(settings, train, size_divisor=32)(0))
+    images, _ = next(
+        recipe.batches(settings, train, model=types.SimpleNamespace(size_divisor=32))(0)
+    )
     assert images.shape[1:] == (64, 64, 3)
     (size, default), *marks = importlib.import_module(f"mine_{name}").seen
     assert size == 64 and default and "mark" in marks
@@ -258,3 +264,39 @@ def test_a_family_is_not_asked_for_what_it_does_not_have(name):
     assert np.isfinite(built.count_params())
     with pytest.raises(training.SettingsError, match="ResNetBackbone has no drop_path_rate"):
         recipe.complete(dataclasses.replace(given, drop_path=0.3), Split(LARGE))
+
+
+TOYS = {
+    "coco_retinanet": (toy.detection, toy.RETINANET),
+    "coco_mask_rcnn": (toy.detection, ["--width", "8", "--detector", "faster"]),
+    "coco_yolo": (toy.detection, toy.YOLO),
+    "coco_detr": (toy.detection, toy.DETR),
+    "voc_deeplab_v3": (toy.segmentation, []),
+    "ade20k_upernet": (toy.segmentation, []),
+    "imagenet_pretrain": (toy.classification, []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_finished_run_trains_longer(tmp_path, name):
+    """Into another output, with its settings, from its weights: here at a rate that moves none."""
+    recipe, (data_of, flags) = recipe_of(name), TOYS[name]
+    run, more = tmp_path / "run", tmp_path / "more"
+    recipe.main([*data_of(tmp_path), *flags, "--output", str(run)])
+    still = ["--learning-rate", "1e-12", "--weight-decay", "0", "--steps-per-epoch", "1"]
+    command = ["--extend", str(run), "--epochs", "1", *still, "--output", str(more)]
+    recipe.main(command)
+    before, after = (json.loads((out / "settings.json").read_text()) for out in (run, more))
+    changed = {key for key in after if after[key] != before[key]}
+    given = {"extend", "weights", "epochs", "steps", "learning_rate", "steps_per_epoch"}
+    assert changed <= given | {"weight_decay", "floor", "warmup_steps", "preset", "evaluate_every"}
+    assert len((more / "metrics.csv").read_text().splitlines()) == 2
+    first, last = (saved.load_model(saved.find_model(output)) for output in (run, more))
+    configs = [getattr(m, "plain_backbone", m.backbone).get_config() for m in (first, last)]
+    assert configs[0] == configs[1]
+    for a, b in zip(first.trainable_variables, last.trainable_variables, strict=True):
+        a, b = (keras.ops.convert_to_numpy(value) for value in (a, b))
+        np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
+    recipe.main(command)  # finished, and known as such
+    assert len((more / "metrics.csv").read_text().splitlines()) == 2

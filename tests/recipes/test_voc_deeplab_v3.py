@@ -37,7 +37,7 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     more = ["--head", head, "--flip", "--evaluate-train"]
     results = recipe.main([*flags, *more, "--output", str(output)])
     assert set(results) == {
-        *("mIoU", "pixel_accuracy", "train_mIoU"),
+        *("mIoU", "pixel_accuracy", "mean_accuracy", "train_mIoU"),
         *(f"IoU/{name}" for name in NAMES),
     }
     assert 0 <= results["mIoU"] <= 1
@@ -49,7 +49,7 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     assert rows[0] == "epoch,learning_rate,loss,val_mIoU,val_pixel_accuracy"
     with (output / "iou.csv").open(newline="") as file:
         table = {row["class"]: row for row in csv.DictReader(file)}
-    assert list(table) == [*NAMES, "mIoU", "pixel_accuracy"]
+    assert list(table) == [*NAMES, "mIoU", "pixel_accuracy", "mean_accuracy"]
     assert set(table["mIoU"]) == {"class", "val", "val, tested", "train"}
     assert float(table["mIoU"]["val, tested"]) == pytest.approx(results["mIoU"], abs=1e-6)
     assert float(table["mIoU"]["val"]) == pytest.approx(float(rows[2].split(",")[3]), abs=1e-6)

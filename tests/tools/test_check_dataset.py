@@ -293,3 +293,9 @@ def test_the_output_is_in_the_home_folder_and_not_over_others(main, tree, tmp_pa
     (tmp_path / "mine" / "thesis.txt").write_text("my only copy")
     assert main([*arguments[:2], "--output", "mine"]) == 1
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_the_usage_names_the_script(main, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert capsys.readouterr().out.startswith("usage: tools/check_dataset.py ")

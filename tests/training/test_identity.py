@@ -24,8 +24,34 @@ def test_claims_a_new_directory_and_the_same_run(tmp_path):
 
 def test_refuses_another_run(tmp_path):
     identity.claim_output(tmp_path, {"epochs": 3, "seed": 0})
-    with pytest.raises(SettingsError, match=r"other settings \(epochs was 3, is 4\)"):
+    with pytest.raises(SettingsError, match="it has --epochs 3, and this command --epochs 4"):
         identity.claim_output(tmp_path, {"epochs": 4, "seed": 0})
+
+
+RUN = {"epochs": 3, "steps": 30, "floor": 0.1, "flip": True, "seed": 0, "imports": None}
+RUN |= {"backend": "jax", "train_images": 20}
+
+
+@pytest.mark.parametrize(
+    ("changed", "given", "was", "now"),
+    [
+        ({"epochs": 4, "steps": 40}, {"epochs"}, "--epochs 3", "--epochs 4"),
+        ({"epochs": 4, "seed": 1, "backend": "torch"}, {"seed"}, "--seed 0", "--seed 1"),
+        ({"flip": False, "floor": 0.2}, {"flip"}, "--flip", "--no-flip"),
+        ({"imports": "mine"}, {"imports"}, "no --import", "--import mine"),
+        ({"epochs": 4, "steps": 40}, {}, "--epochs 3", "--epochs 4"),  # left out this time
+        ({"floor": 0.2}, {}, "--floor 0.1", "--floor 0.2"),
+        ({"backend": "torch", "steps": 9}, {}, "KERAS_BACKEND=jax", "KERAS_BACKEND=torch"),
+        ({"train_images": 21, "steps": 9}, {}, "20 training images", "21 training images"),
+    ],
+)
+def test_a_refusal_names_what_the_user_gave_and_both_ways_out(tmp_path, changed, given, was, now):
+    identity.claim_output(tmp_path, RUN)
+    with pytest.raises(SettingsError) as raised:
+        identity.claim_output(tmp_path, RUN | changed, left_open=RUN.keys() - given)
+    said = str(raised.value)
+    assert f"it has {was}, and this command {now}. Give another --output, or the same" in said
+    assert f"--extend {tmp_path} with another --output" in said
 
 
 def test_refuses_foreign_files(tmp_path):
@@ -45,9 +71,9 @@ def test_a_run_from_before_a_setting_was_added_continues(tmp_path):
     identity.claim_output(tmp_path, now, left_open={"weight_decay", "augment"})
     recorded = identity.recorded_settings(tmp_path, now)
     assert recorded == {"epochs": 3}, "what its checkpoints carry"
-    with pytest.raises(SettingsError, match=r"weight_decay was None, is 0.05"):
+    with pytest.raises(SettingsError, match=r"has no --weight-decay, and .* --weight-decay 0.05"):
         identity.claim_output(tmp_path, now, left_open={"augment"})
-    with pytest.raises(SettingsError, match=r"epochs was 3, is 4"):
+    with pytest.raises(SettingsError, match=r"has --epochs 3, and .* --epochs 4"):
         identity.claim_output(tmp_path, {"epochs": 4}, left_open={"epochs"})
 
 
@@ -111,3 +137,20 @@ def test_a_second_run_into_the_same_output_is_refused(tmp_path):
         process.kill()
     with files.locked(tmp_path):  # the killed one left none
         assert files.is_free(tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilesSettings:
+    train_images: str | None = None
+
+
+def test_the_folder_of_images_is_decisive_beside_their_number(tmp_path):
+    def of(folder):
+        return identity.decisive_settings(FilesSettings(folder), Split(*CLASSES))
+
+    before = {name: value for name, value in of("a").items() if name != identity.FOLDER}
+    identity.claim_output(tmp_path / "before", before)
+    identity.claim_output(tmp_path / "before", of("a"))  # from before it was recorded
+    identity.claim_output(tmp_path / "now", of("a"))
+    with pytest.raises(SettingsError, match=r"has --train-images a, and .* --train-images b"):
+        identity.claim_output(tmp_path / "now", of("b"))

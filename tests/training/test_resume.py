@@ -209,3 +209,18 @@ def test_backup_and_restore_still_loses_state(tmp_path):
         run(toy.batches_from(0), Stop(13))
     resumed = run(toy.batches_from(0))
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(expected, resumed, strict=True))
+
+
+def test_a_run_that_was_stopped_early_is_finished(tmp_path, capsys):
+    def stop(epoch, logs=None):
+        early.model.stop_training = epoch == 1
+
+    early = keras.callbacks.Callback()
+    early.on_epoch_end = stop
+    model, rows, _ = toy.train(tmp_path, before=[early])
+    assert len(rows) == 2 < toy.EPOCHS
+    capsys.readouterr()
+    again, same_rows, start = toy.train(tmp_path, before=[early])
+    assert "finished: it was stopped when 2 of 3 epochs are done" in capsys.readouterr().out
+    assert (start, same_rows) == (training.Position(2, 0), rows)
+    assert_same(weights(again), weights(model))

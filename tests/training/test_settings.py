@@ -27,9 +27,16 @@ def test_flags():
     assert settings.parse_settings(Toy, [], "A toy.") == Toy()
 
 
-def test_what_no_flag_gave():
-    parsed = settings.parse_settings(Toy, ["--epochs", "3", "--no-paste"], "A toy.")
-    assert settings.names_left_open(parsed) == {"rate", "host", "freeze"}
+def test_what_flags_gave():
+    argv = ["--epochs", "3", "--no-paste", "--rate", "0.1"]
+    given = settings.parse_flags(Toy, argv, "A toy.")
+    assert given == {"epochs": 3, "paste": False, "rate": 0.1}, "one that is the default included"
+
+
+def test_flags_by_their_fields():
+    assert settings.flag_of("imports") == "--import"
+    assert settings.flag_of("image_size") == "--image-size"
+    assert settings.flag_of("head_depth") == "--head-depth"
 
 
 def test_help_reads_well(capsys):

@@ -1,7 +1,8 @@
 """Augmentation: the published recipes, and a user's own.
 
-What a transform is says `Transform`; `coco_augmentation`, `yolo_augmentation`,
-`segmentation_augmentation` and `imagenet_augmentation` return the lists that the recipes use.
+What a transform is says `Transform`; `coco_augmentation`, `detr_augmentation`, `yolo_augmentation`,
+`segmentation_augmentation`, `scene_parsing_augmentation` and `imagenet_augmentation` return the
+lists that the recipes use.
 
 Own augmentation, without touching a recipe: a module with a function that gets the size of the
 training images and the recipe's own list, and returns the list to use. Nothing is added to what it
@@ -46,6 +47,12 @@ from keras_densepred.data.augment.darknet import (
     resize_images,
     yolo_augmentation,
 )
+from keras_densepred.data.augment.detr import (
+    Alternatives,
+    RandomSizeCrop,
+    ResizeShortSide,
+    detr_augmentation,
+)
 from keras_densepred.data.augment.hook import load_augmentation
 from keras_densepred.data.augment.mixing import Mixing
 from keras_densepred.data.augment.objects import (
@@ -58,6 +65,12 @@ from keras_densepred.data.augment.objects import (
     coco_augmentation,
 )
 from keras_densepred.data.augment.rand_augment import RandAugment
+from keras_densepred.data.augment.scene_parsing import (
+    OrderedDistortion,
+    RandomLimitedResize,
+    VariedCrop,
+    scene_parsing_augmentation,
+)
 from keras_densepred.data.augment.semantic import (
     PhotometricDistortion,
     RandomScaleCrop,
@@ -66,6 +79,7 @@ from keras_densepred.data.augment.semantic import (
 from keras_densepred.data.augment.transform import Combine, Transform
 
 __all__ = [
+    "Alternatives",
     "Combine",
     "CopyPaste",
     "DropTinyBoxes",
@@ -77,22 +91,29 @@ __all__ = [
     "MaskCopyPaste",
     "Mixing",
     "Mosaic",
+    "OrderedDistortion",
     "PadToSize",
     "PhotometricDistortion",
     "RandAugment",
     "RandomErasing",
     "RandomFlip",
+    "RandomLimitedResize",
     "RandomResizedCrop",
     "RandomScaleCrop",
+    "RandomSizeCrop",
     "RandomSizes",
     "RectangleCopyPaste",
+    "ResizeShortSide",
     "ResizeToFit",
     "Transform",
+    "VariedCrop",
     "coco_augmentation",
+    "detr_augmentation",
     "evaluation_crop",
     "imagenet_augmentation",
     "load_augmentation",
     "resize_images",
+    "scene_parsing_augmentation",
     "segmentation_augmentation",
     "yolo_augmentation",
 ]

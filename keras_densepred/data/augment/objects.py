@@ -46,6 +46,31 @@ def resize(record: Record, height: int, width: int) -> Record:
     )
 
 
+def random_crop(record: Record, height: int, width: int, rng: np.random.Generator) -> Record:
+    """Cuts a window of `(height, width)` pixels, not more than there are, at a random place.
+
+    Boxes are cut at the window; objects without area in it, or without a mask pixel where there
+    are masks, are dropped.
+    """
+    top = int(rng.integers(record.size[0] - height + 1))
+    left = int(rng.integers(record.size[1] - width + 1))
+    window = slice(top, top + height), slice(left, left + width)
+    image, corner = LazyImage.of(record.image).cut(top, left, height, width)
+    offset = np.tile(corner[::-1], 2).astype(np.float32)
+    boxes = clip_boxes(record.boxes - offset, height, width)
+    masks, semantic = record.masks, record.semantic
+    cut = record.replace(
+        image=drawn_like(record, image),
+        boxes=boxes,
+        masks=None if masks is None else masks[:, window[0], window[1]],
+        semantic=None if semantic is None else semantic[window],
+    )
+    keep = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
+    if cut.masks is not None:
+        keep &= has_pixels(cut.masks)
+    return cut if keep.all() else cut.select(keep)
+
+
 @dataclasses.dataclass(frozen=True)
 class ResizeToFit(Transform):
     """Resizes to the largest size of the same aspect ratio inside of `size`.
@@ -111,23 +136,7 @@ class FixedSizeCrop(Transform):
             min(wanted, there)
             for wanted, there in zip(height_and_width(self.size), record.size, strict=True)
         )
-        top = int(rng.integers(record.size[0] - height + 1))
-        left = int(rng.integers(record.size[1] - width + 1))
-        window = slice(top, top + height), slice(left, left + width)
-        image, corner = LazyImage.of(record.image).cut(top, left, height, width)
-        offset = np.tile(corner[::-1], 2).astype(np.float32)
-        boxes = clip_boxes(record.boxes - offset, height, width)
-        masks, semantic = record.masks, record.semantic
-        cut = record.replace(
-            image=drawn_like(record, image),
-            boxes=boxes,
-            masks=None if masks is None else masks[:, window[0], window[1]],
-            semantic=None if semantic is None else semantic[window],
-        )
-        keep = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
-        if cut.masks is not None:
-            keep &= has_pixels(cut.masks)
-        return cut if keep.all() else cut.select(keep)
+        return random_crop(record, height, width, rng)
 
 
 @dataclasses.dataclass(frozen=True)

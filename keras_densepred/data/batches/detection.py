@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,6 @@ def train_batches(
     on_bad_image: OnBadImage = "raise",
     shard: tuple[int, int] = (0, 1),
     mask_size: int | None = None,
-    image_sizes: bool = False,
 ) -> BatchStream:
     """Shuffled, augmented training batches without end.
 
@@ -71,15 +70,14 @@ def train_batches(
         mask_size: for mask heads, cells on a side of each object's mask, cut out by its box (112
             is four times what they predict); None for no masks. The data set must have them
             (`with_masks=True`).
-        image_sizes: whether batches say where images end and padding begins, for detectors with
-            `takes_image_sizes`.
 
     Returns:
         A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
-        "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the network input, "labels": (B,
-        max_boxes) int32}`; unused boxes and labels are -1. With `mask_size` also `"masks"`
-        (B, max_boxes, mask_size, mask_size) uint8, 1 on the object, else 0; with `image_sizes` also
-        these, (B, 2) int32 height and width in pixels, from the top left (see `model_inputs`).
+        "image_sizes": (B, 2) int32 (height, width) of what the augmentation gave, without the
+        padding on the right and below, "boxes": (B, max_boxes, 4) float32 xyxy in pixels of the
+        network input, "labels": (B, max_boxes) int32}`; unused boxes and labels are -1. With
+        `mask_size` also `"masks"` (B, max_boxes, mask_size, mask_size) uint8, 1 on the object,
+        else 0.
 
     Raises:
         ValueError: if the data set is empty or an argument is out of range.
@@ -93,7 +91,7 @@ def train_batches(
         max_boxes = most + sum(transform.most_added(most) for transform in transforms)
     if mask_size is not None and mask_size < 1:
         raise ValueError(f"`mask_size` must be positive or None, and is {mask_size}.")
-    rows = ObjectRows(mean, std, max_boxes, mask_size, image_sizes)
+    rows = ObjectRows(mean, std, max_boxes, mask_size)
     read = _WithoutCrowd(dataset)
     return training_stream(
         dataset,
@@ -122,7 +120,6 @@ def eval_batches(
     workers: int = 0,
     on_bad_image: OnBadImage = "raise",
     shard: tuple[int, int] = (0, 1),
-    image_sizes: bool = False,
 ) -> EvalBatches:
     """Every image of a split once, resized with its aspect ratio and padded with zeros.
 
@@ -152,7 +149,6 @@ def eval_batches(
             with `valid` False and counts.
         shard: index of this process and number of processes, which share each batch's rows: all
             have the same number of batches, and every image is in one of them once.
-        image_sizes: as for `train_batches`.
 
     Returns:
         An iterable with a length, of batches as `train_batches` makes them, with `"image_ids"`
@@ -190,19 +186,12 @@ def eval_batches(
         for canvas, members in groups
         for start in range(0, len(members), batch_size)
     ]
-    rows = ObjectRows(mean, std, max_boxes or most_boxes(dataset), image_sizes=image_sizes)
+    rows = ObjectRows(mean, std, max_boxes or most_boxes(dataset))
     rows_count = rows_here.stop - rows_here.start
     maker = _EvalBatchMaker(
         _WithoutCrowd(dataset), rows, rows_count, plan, limits, stretch, on_bad_image
     )
     return EvalBatches(maker, len(plan), workers, rows.max_boxes)
-
-
-def model_inputs(batch: Mapping[str, Any]) -> Any:
-    """What a detector takes of a batch: images, or with sizes `{"images", "image_sizes"}`."""
-    if "image_sizes" not in batch:
-        return batch["images"]
-    return {name: batch[name] for name in ("images", "image_sizes")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +262,7 @@ class _EvalBatchMaker:
             batch["scales"][row] = np.divide(resized.size, record.size)
             batch["valid"][row] = True
         for row in range(len(indices), self.batch_size if len(indices) else 0):
-            for name in batch.keys() - {"valid"}:
+            for name in ("images", "image_sizes", "boxes", "labels", "image_ids", "scales"):
                 batch[name][row] = batch[name][len(indices) - 1]
         return {**batch, REPORT: (skipped, dropped)}
 

@@ -133,32 +133,28 @@ class ObjectRows(ImageRows):
     Args:
         max_boxes: boxes per image; the largest are kept where there are more.
         mask_size: cells on a side of each mask, or None for no masks.
-        image_sizes: whether a batch says where its images end.
     """
 
     max_boxes: int
     mask_size: int | None = None
-    image_sizes: bool = False
 
     def empty(self, batch_size: int, canvas: tuple[int, int]) -> Batch:
         """A batch of images `(height, width)` not yet written, without boxes."""
         batch = {
             "images": self.empty_images(batch_size, canvas),
+            "image_sizes": np.tile(np.array(canvas, np.int32), (batch_size, 1)),
             "boxes": np.full((batch_size, self.max_boxes, 4), -1, np.float32),
             "labels": np.full((batch_size, self.max_boxes), -1, np.int32),
         }
         if self.mask_size is not None:
             shape = (batch_size, self.max_boxes, self.mask_size, self.mask_size)
             batch["masks"] = np.zeros(shape, np.uint8)
-        if self.image_sizes:
-            batch["image_sizes"] = np.tile(np.array(canvas, np.int32), (batch_size, 1))
         return batch
 
     def write(self, batch: Batch, row: int, record: Record) -> int:
         """Returns how many boxes were dropped because the row is full."""
         self.write_image(batch["images"][row], record.image)
-        if self.image_sizes:
-            batch["image_sizes"][row] = record.size
+        batch["image_sizes"][row] = record.size
         excess = len(record.labels) - self.max_boxes
         if excess > 0:
             area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(1)

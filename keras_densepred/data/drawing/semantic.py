@@ -15,23 +15,34 @@ _BACKGROUND = "background"
 _OPACITY = 0.6
 
 
-def label_colour(label: int, class_names: Sequence[str]) -> tuple[int, int, int] | None:
+Colour = tuple[int, int, int]
+
+
+def label_colour(
+    label: int, class_names: Sequence[str], colours: Sequence[Colour] | None = None
+) -> Colour | None:
     """The colour of a semantic label: None for the background, which is not coloured.
 
     Args:
         label: label from 0, or `IGNORE_LABEL`.
         class_names: name of each label.
+        colours: of each label, where the data set has its own.
 
     Returns:
         Red, green, blue, 0 to 255, or None.
     """
     if label == IGNORE_LABEL:
         return IGNORED_COLOUR
-    return None if class_names[label] == _BACKGROUND else class_colour(label)
+    if class_names[label] == _BACKGROUND:
+        return None
+    return class_colour(label) if colours is None else colours[label]
 
 
 def draw_semantic(
-    image: np.ndarray, semantic: np.ndarray, class_names: Sequence[str]
+    image: np.ndarray,
+    semantic: np.ndarray,
+    class_names: Sequence[str],
+    colours: Sequence[Colour] | None = None,
 ) -> np.ndarray:
     """Tints each pixel of a gray copy of an image in the colour of its class.
 
@@ -42,6 +53,7 @@ def draw_semantic(
         image: `(H, W, 3)` uint8, RGB.
         semantic: `(H, W)` integers, labels or `IGNORE_LABEL`.
         class_names: name of each label.
+        colours: of each label, where the data set has its own.
 
     Returns:
         `(H, W, 3)` uint8, RGB.
@@ -49,7 +61,7 @@ def draw_semantic(
     table = np.zeros((256, 3), np.float32)
     opacity = np.zeros((256, 1), np.float32)
     for label in np.unique(semantic).tolist():
-        colour = label_colour(label, class_names)
+        colour = label_colour(label, class_names, colours)
         if colour is not None:
             table[label], opacity[label] = colour, _OPACITY
     luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -57,13 +69,19 @@ def draw_semantic(
     return np.round(kept + table[semantic] * opacity[semantic]).astype(np.uint8)
 
 
-def draw_legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> np.ndarray:
+def draw_legend(
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    width: int,
+    colours: Sequence[Colour] | None = None,
+) -> np.ndarray:
     """A strip of coloured squares with the names of some classes. Requires Pillow, extra `data`.
 
     Args:
         labels: which classes, and `IGNORE_LABEL` if ignored pixels are to be explained.
         class_names: name of each label.
         width: of the strip in pixels; the entries take as many lines as they need.
+        colours: of each label, where the data set has its own.
 
     Returns:
         `(height, width, 3)` uint8, RGB, black on white.
@@ -85,7 +103,7 @@ def draw_legend(labels: Sequence[int], class_names: Sequence[str], width: int) -
     for label, name, left, top in entries:
         box = [left, top + 5, left + square, top + 5 + square]
         # Tinted over gray as on the image; the background is an empty square.
-        colour = label_colour(label, class_names)
+        colour = label_colour(label, class_names, colours)
         if colour is not None:
             red, green, blue = (int(_OPACITY * tone + (1 - _OPACITY) * 128) for tone in colour)
             colour = red, green, blue

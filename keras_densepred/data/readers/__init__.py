@@ -4,6 +4,11 @@ from keras_densepred.data.readers.anchor_shapes import box_shapes, cluster_ancho
 from keras_densepred.data.readers.class_folders import ImageFolder, find_class_folders
 from keras_densepred.data.readers.class_summary import ClassSummary, require_same_class_names
 from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, require_same_classes
+from keras_densepred.data.readers.known_masks import (
+    Ade20kSegmentation,
+    CityscapesSegmentation,
+    CocoStuffSegmentation,
+)
 from keras_densepred.data.readers.mask_files import load_mask
 from keras_densepred.data.readers.mask_folders import MaskFolder, find_segmentation_splits
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
@@ -18,8 +23,11 @@ from keras_densepred.data.readers.yolo import YoloDataset
 
 __all__ = [
     "VOC_CLASS_NAMES",
+    "Ade20kSegmentation",
+    "CityscapesSegmentation",
     "ClassSummary",
     "CocoDataset",
+    "CocoStuffSegmentation",
     "DatasetSummary",
     "ImageFolder",
     "MaskFolder",

@@ -82,8 +82,8 @@ def check_normalised_boxes(
     """
     form = "`class x y width height`, the centre and the sides as shares of the image (0 to 1)"
     high = boxes[:, :2] + boxes[:, 2:]
-    in_pixels = (boxes[:, 2:] > _LARGEST_SHARE).any(axis=1)
-    if len(boxes) and in_pixels.mean() > 0.5:
+    if look_like_pixels(boxes):
+        in_pixels = _larger_than_images(boxes)
         first = object_name(int(np.argmax(in_pixels)))
         raise DatasetError(
             f"{source}: {in_pixels.sum():,} of {len(boxes):,} boxes are larger than their image, "
@@ -100,6 +100,15 @@ def check_normalised_boxes(
             f"such as {object_name(int(np.argmax(outside)))}, and all would lie inside as corners "
             f"x1 y1 x2 y2: lines are {form}."
         )
+
+
+def look_like_pixels(boxes: np.ndarray) -> bool:
+    """Whether most boxes, left, top, width and height, are too large for shares of an image."""
+    return len(boxes) > 0 and bool(_larger_than_images(boxes).mean() > 0.5)
+
+
+def _larger_than_images(boxes: np.ndarray) -> np.ndarray:
+    return np.any(boxes[:, 2:] > _LARGEST_SHARE, axis=1)
 
 
 def _shown(box: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import operator
 import os
@@ -39,14 +40,39 @@ def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
             can be read in two ways (2 and 4 bits), or a value above 255.
     """
     name = os.fspath(path)
+    return decode_mask(_content_of(name), name)
+
+
+def _content_of(name: str) -> bytes:
     try:
         with open(name, "rb") as file:
-            content = file.read()
+            return file.read()
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist.") from error
     except OSError as error:
         raise ImageError(f"{name} cannot be read: {error.strerror}.") from error
-    return decode_mask(content, name)
+
+
+def palette_of(content: bytes, name: str) -> np.ndarray | None:
+    """The colours of a palette image `(N, 3)` uint8; None for others and for ramps of gray.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it.
+
+    Raises:
+        ImageError: if it is no image.
+    """
+    image_module = require("PIL.Image", "data")
+    with explained(content, name), image_module.open(io.BytesIO(content)) as image:
+        palette = image.palette if image.mode == "P" else None
+        if palette is None:
+            return None
+        # What the header has; `getpalette` decodes the image.
+        in_header = palette.rawmode == "RGB"
+        values = np.frombuffer(palette.palette, np.uint8) if in_header else image.getpalette()
+    colours = np.array(values, np.uint8).reshape(-1, 3)
+    return None if (colours == colours[:, :1]).all() else colours
 
 
 def decode_mask(content: bytes, name: str) -> np.ndarray:
@@ -97,26 +123,42 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
         return values.astype(np.uint8)
 
 
-def check_labels(mask: np.ndarray, num_classes: int, name: str) -> None:
+def check_labels(mask: np.ndarray, num_classes: int, name: str, first_label: int = 0) -> None:
     """Refuses labels without a class.
 
     Args:
-        mask: `(H, W)` uint8.
-        num_classes: C; labels are `0 .. C - 1`, and `IGNORE_LABEL`.
+        mask: `(H, W)` uint8, as it is in the file.
+        num_classes: C; labels are `first_label .. first_label + C - 1`, and `IGNORE_LABEL`.
         name: what messages call the mask.
+        first_label: number of the first class; those below stand for none.
 
     Raises:
         DatasetError: naming the first such label and where it is.
     """
-    unknown = (mask >= num_classes) & (mask != IGNORE_LABEL)
+    end = first_label + num_classes
+    unknown = (mask >= end) & (mask != IGNORE_LABEL)
     if unknown.any():
         row, column = _first(unknown)
         raise DatasetError(
             f"{name} has label {mask[row, column]} at row {row}, column {column} "
             f"({unknown.sum():,} pixels have such labels), but the data set has {num_classes} "
-            f"classes, labels 0 to {num_classes - 1}, and {IGNORE_LABEL} for none: correct the "
-            "mask or the list of classes."
+            f"classes, labels {first_label} to {end - 1}, and "
+            f"{f'0 or {IGNORE_LABEL}' if first_label else IGNORE_LABEL} for none: correct the mask "
+            "or the list of classes."
         )
+
+
+def from_label(mask: np.ndarray, first_label: int) -> np.ndarray:
+    """Labels from 0 of numbers from `first_label`; lower ones, and `IGNORE_LABEL`, are ignored.
+
+    Args:
+        mask: `(H, W)` uint8.
+        first_label: number of the first class.
+    """
+    if not first_label:
+        return mask
+    unlabelled = (mask < first_label) | (mask == IGNORE_LABEL)
+    return np.where(unlabelled, np.uint8(IGNORE_LABEL), mask - np.uint8(first_label))
 
 
 def check_size(mask: np.ndarray, image: np.ndarray, mask_name: str, image_name: str) -> None:
@@ -155,6 +197,7 @@ class MaskFiles:
         masks: path of the mask of each.
         class_names: name of each label, at most 255.
         notes: what was noticed when the files were looked for.
+        first_label: number of the first class in the masks; lower ones stand for no class.
 
     Raises:
         DatasetError: if there are no images or too many classes, or two classes have one name.
@@ -167,6 +210,7 @@ class MaskFiles:
         masks: Sequence[str],
         class_names: Sequence[str],
         notes: Sequence[Finding] = (),
+        first_label: int = 0,
     ) -> None:
         if not images:
             raise DatasetError(
@@ -183,6 +227,7 @@ class MaskFiles:
         self._masks = tuple(masks)
         self._class_names = unique_names(class_names, f"The list of classes of {name}")
         self._notes = tuple(notes)
+        self._first_label = first_label
 
     def __len__(self) -> int:
         return len(self._images)
@@ -208,12 +253,34 @@ class MaskFiles:
             DatasetError: if it has a label without a class.
         """
         mask = self._load_mask(self._masks[index])
-        check_labels(mask, self.num_classes, self._masks[index])
-        return mask
+        check_labels(mask, self.num_classes, self._masks[index], self._first_label)
+        return from_label(mask, self._first_label)
 
     def _load_mask(self, path: str) -> np.ndarray:
-        """The labels `(H, W)` uint8 in a file."""
-        return load_mask(path)
+        """The numbers `(H, W)` uint8 in a file, whose palette is that of the others."""
+        content = _content_of(path)
+        mask = decode_mask(content, path)
+        _check_palette(mask, palette_of(content, path), path, self._palette, self._masks[0])
+        return mask
+
+    @functools.cached_property
+    def _palette(self) -> np.ndarray | None:
+        """The colours of the first mask, which those of all others have to be."""
+        try:
+            return palette_of(_content_of(self._masks[0]), self._masks[0])
+        except ImageError:  # which is said when this mask is read
+            return None
+
+    @property
+    def class_colours(self) -> tuple[tuple[int, int, int], ...] | None:
+        """Red, green, blue of each label, of the masks' palette; None where they have none."""
+        palette = self._palette
+        if palette is None:
+            return None
+        used = palette[self._first_label :][: self.num_classes].tolist()
+        if len(used) < self.num_classes or len({*map(tuple, used)}) < self.num_classes:
+            return None  # it tells some classes from each other only
+        return tuple((red, green, blue) for red, green, blue in used)
 
     def image_path(self, index: int) -> str:
         """The file of image number `index`."""
@@ -222,7 +289,8 @@ class MaskFiles:
     def __repr__(self) -> str:
         # Grain compares this when a position is restored, so it names what the data depend on.
         return (
-            f"{type(self).__name__}({self.name!r}, images={len(self)}, classes={self.num_classes})"
+            f"{type(self).__name__}({self.name!r}, images={len(self)}, classes={self.num_classes}"
+            f"{f', first_label={self._first_label}' if self._first_label else ''})"
         )
 
     @property
@@ -263,6 +331,37 @@ class MaskFiles:
             DatasetError: if a mask has a label without a class.
         """
         return summarize_masks(self, self.name, self._notes)
+
+
+def _check_palette(
+    mask: np.ndarray,
+    palette: np.ndarray | None,
+    path: str,
+    first_palette: np.ndarray | None,
+    first_path: str,
+) -> None:
+    """Refuses a mask that shows one of its numbers in another colour than the first mask does.
+
+    Programs that make a palette for each file give a class another number in each.
+
+    Raises:
+        DatasetError: naming both files.
+    """
+    if palette is None or first_palette is None or palette is first_palette:
+        return
+    both = min(len(palette), len(first_palette))
+    differ = np.flatnonzero((palette[:both] != first_palette[:both]).any(axis=1))
+    if not len(differ):
+        return
+    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE_LABEL + 1))
+    wrong = np.intersect1d(differ, used)
+    if len(wrong):
+        label = int(wrong[0])
+        raise DatasetError(
+            f"{path} shows label {label} in the colour {tuple(palette[label].tolist())} and "
+            f"{first_path} in {tuple(first_palette[label].tolist())}: their palettes differ, so "
+            "a number may not mean one class; write all masks with one palette, or in gray."
+        )
 
 
 def _first(where: np.ndarray) -> tuple[int, int]:

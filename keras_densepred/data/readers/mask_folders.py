@@ -8,6 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_densepred.data.readers.known_masks import (
+    Ade20kSegmentation,
+    find_known_splits,
+    is_known_tree,
+)
 from keras_densepred.data.readers.listing import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -38,6 +43,8 @@ class MaskFolder(MaskFiles):
             beside or above the folders; where there is none, all masks are read, and the labels
             up to the highest in them are called `class_0`, `class_1` and so on.
         files: names of image files to use only; None for all.
+        reduce_zero_label: whether 0 in the masks stands for no class and 1 for the first, as in
+            ADE20K; the names are then those of 1, 2 and so on.
 
     Raises:
         DatasetError: if a folder is missing or empty, or an image has no mask.
@@ -49,6 +56,7 @@ class MaskFolder(MaskFiles):
         masks: str | os.PathLike[str],
         class_names: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
+        reduce_zero_label: bool = False,
     ) -> None:
         image_folder, mask_folder = input_path(images), input_path(masks)
         pictures = list_stems(image_folder, IMAGE_SUFFIXES, "images")
@@ -65,22 +73,26 @@ class MaskFolder(MaskFiles):
             notes.append(Finding(len(extra), what, str(mask_folder / labels[extra[0]])))
         mask_files = [str(mask_folder / labels[stem]) for stem in pictures]
         if class_names is None:
-            class_names = _beside(image_folder) or unnamed_classes(mask_files)
+            class_names = _beside(image_folder) or unnamed_classes(mask_files, reduce_zero_label)
         super().__init__(
             str(image_folder),
             [str(image_folder / name) for name in pictures.values()],
             mask_files,
             class_names,
             notes,
+            first_label=int(reduce_zero_label),
         )
 
 
 def find_segmentation_splits(
-    data_dir: str | os.PathLike[str], class_names: Sequence[str] | None = None
+    data_dir: str | os.PathLike[str],
+    class_names: Sequence[str] | None = None,
+    reduce_zero_label: bool = False,
 ) -> dict[str, MaskFiles]:
     """Opens the training and the validation split of a folder.
 
-    The layouts known are Pascal VOC's (with `train_aug` for training where that list and
+    The layouts known are ADE20K's (`ADEChallengeData2016`), Cityscapes' and COCO-Stuff's, with
+    their classes, Pascal VOC's (with `train_aug` for training where that list and
     `SegmentationClassAug` are there), `images/train` with `masks/train`, `train/images` with
     `train/masks` (`val`, or `validation`, likewise), and `images` with `masks` without splits, of
     which every tenth image by name is held out for validation.
@@ -90,6 +102,8 @@ def find_segmentation_splits(
         class_names: name of each label; None takes those of the tree (see `VocSegmentation` and
             `MaskFolder`), where there are none `class_0`, ... up to the highest label of both
             splits.
+        reduce_zero_label: whether 0 stands for no class and 1 for the first, of trees in VOC's
+            layout and folders of masks; ADE20K's tree has that habit by itself.
 
     Returns:
         `{"train": data set, "val": data set}`.
@@ -100,6 +114,12 @@ def find_segmentation_splits(
     base = input_path(data_dir)
     if not base.is_dir():
         raise DatasetError(f"{base} is not a folder: give the root of a segmentation data set.")
+    if (known := find_known_splits(base, class_names)) is not None:
+        if reduce_zero_label and not isinstance(known["train"], Ade20kSegmentation):
+            raise DatasetError(
+                f"{base} has the known labels of its data set: leave --reduce-zero-label out."
+            )
+        return known
     voc = find_voc_root(base)
     if voc is not None:
         lists = voc / "ImageSets" / "Segmentation"
@@ -107,8 +127,8 @@ def find_segmentation_splits(
         use_sbd = augmented and (voc / "SegmentationClassAug").is_dir()
         train = augmented[0] if use_sbd else "train"
         return {
-            "train": VocSegmentation(voc, train, class_names),
-            "val": VocSegmentation(voc, "val", class_names),
+            "train": VocSegmentation(voc, train, class_names, reduce_zero_label),
+            "val": VocSegmentation(voc, "val", class_names, reduce_zero_label),
         }
     folders = _find_folders(base)
     names = class_names or find_class_names(base)
@@ -118,16 +138,22 @@ def find_segmentation_splits(
         held_out = files[_HELD_OUT // 2 :: _HELD_OUT] or files[1:2]
         if not held_out:
             raise DatasetError(f"{images} has one image, too few for training and validation.")
-        names = names or unnamed_classes(MaskFolder(images, masks, _ANY).mask_files)
+        names = names or unnamed_classes(
+            MaskFolder(images, masks, _ANY).mask_files, reduce_zero_label
+        )
         kept = [name for name in files if name not in set(held_out)]
         return {
-            split: MaskFolder(images, masks, names, chosen)
+            split: MaskFolder(images, masks, names, chosen, reduce_zero_label)
             for split, chosen in (("train", kept), ("val", held_out))
         }
     if names is None:
         opened = (MaskFolder(*folders[split], _ANY) for split in folders)
-        names = unnamed_classes([file for split in opened for file in split.mask_files])
-    return {split: MaskFolder(*folders[split], names) for split in folders}
+        files = [file for split in opened for file in split.mask_files]
+        names = unnamed_classes(files, reduce_zero_label)
+    return {
+        split: MaskFolder(*folders[split], names, reduce_zero_label=reduce_zero_label)
+        for split in folders
+    }
 
 
 def is_segmentation_tree(data_dir: str | os.PathLike[str]) -> bool:
@@ -138,17 +164,22 @@ def is_segmentation_tree(data_dir: str | os.PathLike[str]) -> bool:
     """
     base = input_path(data_dir)
     folders = (base / "masks", base / "train" / "masks")
-    return find_voc_root(base) is not None or any(folder.is_dir() for folder in folders)
+    return (
+        is_known_tree(base)
+        or find_voc_root(base) is not None
+        or any(folder.is_dir() for folder in folders)
+    )
 
 
 _ANY = tuple(f"class_{label}" for label in range(IGNORE_LABEL))
 
 
-def unnamed_classes(masks: Sequence[str]) -> tuple[str, ...]:
+def unnamed_classes(masks: Sequence[str], reduce_zero_label: bool = False) -> tuple[str, ...]:
     """Names for the labels up to the highest in some masks: `class_0`, `class_1` and so on.
 
     Args:
         masks: paths, all of which are read.
+        reduce_zero_label: whether 0 is none, and the first is called `class_1`.
 
     Returns:
         The names.
@@ -158,13 +189,14 @@ def unnamed_classes(masks: Sequence[str]) -> tuple[str, ...]:
         DatasetError: if no pixel has a label.
     """
     counts, _ = count_labels(lambda index: load_mask(masks[index]), len(masks))
-    used = np.flatnonzero(counts[:, :IGNORE_LABEL].sum(axis=0))
+    first = int(reduce_zero_label)
+    used = np.flatnonzero(counts[:, first:IGNORE_LABEL].sum(axis=0))
     if not len(used):
         raise DatasetError(
             f"{masks[0]} and all other masks ({len(masks):,} in all) have no label but "
             f"{IGNORE_LABEL}, which stands for none, so there is nothing to learn."
         )
-    return _ANY[: int(used[-1]) + 1]
+    return _ANY[first : first + int(used[-1]) + 1]
 
 
 def _left_out(images: Path) -> list[Finding]:

@@ -11,10 +11,15 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.image_files import decode_image
 from keras_densepred.data.readers.listing import unique_names
-from keras_densepred.data.readers.mask_files import check_labels, check_size, decode_mask
+from keras_densepred.data.readers.mask_files import (
+    check_labels,
+    check_size,
+    decode_mask,
+    from_label,
+)
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.readers.tfds import open_tfds
-from keras_densepred.data.records import IGNORE_LABEL, DatasetError, Record, semantic_record
+from keras_densepred.data.records import DatasetError, Record, semantic_record
 
 # What TFDS does not record: the value of the first class in the masks, and the class names.
 _KNOWN: dict[str, tuple[int, Sequence[str]]] = {
@@ -52,6 +57,7 @@ class TfdsSegmentation:
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.name, self.split = name, split
+        _refuse_scene_parsing(name)
         features = open_tfds(name, split, data_dir).dataset_info.features
         self._mask_feature = _mask_feature(features, name)
         first, known = _KNOWN.get(name.split("/")[0].split(":")[0], (0, ()))
@@ -117,12 +123,8 @@ class TfdsSegmentation:
 
     def _decode(self, content: bytes, name: str) -> np.ndarray:
         mask = decode_mask(content, f"the mask of {name}")
-        if self._first_label:
-            unlabelled = (mask < self._first_label) | (mask == IGNORE_LABEL)
-            shifted = mask - np.uint8(self._first_label)
-            mask = np.where(unlabelled, np.uint8(IGNORE_LABEL), shifted)
-        check_labels(mask, self.num_classes, f"the mask of {name}")
-        return mask
+        check_labels(mask, self.num_classes, f"the mask of {name}", self._first_label)
+        return from_label(mask, self._first_label)
 
     def _example_name(self, index: int) -> str:
         return f"TFDS {self.name}, {self.split}, image {index}"
@@ -144,11 +146,21 @@ def find_tfds_segmentation(
     Raises:
         DatasetError: as of `TfdsSegmentation`.
     """
+    _refuse_scene_parsing(name)
     known = open_tfds(name, "train", data_dir).dataset_info.splits
     held_out = next((split for split in ("validation", "test") if split in known), None)
     splits = ("train", held_out) if held_out else ("train[:90%]", "train[90%:]")
     train, val = (TfdsSegmentation(name, split, data_dir=data_dir) for split in splits)
     return {"train": train, "val": val}
+
+
+def _refuse_scene_parsing(name: str) -> None:
+    """Refuses TFDS' set of that name, whose masks are others than one expects."""
+    if name.split("/")[0].split(":")[0] == "scene_parse150":
+        raise DatasetError(
+            "TFDS scene_parse150 has ADE20K's images with instances of 100 things, not the masks "
+            "of 150 classes: give the folder ADEChallengeData2016 of the scene parsing benchmark."
+        )
 
 
 def _mask_feature(features: Mapping, name: str) -> str:

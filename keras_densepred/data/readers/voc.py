@@ -75,6 +75,7 @@ class VocSegmentation(MaskFiles):
         root: the folder with `JPEGImages`, `VOC2012` for instance.
         split: name of the list: `"train"`, `"val"`, `"trainval"`, `"train_aug"`.
         class_names: name of each label, in place of the file's.
+        reduce_zero_label: whether 0 in the masks stands for no class and 1 for the first.
 
     Raises:
         DatasetError: if the list or a file that it names is missing, or a line leads out of the
@@ -86,6 +87,7 @@ class VocSegmentation(MaskFiles):
         root: str | os.PathLike[str],
         split: str = "train",
         class_names: Sequence[str] | None = None,
+        reduce_zero_label: bool = False,
     ) -> None:
         base = input_path(root)
         if not re.fullmatch(r"\w[\w.-]*", split):
@@ -108,8 +110,9 @@ class VocSegmentation(MaskFiles):
             names = _names(unique, path)
             images = _files_of(names, base / "JPEGImages", IMAGE_SUFFIXES, "images", path)
             masks = _files_of(names, base / folder, MASK_SUFFIXES, "masks", path)
-        names_of_labels = class_names or find_class_names(base) or VOC_CLASS_NAMES
-        super().__init__(f"{base}, {split}", images, masks, names_of_labels, notes)
+        first = int(reduce_zero_label)
+        names_of_labels = class_names or find_class_names(base) or VOC_CLASS_NAMES[first:]
+        super().__init__(f"{base}, {split}", images, masks, names_of_labels, notes, first)
 
 
 class SbdSegmentation(MaskFiles):
@@ -144,6 +147,10 @@ class SbdSegmentation(MaskFiles):
 
     def _load_mask(self, path: str) -> np.ndarray:
         return _load_sbd_mask(path)
+
+    @property
+    def class_colours(self) -> None:
+        """None: MATLAB's files have no palette."""
 
 
 def find_voc_root(data_dir: str | os.PathLike[str]) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_densepred.data.image_size import size_or_pixel
-from keras_densepred.data.readers.box_form import check_normalised_boxes
+from keras_densepred.data.readers.box_form import check_normalised_boxes, look_like_pixels
 from keras_densepred.data.readers.coco_checks import Faults
 from keras_densepred.data.readers.coco_masks import mask_areas
 from keras_densepred.data.readers.image_tree import ImageTree, files_finding, stem_of
@@ -31,6 +31,7 @@ from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import DatasetError
 
 _NO_LABELS = frozenset({"classes"})  # text files among the labels that are none
+_NAMED = 3  # faulty lines of a kind; the others are counted
 _LARGEST = 1e6  # shares of an image that are certainly none
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
@@ -88,6 +89,7 @@ class YoloDataset(ObjectFiles):
         image_of = np.array(lines.image_of, np.int64)
         sides = sizes[image_of][:, ::-1].astype(np.float64)
         shares = np.array(lines.boxes, np.float64).reshape(-1, 4)
+        lines.raise_if_faulty(source, len(class_names), shares)
         check_normalised_boxes(shares, source, lines.name)
         table = ObjectTable.build(
             class_names=unique_names(class_names, source),
@@ -254,6 +256,7 @@ class _Lines:
         self.image_of, self.labels, self.boxes = array("q"), array("q"), array("d")
         self.polygons: list[np.ndarray | None] = []
         self.empty: list[int] = []
+        self._of_no_form, self._of_no_class = _Faulty(), _Faulty()
         for image, path in enumerate(files):
             if path is not None:
                 self._read(image, path, classes)
@@ -276,19 +279,44 @@ class _Lines:
             try:
                 label = float(words[0])
                 box = self._box(list(map(float, words[1:])))
-            except ValueError as error:
-                raise DatasetError(_fault(path, number, line)) from error
+            except ValueError:
+                self._of_no_form.add(f"{path}, line {number}", _shown(line))
+                continue
             if not (label.is_integer() and 0 <= label < classes):
-                raise DatasetError(
-                    f"{path}, line {number} has class {label:g}, and there are names for {classes} "
-                    f"(0 to {classes - 1}): correct it, or name all classes."
-                )
-            self.labels.append(int(label))
+                self._of_no_class.add(f"{path}, line {number}", f"class {label:g}")
+            self.labels.append(int(label) if label.is_integer() else -1)
             self.boxes.extend(box)
             self.image_of.append(image)
             self._numbers.append(number)
         if len(self.labels) == before:
             self.empty.append(image)
+
+    def raise_if_faulty(self, source: str, classes: int, boxes: np.ndarray) -> None:
+        """Names some of the lines that cannot be read, and says how many there are.
+
+        Args:
+            source: what messages call the data.
+            classes: how many there are.
+            boxes: of the lines that can be read, `(N, 4)` shares.
+
+        Raises:
+            DatasetError: if there are any.
+        """
+        said = []
+        if self._of_no_form.count:
+            is_scored = any(len(text.split()) == 6 for text in self._of_no_form.named.values())
+            hint = " (six numbers are a prediction with its confidence)" if is_scored else ""
+            form = "neither `class x y width height` nor `class x0 y0 x1 y1 x2 y2 ...`"
+            said.append(f"{self._of_no_form.told('is')}, {form}{hint}: correct or remove it")
+        if self._of_no_class.count:
+            said.append(
+                f"{self._of_no_class.told('has')}, and there are names for {classes} (0 to "
+                f"{classes - 1}): correct it, or name all classes"
+            )
+        if said and look_like_pixels(boxes):
+            said.append("most boxes look like pixels, too: they are shares of the image, 0 to 1")
+        if said:
+            raise DatasetError(f"{source}: {'; '.join(said)}.")
 
     def _box(self, values: list[float]) -> tuple[float, float, float, float]:
         """Left, top, width and height; keeps a polygon where masks are wanted."""
@@ -310,16 +338,30 @@ class _Lines:
         return left, top, max(values[::2]) - left, max(values[1::2]) - top
 
 
-def _fault(path: str, number: int, line: bytes) -> str:
+class _Faulty:
+    """Lines with a fault of one kind: how many there are, and the first ones."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.named: dict[str, str] = {}
+
+    def add(self, place: str, text: str) -> None:
+        self.count += 1
+        if len(self.named) < _NAMED:
+            self.named[place] = text
+
+    def told(self, verb: str) -> str:
+        """In words."""
+        named = [f"{place} {verb} {text}" for place, text in self.named.items()]
+        more = self.count - len(named)
+        if more:
+            named.append(f"so {'is' if more == 1 else 'are'} {more:,} more")
+        return ", ".join(named)
+
+
+def _shown(line: bytes) -> str:
     text = line.decode("utf-8", "backslashreplace").strip()
-    shown = text if len(text) <= 60 else text[:57] + "..."
-    hint = ""
-    if len(line.split()) == 6:
-        hint = " (six numbers are a prediction with its confidence)"
-    return (
-        f"{path}, line {number} is {shown!a}, neither `class x y width height` nor `class x0 y0 x1 "
-        f"y1 x2 y2 ...`{hint}: correct or remove it."
-    )
+    return f"{text if len(text) <= 60 else text[:57] + '...'!a}"
 
 
 def _without_objects(

@@ -67,10 +67,11 @@ class DeformableDETR(DenseDetector, keras.Model):
         )
         model = keras_densepred.models.DeformableDETR(pyramid, num_classes=80)
         model.compile()
-        found = model.predict({"images": images, "image_sizes": [[224, 224]] * len(images)})
+        sizes = np.full((len(images), 2), 64)  # height and width of what is image
+        found = model.predict({"images": images, "image_sizes": sizes})
     """
 
-    takes_image_sizes: ClassVar[bool] = True
+    input_keys: ClassVar[tuple[str, ...]] = ("images", "image_sizes")
 
     def __init__(
         self,

@@ -20,23 +20,30 @@ def sliding_window(
     size: int | tuple[int, int],
     stride: int | tuple[int, int] | None = None,
     batch_size: int | None = None,
+    size_multiple: int | None = None,
 ) -> Predict:
     """Predicts windows of the training size, and averages the logits where they overlap.
 
-    The last window of a row or column is moved back into the image; an image smaller than a window
-    is padded with zeros, the mean colour of normalised images, on the right and below.
+    MMSegmentation's rule: along a side there is a window every `stride` pixels until the border is
+    reached (with 512 and 341, `max(side - 512 + 340, 0) // 341 + 1`), and the last one is moved
+    back to end there. An image smaller than a window is padded with zeros, the mean colour of
+    normalised images, on the right and below.
 
     Args:
         predict: images `(B, *size, 3)` -> logits `(B, *size, C)`.
         size: height and width of a window, or one number for both, in pixels.
         stride: from one window to the next; by default two thirds of `size`.
         batch_size: windows per call, the same in every call; by default the number of images.
+        size_multiple: an image smaller than a window is padded to a multiple of this only, the
+            `size_divisor` of its backbone, as MMSegmentation, which takes it as it is, comes
+            nearest to; by default to the size of a window, so that all have one shape.
 
     Returns:
         Images `(B, H, W, 3)` -> logits `(B, H, W, C)` float32.
 
     Raises:
-        ValueError: if `size` or `stride` is not positive, or the stride leaves gaps.
+        ValueError: if `size`, `stride` or `size_multiple` is not positive, or the stride leaves
+            gaps.
     """
     window = _pair(size)
     step = tuple(max(1, side * 2 // 3) for side in window) if stride is None else _pair(stride)
@@ -45,31 +52,37 @@ def sliding_window(
             f"Windows of {window[0]}x{window[1]} pixels every {step[0]} and {step[1]} pixels do "
             "not cover an image: `stride` must be at least 1 and at most `size`."
         )
+    if size_multiple is not None and size_multiple < 1:
+        raise ValueError(f"`size_multiple` must be at least 1, and is {size_multiple}.")
 
     def slide(images: np.ndarray) -> np.ndarray:
         count, height, width = images.shape[:3]
-        below, right = (max(0, window[i] - images.shape[1 + i]) for i in (0, 1))
+        high, wide = (
+            side if size_multiple is None else min(side, -(-own // size_multiple) * size_multiple)
+            for side, own in zip(window, (height, width), strict=True)
+        )
+        below, right = max(0, high - height), max(0, wide - width)
         padded = np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))
         places = [
             (image, top, left)
             for image in range(count)
-            for top in _starts(padded.shape[1], window[0], step[0])
-            for left in _starts(padded.shape[2], window[1], step[1])
+            for top in _starts(padded.shape[1], high, step[0])
+            for left in _starts(padded.shape[2], wide, step[1])
         ]
         at_once = batch_size or count
         total, weight = None, np.zeros((*padded.shape[1:3], 1), np.float32)
         for first in range(0, len(places), at_once):
             chosen = places[first : first + at_once]
-            crops = np.zeros((at_once, *window, images.shape[-1]), images.dtype)
+            crops = np.zeros((at_once, high, wide, images.shape[-1]), images.dtype)
             for row, (image, top, left) in enumerate(chosen):
-                crops[row] = padded[image, top : top + window[0], left : left + window[1]]
+                crops[row] = padded[image, top : top + high, left : left + wide]
             logits = np.asarray(predict(crops))
             if total is None:
                 total = np.zeros((*padded.shape[:3], logits.shape[-1]), np.float32)
             for row, (image, top, left) in enumerate(chosen):
-                total[image, top : top + window[0], left : left + window[1]] += logits[row]
+                total[image, top : top + high, left : left + wide] += logits[row]
                 if image == 0:
-                    weight[top : top + window[0], left : left + window[1]] += 1.0
+                    weight[top : top + high, left : left + wide] += 1.0
         assert total is not None
         return (total / weight)[:, :height, :width]
 

@@ -154,6 +154,7 @@ class _Predictor:
     def __init__(self, model: keras.Model, cluster: TensorFlowCluster):
         tf = require("tensorflow", "tensorflow")
         self._cluster = cluster
+        self.input_keys = getattr(model, "input_keys", ("images",))
 
         def step(x: Any) -> Any:
             return cluster.strategy.run(lambda rows: model.predict_step((rows,)), args=(x,))

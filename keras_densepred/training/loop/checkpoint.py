@@ -157,6 +157,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "step": position.step,
             "steps_per_epoch": self.steps_per_epoch,
             "logs": {name: float(value) for name, value in (logs or {}).items()},
+            "stopped": bool(model.stop_training),
             "dtypes": dtypes,
             "callbacks": {name: item.get_state() for name, item in self.companions.items()},
         }

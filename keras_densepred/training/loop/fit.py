@@ -172,7 +172,8 @@ def fit(
         checkpoint: where and when to save.
         callbacks: more callbacks, called before the checkpoint is written. Those with `get_state`
             and `set_state` are saved with it. If one fails at the end of an epoch, the epoch is not
-            trained again: the next start begins with what they do then.
+            trained again: the next start begins with what they do then. A run that one of them has
+            stopped is finished.
 
     Returns:
         The position that training was continued from; `Position(0, 0)` for a fresh run. With
@@ -191,16 +192,19 @@ def fit(
     model._symbolic_build(data_batch=next(batches_from(0)))
     if snapshot is not None:
         start = snapshot.position
-        steps = f" and {start.step} of {steps_per_epoch} steps" if start.epoch < epochs else ""
-        cluster.say(
-            f"Continuing from {snapshot.path}: {start.epoch} of {epochs} epochs{steps} are done."
-        )
+        steps = f" and {start.step} of {steps_per_epoch} steps" if start.step else ""
+        done = f"{start.epoch} of {epochs} epochs{steps} are done"
+        if snapshot.stopped:
+            cluster.say(f"Training is finished: it was stopped when {done}.")
+        else:
+            cluster.say(f"Continuing from {snapshot.path}: {done}.")
         snapshot.restore(model, checkpoint.companions)
     spanning = _SpanningCallbacks(
         [NanGuard(), *callbacks, checkpoint], model, epochs, steps_per_epoch
     )
     spanning.generators = snapshot.random_state if snapshot else None
     spanning.begin()
+    model.stop_training = snapshot is not None and snapshot.stopped
 
     def run(position: Position, until: int) -> None:
         done = position.epoch * steps_per_epoch + position.step
@@ -231,7 +235,7 @@ def fit(
             spanning.end_epoch_again(snapshot)
             epoch += 1
         spanning.callbacks.insert(1, _EpochTrained(checkpoint))
-        if 0 < start.step < steps_per_epoch and epoch < epochs:
+        if 0 < start.step < steps_per_epoch and epoch < epochs and not model.stop_training:
             spanning.epoch_snapshot = snapshot
             keeper = _RawWeights()
             spanning.callbacks.append(keeper)

@@ -84,6 +84,11 @@ class Snapshot:
         return Position(self.state["epoch"], self.state["step"])
 
     @property
+    def stopped(self) -> bool:
+        """Whether a callback had ended training before its last epoch."""
+        return self.state.get("stopped", False)
+
+    @property
     def epoch_logs(self) -> dict[str, float]:
         """The means of an epoch whose steps are all done."""
         return self.state["logs"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
+from keras_densepred.data.drawing.semantic import Colour, draw_legend, draw_semantic
 from keras_densepred.files import write_atomically
 from keras_densepred.training.report.sheet import picture_sheet
 
@@ -21,6 +21,7 @@ def draw_segmentations(
     path: str | os.PathLike[str],
     *,
     side: int = 400,
+    colours: Sequence[Colour] | None = None,
 ) -> None:
     """Draws truth (left) and predictions (right) of some images as one PNG with a legend.
 
@@ -31,6 +32,7 @@ def draw_segmentations(
         class_names: by label; the legend has those that are visible.
         path: of the PNG.
         side: longer side of each image on the sheet, in pixels.
+        colours: of each label, where the data set has its own.
 
     Raises:
         ImportError: if Pillow is not installed.
@@ -42,7 +44,7 @@ def draw_segmentations(
         size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
         rows.append(
             tuple(
-                image_module.fromarray(draw_semantic(image, label, class_names)).resize(
+                image_module.fromarray(draw_semantic(image, label, class_names, colours)).resize(
                     size, image_module.Resampling.BILINEAR
                 )
                 for label in labels
@@ -50,7 +52,7 @@ def draw_segmentations(
         )
     sheet = picture_sheet(rows, ("ground truth", "prediction"), side)
     seen = {int(label) for part in (*truth, *predictions) for label in np.unique(part)}
-    legend = image_module.fromarray(draw_legend(sorted(seen), class_names, sheet.width))
+    legend = image_module.fromarray(draw_legend(sorted(seen), class_names, sheet.width, colours))
     whole = image_module.new("RGB", (sheet.width, sheet.height + legend.height), "white")
     whole.paste(legend, (0, 0))
     whole.paste(sheet, (0, legend.height))
@@ -63,8 +65,8 @@ def write_iou(path: str | os.PathLike[str], results: Mapping[str, Mapping[str, f
     """Writes the intersection over union of each class as CSV, one column for each evaluation.
 
     Args:
-        path: of the CSV: a row for each class, then `mIoU` and `pixel_accuracy`. A class that
-            neither truth nor prediction has is an empty field.
+        path: of the CSV: a row for each class, then the numbers of all classes together. A class
+            that neither truth nor prediction has is an empty field.
         results: name of the evaluation, such as `"val"`, to what `metrics.PixelCounts.results`
             gave.
     """

@@ -61,7 +61,7 @@ class Classification(Recipe):
             train, mixing=mixing, label_smoothing=settings.smoothing, **options
         )
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
         return batch["images"], batch["targets"]
 

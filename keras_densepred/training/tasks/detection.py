@@ -30,12 +30,9 @@ class Detection(Recipe):
     Args:
         sizes: takes the settings and the network's size divisor, returns the sizes of training
             images by step, for multi-scale training; None for images of one size.
-        image_sizes: whether the detector is told where padded images end
-            (`Detector.takes_image_sizes`).
     """
 
     sizes: Callable[[Any, int], data.RandomSizes] | None = None
-    image_sizes: bool = False
 
     packages: ClassVar[tuple[str, ...]] = ("faster_coco_eval",)
 
@@ -55,26 +52,20 @@ class Detection(Recipe):
         """See `Recipe.open_stream`."""
         mask_size = MASK_SIZE if settings.has_masks else None
         return data.train_batches(
-            train,
-            max_boxes=settings.max_boxes,
-            mask_size=mask_size,
-            image_sizes=self.image_sizes,
-            **options,
+            train, max_boxes=settings.max_boxes, mask_size=mask_size, **options
         )
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
-        inputs = ("images", "image_sizes")
-        targets = {name: value for name, value in batch.items() if name not in inputs}
-        return data.model_inputs(batch), targets
+        not_learned = ("images", "image_sizes")
+        targets = {name: batch[name] for name in batch if name not in not_learned}
+        return data.model_input(model, batch), targets
 
-    def batches(
-        self, settings: Any, train: Any, *, size_divisor: int = 1, **options: Any
-    ) -> Batches:
+    def batches(self, settings: Any, train: Any, *, model: Any = None, **options: Any) -> Batches:
         """See `Recipe.batches`; with `sizes`, step by step at another size."""
         if self.sizes is None:
-            return super().batches(settings, train, size_divisor=size_divisor, **options)
-        sizes = self.sizes(settings, size_divisor)
+            return super().batches(settings, train, model=model, **options)
+        sizes = self.sizes(settings, getattr(model, "size_divisor", 1))
         largest = max(sizes.sizes)
         open_largest = super().batches(
             dataclasses.replace(settings, image_size=largest), train, **options
@@ -96,7 +87,7 @@ class Detection(Recipe):
             self.batches(
                 settings,
                 run.train,
-                size_divisor=run.model.size_divisor,
+                model=run.model,
                 streams=streams,
                 shard=run.cluster.shard,
             ),
@@ -104,9 +95,7 @@ class Detection(Recipe):
             train=run.train,
             val=run.val,
             eval_batches=data.eval_batches(
-                run.val,
-                image_sizes=self.image_sizes,
-                **self.evaluation_options(settings, run.cluster.shard),
+                run.val, **self.evaluation_options(settings, run.cluster.shard)
             ),
             preprocessing=self.preprocessing(settings),
             output=run.output,
@@ -123,17 +112,13 @@ class Detection(Recipe):
 
 
 def _at_size(
-    inputs: Any, targets: Mapping[str, np.ndarray], size: int, largest: int
-) -> tuple[Any, dict[str, np.ndarray]]:
-    """Images, where they end, and their boxes at another size."""
-    if isinstance(inputs, dict):
-        images, targets = _at_size(inputs["images"], targets, size, largest)
-        ends = -(-inputs["image_sizes"] * size // largest)
-        return {"images": images, "image_sizes": ends.astype(np.int32)}, targets
+    images: np.ndarray, targets: Mapping[str, np.ndarray], size: int, largest: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images and their boxes at another size."""
     is_padding = targets["labels"][..., None] < 0
     boxes = np.where(is_padding, targets["boxes"], targets["boxes"] * size / largest)
     return (
-        data.resize_images(inputs, size),
+        data.resize_images(images, size),
         {**targets, "boxes": boxes.astype(np.float32)},
     )
 
@@ -261,7 +246,7 @@ def predict_samples(
     images: list[np.ndarray] = []
     truth, found = [], []
     for batch in itertools.islice(batches, batch_count):
-        predictions = predictor.predict_on_batch(data.model_inputs(batch))
+        predictions = predictor.predict_on_batch(data.model_input(predictor, batch))
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)]:
             record = dataset[index_of[int(batch["image_ids"][row])]]
             images.append(record.image)

@@ -15,6 +15,7 @@ from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
+from keras_densepred.training.tasks.semantic_testing import LimitedTest, count_under_limits
 
 NUM_SAMPLES = 8
 SHAPES_SIZE = 192  # side of the built-in pictures
@@ -27,9 +28,12 @@ class Segmentation(Recipe):
 
     Args:
         title: of the segmenter, for the model card.
+        test_under_limits: whether `--sliding-window`, `--multi-scale` and `--flip` test images
+            resized under two limits (`semantic_testing`), instead of at their own size.
     """
 
     title: str = "Segmenter"
+    test_under_limits: bool = False
 
     not_decisive: ClassVar[tuple[str, ...]] = (
         "evaluate_train",
@@ -43,8 +47,13 @@ class Segmentation(Recipe):
         if settings.data_dir and settings.tfds:
             raise SettingsError("Give --data-dir or --tfds, not both.")
         if settings.tfds or settings.data_dir:
-            find = data.find_tfds_segmentation if settings.tfds else data.find_segmentation_splits
-            splits = find(settings.tfds or settings.data_dir)
+            splits: Any
+            if settings.tfds:
+                splits = data.find_tfds_segmentation(settings.tfds)
+            else:
+                splits = data.find_segmentation_splits(
+                    settings.data_dir, reduce_zero_label=settings.reduce_zero_label
+                )
             return splits["train"], splits["val"]
         size = settings.image_size or SHAPES_SIZE
         return (
@@ -60,7 +69,7 @@ class Segmentation(Recipe):
         """See `Recipe.pyramid_of`."""
         return model.plain_backbone
 
-    def example(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
         return batch["images"], batch["semantic"]
 
@@ -99,7 +108,10 @@ class Segmentation(Recipe):
         results = {"val": evaluation.results}
         rows = cluster.rows(settings.step_size)
         inference = inference_of(settings, rows, model.size_divisor)
-        if inference is not None:
+        if inference is not None and self.test_under_limits:
+            cluster.say("Testing on the validation images, one by one ...")
+            results["val, tested"] = self.test(run, predictor, rows)
+        elif inference is not None:
             cluster.say("Testing on the validation images ...")
             tester = evaluation_of(run.val, settings.sliding_window, inference=inference)
             results["val, tested"] = tester.evaluate(model)
@@ -113,13 +125,36 @@ class Segmentation(Recipe):
         cluster.run_on_main(lambda: self.write(run, results, samples))
         return _report(run, results)
 
+    def test(self, run: Run, predictor: Any, rows: int) -> dict[str, float]:
+        """Tests under two limits. Each process tests all images: their windows differ in number."""
+        settings, model = run.settings, run.model
+        options = self.preprocessing(settings).batch_options()
+        test = LimitedTest(
+            predictor.predict_on_batch,
+            options["mean"],
+            options["std"],
+            short=settings.image_size,
+            window=settings.image_size if settings.sliding_window else None,
+            scales=models.PAPER_SCALES if settings.multi_scale else (1.0,),
+            flip=settings.flip,
+            size_multiple=model.size_divisor,
+            rows=rows,
+        )
+        with averaged_weights(model):
+            return count_under_limits(test, run.val).results(run.val.class_names)
+
     def write(
         self, run: Run, results: dict[str, dict[str, float]], samples: tuple[list, list, list]
     ) -> None:
         """Writes the table of classes, the drawn predictions and the preset with its model card."""
         model, train = run.model, run.train
         write_iou(run.output / "iou.csv", results)
-        draw_segmentations(*samples, train.class_names, run.output / "predictions.png")
+        draw_segmentations(
+            *samples,
+            train.class_names,
+            run.output / "predictions.png",
+            colours=getattr(train, "class_colours", None),
+        )
         with renewing(run.output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
             model.save(preset / "segmenter.keras")

@@ -1,0 +1,1 @@
+"""Mask2Former: masks and classes of learned queries, of instances and of semantic classes."""
