@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from keras_densepred import data, models, training
+from keras_densepred import backbones, data, models, training
 from keras_densepred.training import ByArchitecture, Experiment, protocols
 
 if TYPE_CHECKING:
@@ -137,16 +137,19 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
         sync_batch_norm=True,
     )
     schedule = training.make_schedule(settings, warmup_factor=1e-6)
-    is_cednet = type(backbone).__name__ == "CEDNetBackbone"
+    # Matrices are decayed and vectors are not, in the heads as well.
     rules = training.layer_decay_rules(
-        model.backbone,
-        settings.layer_decay,
-        settings.weight_decay,
-        num_layers=min(backbone.num_layers, _CEDNET_LAYERS) if is_cednet else None,
+        backbone, settings.layer_decay, settings.weight_decay, layers_counted(backbone)
     )
     optimizer = training.make_optimizer(settings, model, schedule, rules=rules)
     model.compile(optimizer, models.IgnoreCrossentropy(average=settings.average))
     return model
+
+
+def layers_counted(backbone: Any) -> int:
+    """From which depth the layer decay counts."""
+    is_cednet = isinstance(backbone, backbones.CEDNetBackbone)
+    return min(backbone.num_layers, _CEDNET_LAYERS) if is_cednet else backbone.num_layers
 
 
 def augmentation(settings: Settings, image_size: int) -> list:

@@ -1,10 +1,7 @@
 """What Deformable DETR costs, as its papers count: with mmcv's counter.
 
-That counts, each as one: multiply-adds of convolutions and their biases, multiply-adds of linear
-layers, elements of ReLUs and of what up-samples; and two for each element of norms. It does not
-see what is no module of PyTorch's that it knows: the projections and products of the attention
-between queries, what deformable attention samples, position embeddings, and CEDNet's own norms and
-GELUs.
+Besides what `mmcv_costs` says, it does not see the projections and products of the attention
+between queries, what deformable attention samples, and position embeddings.
 """
 
 import math
@@ -12,14 +9,10 @@ from typing import Any
 
 import keras
 
-from keras_densepred.analysis.multiply_adds import count_multiply_adds, graph_nodes
-from keras_densepred.layers.conv import Conv, Pointwise
-from keras_densepred.layers.depthwise_conv import DepthwiseConv
-from keras_densepred.layers.upsampling import BilinearUpsample
+from keras_densepred.analysis import mmcv_costs
+from keras_densepred.analysis.multiply_adds import graph_nodes
 from keras_densepred.models.detr.model import DeformableDETR
 from keras_densepred.models.detr.transformer import DetectionTransformer
-
-LINEAR = ("_pwconv1", "_pwconv2")  # of ConvNeXt's and CEDNet's blocks; others are convolutions
 
 
 class TransformerCost(keras.layers.Layer):
@@ -105,16 +98,7 @@ def count_as_mmcv(detector: DeformableDETR) -> int:
         ValueError: if the image size is not fixed.
     """
     model = countable(detector)
-    total = count_multiply_adds(model)
-    for node in graph_nodes(model):
-        layer, size = node.operation, math.prod(node.outputs[0].shape[1:])
-        if isinstance(layer, TransformerCost):
-            total += layer.elements()
-        elif isinstance(layer, keras.layers.GroupNormalization):
-            total += 2 * size
-        elif isinstance(layer, BilinearUpsample):
-            total += size
-        elif isinstance(layer, (Conv, DepthwiseConv, Pointwise)):
-            is_linear = layer.name.endswith(LINEAR)
-            total += size if layer.bias is not None and not is_linear else 0
-    return total
+    transformers = (node.operation for node in graph_nodes(model))
+    return mmcv_costs.count_as_mmcv(model) + sum(
+        layer.elements() for layer in transformers if isinstance(layer, TransformerCost)
+    )

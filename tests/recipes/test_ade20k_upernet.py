@@ -1,6 +1,7 @@
 """The UperNet recipe: the paper's settings, and from flags to files at toy size."""
 
 import csv
+import dataclasses
 import json
 
 import keras
@@ -67,23 +68,18 @@ def test_the_rate_over_a_run():
         WarmupLinear(1e-4, 0, 0)
 
 
-def rules_of(backbone, **given):
+def rules_of(monkeypatch, backbone, **given):
     settings = completed(data_dir="x", **given)
-    model = models.UperNet(backbone, 3, width=8, auxiliary_width=8)
-    layers = min(backbone.num_layers, 7) if isinstance(backbone, CEDNetBackbone) else None
-    rules = training.layer_decay_rules(
-        model.backbone, settings.layer_decay, settings.weight_decay, layers
-    )
-    schedule = training.make_schedule(settings, warmup_factor=1e-6)
-    optimizer = training.make_optimizer(settings, model, schedule, rules=rules)
-    assert set(optimizer.rules) == {weight.path for weight in model.weights}
-    return optimizer.rules
+    monkeypatch.setattr(training, "build_backbone", lambda settings, **options: backbone)
+    model = recipe.build_model(dataclasses.replace(settings, width=8), Split(3))
+    assert set(model.optimizer.rules) == {weight.path for weight in model.weights}
+    return model.optimizer.rules
 
 
 @pytest.mark.backend_free
-def test_every_tensor_learns_at_its_layers_rate():
+def test_every_tensor_learns_at_its_layers_rate(monkeypatch):
     small = dict(p2_width=8, p2_depth=1, widths=(8, 8, 8), stem_width=8)
-    rules = rules_of(CEDNetBackbone(**small, depths=(1, 1, 1), num_stages=3))
+    rules = rules_of(monkeypatch, CEDNetBackbone(**small, depths=(1, 1, 1), num_stages=3))
     for path, (scale, decay) in {
         "stem_conv1/kernel": (0.9**5, 0.05),
         "p2_block1_norm/gamma": (0.9**4, 0.0),
@@ -96,13 +92,13 @@ def test_every_tensor_learns_at_its_layers_rate():
     }.items():
         assert rules[path] == (pytest.approx(scale), decay), path
     # S and B: ids up to 9, counted from 7.
-    rules = rules_of(CEDNetBackbone(**small, depths=(1, 5, 1), num_stages=4))
+    rules = rules_of(monkeypatch, CEDNetBackbone(**small, depths=(1, 5, 1), num_stages=4))
     assert rules["stem_conv1/kernel"][0] == pytest.approx(0.9**8)
     assert rules["stage3_encoder_c5_block1_pwconv1/kernel"][0] == pytest.approx(0.9)
     assert rules["stage4_encoder_c3_block1_pwconv1/kernel"][0] == 1.0
     assert rules["stage4_encoder_c5_block1_pwconv1/kernel"][0] == 1.0
     backbone = ConvNeXtBackbone((1, 1, 9, 1), (8, 8, 8, 8))
-    rules = rules_of(backbone, preset="convnext_tiny")
+    rules = rules_of(monkeypatch, backbone, preset="convnext_tiny")
     assert rules["stem_conv/kernel"] == (pytest.approx(0.9**7), 0.05)
     assert rules["stage4_block1_pwconv1/kernel"][0] == pytest.approx(0.9)
 

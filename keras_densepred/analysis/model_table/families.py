@@ -28,6 +28,7 @@ from keras_densepred.models import (
     FasterRCNN,
     MaskRCNN,
     RetinaNetKerasHub,
+    UperNet,
     YOLOv3Detector,
 )
 from keras_densepred.necks import DetectionPyramid, FeaturePyramid
@@ -57,6 +58,10 @@ def _cednet_imagenet(backbone: CEDNetBackbone) -> keras.Model:
 
 def _cednet_retinanet(backbone: CEDNetBackbone) -> keras.Model:
     return RetinaNetKerasHub(DetectionPyramid(backbone), num_classes=80)
+
+
+def _upernet(backbone: PyramidBackbone) -> keras.Model:
+    return UperNet(backbone, num_classes=150)
 
 
 def _bicsnet_retinanet(backbone: BiCSNetBackbone | BiCSNetLiteBackbone) -> keras.Model:
@@ -129,6 +134,8 @@ FAMILIES = {
             "Mask R-CNN": _cednet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _cednet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
             "Deformable DETR": _cednet_detr,
+            "UperNet": _upernet,
+            "CEDHead": lambda backbone: UperNet(backbone, num_classes=150, head="ced"),
         },
     ),
     "bicsnet": Family(
@@ -157,6 +164,7 @@ FAMILIES = {
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _resnet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
             "Deformable DETR": lambda backbone: detr_costs.countable(DeformableDETR(backbone, 80)),
+            "UperNet": _upernet,
         },
     ),
     "resnet": Family(

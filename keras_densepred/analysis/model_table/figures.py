@@ -39,6 +39,8 @@ class Row:
 
 _IMAGENET = (224, 224)
 _COCO = (800, 1280)
+_ADE20K = (512, 2048)
+_ONE_MORE_STAGE = {"final_decoder": True}
 _DECODER = (
     "The paper's figures hold with the last decoder ({}), which the head, on C5, does not read; "
     "the authors' code drops it."
@@ -183,6 +185,11 @@ ROWS = {
         Row("cednet_next_small", "Cascade Mask R-CNN", _COCO, "110", "833"),
         Row("cednet_next_tiny", "Deformable DETR", _COCO, "43", "223"),
         Row("cednet_next_small", "Deformable DETR", _COCO, "65", "304"),
+        Row("cednet_next_tiny", "UperNet", _ADE20K, "61", "962"),
+        Row("cednet_next_small", "UperNet", _ADE20K, "83", "1045"),
+        Row("cednet_next_base", "UperNet", _ADE20K, "123", "1184"),
+        Row("cednet_next_tiny", "CEDHead", _ADE20K, config=_ONE_MORE_STAGE),
+        Row("cednet_next_small", "CEDHead", _ADE20K, config=_ONE_MORE_STAGE),
     ),
     "bicsnet": (
         Row("bicsnet_48s", "RetinaNet", (640, 640), None, "33.6"),
@@ -280,6 +287,9 @@ ROWS = {
         Row("convnext_tiny", "Cascade Mask R-CNN", _COCO, "86", "741"),
         Row("convnext_small", "Cascade Mask R-CNN", _COCO, "108", "827"),
         Row("convnext_base", "Cascade Mask R-CNN", _COCO, "146", "964"),
+        Row("convnext_tiny", "UperNet", _ADE20K, "60", "939"),
+        Row("convnext_small", "UperNet", _ADE20K, "82", "1027"),
+        Row("convnext_base", "UperNet", _ADE20K, "122", "1170"),
         Row(
             *("convnext_tiny", "Deformable DETR", _COCO, "42", "231"),
             reason=_ENCODER.format("42.4", "231.2"),
