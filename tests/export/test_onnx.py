@@ -42,7 +42,7 @@ else:
             np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
         assert [p.name for p in path.parent.iterdir()] == ["yolo.onnx"]
 
-    @pytest.mark.slow_on("tensorflow")
+    @pytest.mark.slow
     @pytest.mark.parametrize("selection", ["learned", "two_stage"])
     def test_without_suppression_operator(selection, tmp_path):
         """Deformable DETR's detections are part of the graph."""

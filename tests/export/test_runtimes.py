@@ -93,7 +93,7 @@ def model(request):
         "yolo",
         "segmenter",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
-        pytest.param("detr", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("detr", marks=pytest.mark.slow),
     ],
     indirect=True,
 )
