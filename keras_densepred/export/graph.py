@@ -7,6 +7,7 @@ import keras
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.models.classifier import Classifier
 from keras_densepred.models.detector import DenseDetector, Detector
+from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.ops.nms import non_max_suppression
 
@@ -20,7 +21,7 @@ class Exported(keras.Model):
 
     Args:
         model: what is exported: a functional model, or a `DenseDetector`.
-        suppress: whether a detector's boxes and scores go through non-maximum suppression.
+        suppress: whether a detector's boxes and scores become detections.
         named: whether the outputs are a dictionary by their names instead.
 
     Attributes:
@@ -47,6 +48,11 @@ class Exported(keras.Model):
                 f"{model.name!r} computes in {', '.join(sorted(low))}: build or load it with the "
                 "dtype policy float32 for export."
             )
+        # A detector that is no graph is its backbone's graph and what follows it.
+        is_graph = hasattr(model, "_nodes_by_depth")
+        detector = model
+        if is_dense and not is_graph:
+            model = detector.backbone
         if isinstance(model, Classifier):
             # Of CEDNet's heads, one a stage, the last predicts; the others are for training.
             model = keras.Model(model.inputs, model.outputs[-1], name=model.name)
@@ -55,9 +61,13 @@ class Exported(keras.Model):
         self.network = plain_convolutions(
             folded.graph if isinstance(folded, FoldedDetector) else folded
         )
+        self._head: Any = None
         if is_dense:
-            # A method and not the detector, whose weights would be exported too.
-            self._decode = model.boxes_and_scores
+            # Methods and not the detector, whose backbone would be exported too.
+            self._decode = detector.boxes_and_scores
+            if not is_graph:
+                self.transformer = detector.transformer
+                self._head = detector.outputs_of
             self.names: tuple[str, ...] = DETECTIONS if suppress else ("boxes", "scores")
         elif isinstance(self.network.output, dict):
             self.names = tuple(self.network.output)
@@ -81,6 +91,8 @@ class Exported(keras.Model):
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(images, training=False)
+        if self._head is not None:
+            outputs = self._head(outputs, images, training=False)
         if self.decoder is not None:
             boxes, scores = self._decode(outputs, images)
             return self._suppressed(boxes, scores) if self.suppress else (boxes, scores)
@@ -89,14 +101,17 @@ class Exported(keras.Model):
         return tuple(keras.tree.flatten(outputs))
 
     def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        detections = non_max_suppression(
-            boxes,
-            scores,
-            iou_threshold=self.decoder.iou_threshold,
-            score_threshold=self.decoder.confidence_threshold,
-            max_detections=self.decoder.max_detections,
-            pre_nms_top_k=self.decoder.pre_nms_top_k,
-        )
+        if isinstance(self.decoder, TopDetections):
+            detections = self.decoder(boxes, scores)
+        else:
+            detections = non_max_suppression(
+                boxes,
+                scores,
+                iou_threshold=self.decoder.iou_threshold,
+                score_threshold=self.decoder.confidence_threshold,
+                max_detections=self.decoder.max_detections,
+                pre_nms_top_k=self.decoder.pre_nms_top_k,
+            )
         return tuple(detections[name] for name in self.names)
 
 

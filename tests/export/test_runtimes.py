@@ -9,6 +9,7 @@ import pytest
 from keras_densepred import export
 from keras_densepred.export import saved_model
 from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
+from tests.export.detr import detr
 from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -71,7 +72,7 @@ SUPPORTED = {
     "tensorflow": ("saved_model", "litert", "openvino"),
     "torch": ("torch", "openvino"),
 }[BACKEND]
-MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter}
+MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter, "detr": detr}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ def model(request):
         "yolo",
         "segmenter",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("detr", marks=pytest.mark.slow_on("jax", "tensorflow")),
     ],
     indirect=True,
 )
