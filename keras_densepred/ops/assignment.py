@@ -44,7 +44,7 @@ def assign(costs: Tensor, valid: Tensor) -> Tensor:
     valid = ops.cast(valid, "bool")
     *_, queries, targets = ops.shape(costs)
     shape = ops.shape(valid)
-    if targets == 0 or queries == 0:
+    if 0 in costs.shape[-2:]:  # a number that TensorFlow does not know is one at least
         return ops.full(shape, -1, "int32")
     solve = _solve
     if keras.config.backend() == "jax":
@@ -70,7 +70,9 @@ def _lines(costs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     spread = highest - lowest  # below 0 where nothing is usable
     spread = ops.where(spread > 0.0, spread, 1.0)
     # One pair to avoid is worse than all that the others can differ by.
-    costs = ops.where(usable, costs, highest + spread * (costs.shape[1] + 1.0))
+    costs = ops.where(
+        usable, costs, highest + spread * ops.cast(ops.shape(costs)[1] + 1, "float32")
+    )
     smallest = ops.min(costs, axis=2)
     return costs - smallest[..., None], smallest
 
