@@ -213,6 +213,14 @@ def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
     with Image.open(out / "pictures" / "a.png") as picture:
         assert picture.height > 40, "a legend above the picture"
 
+    server = tmp_path / "server"
+    command = ["predict", str(run), str(photos), "--output", str(server), "--ade20k-labels"]
+    assert main(command) == 0
+    for mask in masks:
+        with Image.open(server / "masks" / mask.name) as numbers:
+            assert numbers.mode == "L"
+            np.testing.assert_array_equal(np.array(numbers), data.load_mask(mask) + 1)
+
     capsys.readouterr()
     (tmp_path / "truth").mkdir()
     for mask in masks:  # what it finds itself, so that all of it is right

@@ -42,10 +42,10 @@ def write_photo(path, number, mode="RGB"):
         picture.save(path)
 
 
-def write_labels(path):
+def write_labels(path, first=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    labels[10:20, 10:30], labels[0] = 1, data.IGNORE_LABEL
+    labels = np.full((HEIGHT, WIDTH), first, np.uint8)
+    labels[10:20, 10:30], labels[0] = first + 1, data.IGNORE_LABEL
     Image.fromarray(labels).save(path)
 
 
@@ -119,6 +119,27 @@ def voc(root):
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("c\na\nb\n")
     return data.VocSegmentation(root)
+
+
+def ade20k(root):
+    for number, name in enumerate("abc"):
+        write_photo(root / "images" / "training" / f"{name}.jpg", number)
+        write_labels(root / "annotations" / "training" / f"{name}.png", first=1)
+    return data.Ade20kSegmentation(root, class_names=NAMES)
+
+
+def cityscapes(root):
+    for number, name in enumerate("abc"):
+        write_photo(root / "leftImg8bit" / "train" / "ulm" / f"{name}_leftImg8bit.png", number)
+        write_labels(root / "gtFine" / "train" / "ulm" / f"{name}_gtFine_labelTrainIds.png")
+    return data.CityscapesSegmentation(root)
+
+
+def coco_stuff(root):
+    for number, name in enumerate("abc"):
+        write_photo(root / "images" / "train2017" / f"{name}.jpg", number)
+        write_labels(root / "annotations" / "train2017" / f"{name}.png")
+    return data.CocoStuffSegmentation(root)
 
 
 def sbd(root):
@@ -200,6 +221,9 @@ READERS = {
     "VocDetection": Reader(voc_boxes, first_file("a.jpg")),
     "MaskFolder": Reader(mask_folder, first_file("a.jpg")),
     "VocSegmentation": Reader(voc, first_file("c.jpg")),
+    "Ade20kSegmentation": Reader(ade20k, first_file("a.jpg")),
+    "CityscapesSegmentation": Reader(cityscapes, first_file("a_leftImg8bit.png")),
+    "CocoStuffSegmentation": Reader(coco_stuff, first_file("a.jpg")),
     "SbdSegmentation": Reader(sbd, first_file("a.jpg")),
     "ImageFolder": Reader(class_folders, first_file("a.jpg")),
     "TfdsDetection": Reader(lambda root: tfds_split(root, data.TfdsDetection)),

@@ -39,3 +39,18 @@ def test_the_legend_has_the_colours_and_takes_lines_as_needed():
     narrow = draw_legend([0, 1, 2, 255], NAMES, 120)
     assert narrow.shape[0] > one.shape[0] and narrow.shape[1] == 120
     assert draw_legend([], NAMES, 100).shape[1] == 100
+
+
+def test_colours_are_the_data_sets_where_it_has_some():
+    colours = ((0, 0, 0), (200, 10, 20), (128, 128, 128))
+    assert label_colour(0, NAMES, colours) is None
+    assert label_colour(1, NAMES, colours) == (200, 10, 20)
+    # Gray would be taken for the background, which stays as it is; without one it may stay.
+    assert label_colour(2, NAMES, colours) == label_colour(2, NAMES)
+    assert label_colour(2, ("cat", "dog", "pole"), colours) == (128, 128, 128)
+    image, semantic = np.full((1, 2, 3), 100, np.uint8), np.array([[1, 0]])
+    drawn = draw_semantic(image, semantic, NAMES, colours)
+    np.testing.assert_allclose(drawn[0, 0], 0.6 * np.array((200, 10, 20)) + 40, atol=1)
+    legend = draw_legend([1], NAMES, 200, colours)
+    tint = np.round(0.6 * np.array((200, 10, 20)) + 0.4 * 128)
+    assert (np.abs(legend - tint).max(axis=-1) <= 1).any()

@@ -43,7 +43,7 @@ else:
             np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
         assert [p.name for p in path.parent.iterdir()] == ["yolo.onnx"]
 
-    @pytest.mark.slow_on("tensorflow")
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former"])
     def test_without_suppression_operator(name, tmp_path):
         """Deformable DETR's and Mask2Former's detections are part of the graph."""

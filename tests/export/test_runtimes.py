@@ -95,7 +95,7 @@ def model(request):
         "yolo",
         "segmenter",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
-        pytest.param("detr", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("detr", marks=pytest.mark.slow),
         pytest.param("mask2former", marks=pytest.mark.slow),
     ],
     indirect=True,

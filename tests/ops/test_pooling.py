@@ -102,6 +102,7 @@ def check_cells(sizes):
             np.testing.assert_allclose(means, expected, atol=1e-6, err_msg=f"{part.shape} {cells}")
 
 
+@pytest.mark.slow_on("jax")
 def test_adaptive_means_equal_the_definition():
     check_cells([(side, 41 - side) for side in range(1, 41)])
 

@@ -35,7 +35,11 @@ def label_colour(
         return IGNORED_COLOUR
     if class_names[label] == _BACKGROUND:
         return None
-    return class_colour(label) if colours is None else colours[label]
+    if colours is None:
+        return class_colour(label)
+    # Where the background stays gray, a class that VOC's palette has in gray would look like it.
+    is_gray = len(set(colours[label])) == 1 and _BACKGROUND in class_names
+    return class_colour(label) if is_gray else colours[label]
 
 
 def draw_semantic(
