@@ -19,8 +19,10 @@ DETECTIONS = ("boxes", "labels", "confidence", "num_detections")
 class Exported(keras.Model):
     """A model whose outputs are a tuple in a known order; a detector's are boxes and scores.
 
+    A detector with a method `detections_in_pixels` gives what that gives, masks included.
+
     Args:
-        model: what is exported: a functional model, or a `DenseDetector`.
+        model: what is exported: a functional model, such as a `Mask2Former`, or a `DenseDetector`.
         suppress: whether a detector's boxes and scores become detections.
         named: whether the outputs are a dictionary by their names instead.
 
@@ -37,10 +39,12 @@ class Exported(keras.Model):
         super().__init__(name=f"{model.name}_exported")
         is_dense = isinstance(model, DenseDetector)
         self.decoder: Any = model.prediction_decoder if is_dense else None
-        if isinstance(model, Detector) and not is_dense:
+        # Of a detector whose detections follow from its outputs: a method, as below.
+        self._detections: Any = getattr(model, "detections_in_pixels", None)
+        if isinstance(model, Detector) and not is_dense and self._detections is None:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of detectors each DenseDetector "
-                "has one, such as YOLOv3Detector and RetinaNet."
+                "has one, such as YOLOv3Detector and RetinaNet, and Mask2Former."
             )
         low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
         if low:
@@ -69,6 +73,8 @@ class Exported(keras.Model):
                 self.transformer = detector.transformer
                 self._head = detector.outputs_of
             self.names: tuple[str, ...] = DETECTIONS if suppress else ("boxes", "scores")
+        elif self._detections is not None:
+            self.names = (*DETECTIONS, "masks")
         elif isinstance(self.network.output, dict):
             self.names = tuple(self.network.output)
         else:
@@ -93,6 +99,9 @@ class Exported(keras.Model):
         outputs = self.network(images, training=False)
         if self._head is not None:
             outputs = self._head(outputs, images, training=False)
+        if self._detections is not None:
+            found = self._detections(outputs, images)
+            return tuple(found[name] for name in self.names)
         if self.decoder is not None:
             boxes, scores = self._decode(outputs, images)
             return self._suppressed(boxes, scores) if self.suppress else (boxes, scores)

@@ -70,9 +70,8 @@ def _lines(costs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     spread = highest - lowest  # below 0 where nothing is usable
     spread = ops.where(spread > 0.0, spread, 1.0)
     # One pair to avoid is worse than all that the others can differ by.
-    costs = ops.where(
-        usable, costs, highest + spread * ops.cast(ops.shape(costs)[1] + 1, "float32")
-    )
+    targets = ops.cast(ops.shape(costs)[1], "float32")  # TensorFlow may not know it yet
+    costs = ops.where(usable, costs, highest + spread * (targets + 1.0))
     smallest = ops.min(costs, axis=2)
     return costs - smallest[..., None], smallest
 

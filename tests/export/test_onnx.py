@@ -10,6 +10,7 @@ from keras_densepred.export import export_onnx, graph, quantize_onnx
 from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
 from tests.export.detr import detr
+from tests.export.mask2former import mask2former
 from tests.export.yolo import ANCHORS, BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -43,12 +44,12 @@ else:
         assert [p.name for p in path.parent.iterdir()] == ["yolo.onnx"]
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("selection", ["learned", "two_stage"])
-    def test_without_suppression_operator(selection, tmp_path):
-        """Deformable DETR's detections are part of the graph."""
-        model = detr(query_selection=selection)
+    @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former"])
+    def test_without_suppression_operator(name, tmp_path):
+        """Deformable DETR's and Mask2Former's detections are part of the graph."""
+        model = mask2former() if name == "mask2former" else detr(query_selection=name)
         expected = model.predict(IMAGES, verbose=0)
-        path = export_onnx(model, tmp_path / "detr.onnx", SIZE, batch_size=2)
+        path = export_onnx(model, tmp_path / "model.onnx", SIZE, batch_size=2)
         assert b"NonMaxSuppression" not in path.read_bytes()
         found = runner(path)(IMAGES)
         assert expected["num_detections"].min() > 3 and set(found) == set(expected)
