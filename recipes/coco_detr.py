@@ -180,6 +180,11 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
     return model
 
 
+def _heads(settings: Settings) -> int:
+    """The papers have one for every 32 channels."""
+    return max(1, settings.width // 32)
+
+
 def _deformable_detr(settings: Settings, backbone: Any, num_classes: int) -> keras.Model:
     """On P3 to P6: CEDNet's own, or projected from what another network has."""
     pyramid = backbone
@@ -192,6 +197,7 @@ def _deformable_detr(settings: Settings, backbone: Any, num_classes: int) -> ker
         num_classes,
         num_queries=settings.queries,
         width=settings.width,
+        num_heads=_heads(settings),
         encoder_layers=settings.encoder_layers,
         decoder_layers=settings.decoder_layers,
         feed_forward_width=4 * settings.width,
@@ -208,6 +214,7 @@ def _mask2former(settings: Settings, backbone: Any, num_classes: int) -> keras.M
         num_classes,
         width=settings.width,
         num_queries=settings.queries,
+        num_heads=_heads(settings),
         encoder_layers=settings.encoder_layers,
         decoder_layers=settings.decoder_layers,
         encoder_hidden=4 * settings.width,

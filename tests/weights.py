@@ -6,6 +6,15 @@ import keras
 import numpy as np
 
 
+def compiled(function):
+    """The function, compiled on JAX, which otherwise compiles each of its operations."""
+    if keras.config.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def normal(key: str, shape) -> np.ndarray:
     """Standard normal float32 values that depend on `key` and `shape` alone."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode("utf-8"))))

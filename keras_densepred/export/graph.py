@@ -7,6 +7,7 @@ import keras
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.models.classifier import Classifier
 from keras_densepred.models.detector import DenseDetector, Detector
+from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.ops.nms import non_max_suppression
 
@@ -18,9 +19,11 @@ DETECTIONS = ("boxes", "labels", "confidence", "num_detections")
 class Exported(keras.Model):
     """A model whose outputs are a tuple in a known order; a detector's are boxes and scores.
 
+    A detector with a method `detections_in_pixels` gives what that gives, masks included.
+
     Args:
-        model: what is exported: a functional model, or a `DenseDetector`.
-        suppress: whether a detector's boxes and scores go through non-maximum suppression.
+        model: what is exported: a functional model, such as a `Mask2Former`, or a `DenseDetector`.
+        suppress: whether a detector's boxes and scores become detections.
         named: whether the outputs are a dictionary by their names instead.
 
     Attributes:
@@ -36,10 +39,12 @@ class Exported(keras.Model):
         super().__init__(name=f"{model.name}_exported")
         is_dense = isinstance(model, DenseDetector)
         self.decoder: Any = model.prediction_decoder if is_dense else None
-        if isinstance(model, Detector) and not is_dense:
+        # Of a detector whose detections follow from its outputs: a method, as below.
+        self._detections: Any = getattr(model, "detections_in_pixels", None)
+        if isinstance(model, Detector) and not is_dense and self._detections is None:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of detectors each DenseDetector "
-                "has one, such as YOLOv3Detector and RetinaNet."
+                "has one, such as YOLOv3Detector and RetinaNet, and Mask2Former."
             )
         low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
         if low:
@@ -47,6 +52,11 @@ class Exported(keras.Model):
                 f"{model.name!r} computes in {', '.join(sorted(low))}: build or load it with the "
                 "dtype policy float32 for export."
             )
+        # A detector that is no graph is its backbone's graph and what follows it.
+        is_graph = hasattr(model, "_nodes_by_depth")
+        detector = model
+        if is_dense and not is_graph:
+            model = detector.backbone
         if isinstance(model, Classifier):
             # Of CEDNet's heads, one a stage, the last predicts; the others are for training.
             model = keras.Model(model.inputs, model.outputs[-1], name=model.name)
@@ -55,10 +65,16 @@ class Exported(keras.Model):
         self.network = plain_convolutions(
             folded.graph if isinstance(folded, FoldedDetector) else folded
         )
+        self._head: Any = None
         if is_dense:
-            # A method and not the detector, whose weights would be exported too.
-            self._decode = model.boxes_and_scores
+            # Methods and not the detector, whose backbone would be exported too.
+            self._decode = detector.boxes_and_scores
+            if not is_graph:
+                self.transformer = detector.transformer
+                self._head = detector.outputs_of
             self.names: tuple[str, ...] = DETECTIONS if suppress else ("boxes", "scores")
+        elif self._detections is not None:
+            self.names = (*DETECTIONS, "masks")
         elif isinstance(self.network.output, dict):
             self.names = tuple(self.network.output)
         else:
@@ -81,6 +97,11 @@ class Exported(keras.Model):
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(images, training=False)
+        if self._head is not None:
+            outputs = self._head(outputs, images, training=False)
+        if self._detections is not None:
+            found = self._detections(outputs, images)
+            return tuple(found[name] for name in self.names)
         if self.decoder is not None:
             boxes, scores = self._decode(outputs, images)
             return self._suppressed(boxes, scores) if self.suppress else (boxes, scores)
@@ -89,14 +110,17 @@ class Exported(keras.Model):
         return tuple(keras.tree.flatten(outputs))
 
     def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        detections = non_max_suppression(
-            boxes,
-            scores,
-            iou_threshold=self.decoder.iou_threshold,
-            score_threshold=self.decoder.confidence_threshold,
-            max_detections=self.decoder.max_detections,
-            pre_nms_top_k=self.decoder.pre_nms_top_k,
-        )
+        if isinstance(self.decoder, TopDetections):
+            detections = self.decoder(boxes, scores)
+        else:
+            detections = non_max_suppression(
+                boxes,
+                scores,
+                iou_threshold=self.decoder.iou_threshold,
+                score_threshold=self.decoder.confidence_threshold,
+                max_detections=self.decoder.max_detections,
+                pre_nms_top_k=self.decoder.pre_nms_top_k,
+            )
         return tuple(detections[name] for name in self.names)
 
 

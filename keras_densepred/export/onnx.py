@@ -14,6 +14,7 @@ from keras_densepred.export.conversion import input_shape, quiet, signature
 from keras_densepred.export.graph import Exported
 from keras_densepred.export.suppression import add_suppression
 from keras_densepred.files import replacing
+from keras_densepred.models.detr.decoding import TopDetections
 
 OPSET = 18
 _CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}
@@ -55,16 +56,19 @@ def export_onnx(
     onnx = require("onnx", "export")
     _require_converter()
     exported = Exported(model)
+    is_whole = suppress and isinstance(exported.decoder, TopDetections)
+    if is_whole:  # detections need no suppression, and are part of the graph
+        exported = Exported(model, suppress=True)
     path = Path(path)
     with replacing(path, "model.onnx") as unfinished:
-        shapes = _write(exported, unfinished, shape)
+        outputs = _write(exported, unfinished, shape)
         proto = onnx.load(unfinished)
-        _name_outputs(proto, exported.names, shapes)
+        _name_outputs(proto, exported.names, outputs)
         decoder = exported.decoder
-        if decoder is not None and suppress:
+        if decoder is not None and suppress and not is_whole:
             add_suppression(
                 proto,
-                shapes[1],
+                tuple(outputs[1].shape),
                 iou_threshold=decoder.iou_threshold,
                 score_threshold=decoder.confidence_threshold,
                 max_detections=decoder.max_detections,
@@ -89,9 +93,9 @@ def _require_converter() -> None:
         require(_CONVERTERS[backend], "export")
 
 
-def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Runs the backend's converter; returns the shapes of the outputs."""
-    shapes = [tuple(output.shape) for output in model(keras.ops.zeros(shape))]
+def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Runs the backend's converter; returns what the model gives."""
+    outputs: tuple[Any, ...] = model(keras.ops.zeros(shape))
     with quiet():
         model.export(
             str(path),
@@ -100,19 +104,21 @@ def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> list[tuple[in
             input_signature=signature(shape),
             opset_version=OPSET,
         )
-    return shapes
+    return outputs
 
 
-def _name_outputs(proto: Any, names: tuple[str, ...], shapes: list[tuple[int, ...]]) -> None:
-    """Gives the outputs, which come in the order of `names`, those names and shapes."""
+def _name_outputs(proto: Any, names: tuple[str, ...], outputs: tuple[Any, ...]) -> None:
+    """Gives the outputs, in the order of `names`, those names, shapes and types: integers int64."""
     onnx = require("onnx", "export")
     taken = [output.name for output in proto.graph.output]
     if len(taken) != len(names):
         raise ValueError(f"The converter gave outputs {taken}, not one each for {list(names)}.")
     del proto.graph.output[:]
-    for old, name, shape in zip(taken, names, shapes, strict=True):
+    for old, name, value in zip(taken, names, outputs, strict=True):
+        is_integer = "int" in keras.backend.standardize_dtype(value.dtype)
+        kind = onnx.TensorProto.INT64 if is_integer else onnx.TensorProto.FLOAT
         if old != name:
-            node = onnx.helper.make_node("Identity", [old], [name], name=f"name_{name}")
+            node = onnx.helper.make_node("Cast", [old], [name], name=f"name_{name}", to=kind)
             proto.graph.node.append(node)
-        kind = onnx.TensorProto.FLOAT
+        shape = tuple(value.shape)
         proto.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))

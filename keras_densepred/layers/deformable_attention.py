@@ -152,7 +152,9 @@ class DeformableAttention(keras.layers.Layer):
             in_float32(self.attention_weights(query)), (-1, queries, heads, levels * points)
         )
         weights = ops.reshape(ops.softmax(weights, axis=-1), (-1, queries, heads, levels, points))
-        references = references[:, :, None, :, None]
+        # For each image: TensorFlow 2.21 does not repeat every other of six axes at once.
+        whole = (ops.shape(query)[0], *ops.shape(references)[1:])
+        references = ops.broadcast_to(references, whole)[:, :, None, :, None]
         if references.shape[-1] == 2:
             offsets = offsets / layout.sizes[:, None]
         else:

@@ -1,6 +1,6 @@
 """How a saved model is compiled when it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -52,3 +52,36 @@ class CompiledAsSaved(KerasModel):
         """Compiles a loaded model as when it was saved, see `saved_arguments`."""
         self.compile(**saved_arguments(config))
         self.optimizer.build(self.trainable_variables)
+        accept_other_orders(self.optimizer, self.layers)
+
+
+def accept_other_orders(optimizer: Any, layers: Sequence[keras.layers.Layer]) -> None:
+    """Lets an optimizer load its state from a file in which the outermost layer stood elsewhere.
+
+    A host that keeps a layer before it calls Keras' constructor (keras-hub 0.32.0's DeepLabv3 keeps
+    its last one) has it first on JAX and TensorFlow and last on PyTorch (keras 3.15.1), and the
+    state is saved by position.
+    """
+    parts = [list(layer.trainable_variables) for layer in layers if layer.trainable_variables]
+    load = optimizer.load_own_variables
+
+    def load_in_order(store: Mapping[str, Any]) -> None:
+        saved = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
+        for order in (parts, parts[1:] + parts[:1], parts[-1:] + parts[:-1]):
+            if saved == [tuple(variable.shape) for variable in optimizer.variables]:
+                break
+            other = type(optimizer).from_config(optimizer.get_config())
+            other.build([variable for part in order for variable in part])
+            if saved == [tuple(variable.shape) for variable in other.variables]:
+                names = [_name_in_optimizer(variable) for variable in other.variables]
+                ours = {_name_in_optimizer(variable): variable for variable in optimizer.variables}
+                for index, name in enumerate(names):
+                    ours[name].assign(store[str(index)])
+                return
+        load(store)
+
+    optimizer.load_own_variables = load_in_order
+
+
+def _name_in_optimizer(variable: Any) -> str:
+    return variable.path.partition("/")[2]

@@ -13,6 +13,7 @@ problem, not the sum over targets of the slowest search, and a round is a few op
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_densepred.ops.loops import while_loop
@@ -43,12 +44,22 @@ def assign(costs: Tensor, valid: Tensor) -> Tensor:
     valid = ops.cast(valid, "bool")
     *_, queries, targets = ops.shape(costs)
     shape = ops.shape(valid)
-    if targets == 0 or queries == 0:
+    if 0 in costs.shape[-2:]:  # a number that TensorFlow does not know is one at least
         return ops.full(shape, -1, "int32")
-    costs = ops.reshape(costs, (-1, queries, targets))
-    valid = ops.reshape(valid, (-1, targets))
-    lines, smallest = _lines(ops.transpose(costs, (0, 2, 1)), valid)
-    return ops.reshape(_solve(lines, smallest, valid), shape)
+    solve = _solve
+    if keras.config.backend() == "jax":
+        import jax
+
+        # Axis by axis: of axes merged into one, XLA would let all devices work on every problem.
+        def solve(costs: Tensor, valid: Tensor) -> Tensor:
+            return _solve(costs[None], valid[None])[0]
+
+        for _ in shape[:-1]:
+            solve = jax.vmap(solve)
+    else:
+        costs = ops.reshape(costs, (-1, queries, targets))
+        valid = ops.reshape(valid, (-1, targets))
+    return ops.reshape(solve(costs, valid), shape)
 
 
 def _lines(costs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,19 +70,15 @@ def _lines(costs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     spread = highest - lowest  # below 0 where nothing is usable
     spread = ops.where(spread > 0.0, spread, 1.0)
     # One pair to avoid is worse than all that the others can differ by.
-    costs = ops.where(usable, costs, highest + spread * (costs.shape[1] + 1.0))
+    targets = ops.cast(ops.shape(costs)[1], "float32")  # TensorFlow may not know it yet
+    costs = ops.where(usable, costs, highest + spread * (targets + 1.0))
     smallest = ops.min(costs, axis=2)
     return costs - smallest[..., None], smallest
 
 
-def _solve(lines: Tensor, smallest: Tensor, valid: Tensor) -> Tensor:
-    """(P, G) int32 queries of the targets, or -1.
-
-    Args:
-        lines: (P, G, Q) costs above the smallest of each target.
-        smallest: (P, G) what was subtracted.
-        valid: (P, G) bool.
-    """
+def _solve(costs: Tensor, valid: Tensor) -> Tensor:
+    """(P, G) int32 of costs (P, Q, G) and valid (P, G): the query of each target, or -1."""
+    lines, smallest = _lines(ops.transpose(costs, (0, 2, 1)), valid)
     problems, targets, queries = ops.shape(lines)
     query_numbers = ops.arange(queries, dtype="int32")[None]
     target_numbers = ops.arange(targets, dtype="int32")[None]

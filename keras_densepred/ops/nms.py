@@ -144,6 +144,15 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return ops.take(flat, index + first, axis=0)
 
 
+def highest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of (B, N), k <= N, in descending order, and their indices (B, k) int32."""
+    if _without_top_k.get() and keras.config.backend() == "jax":
+        index = ops.cast(ops.argsort(-values, axis=-1)[:, :k], "int32")
+        return ops.take_along_axis(values, index, axis=-1), index
+    values, index = ops.top_k(values, k)
+    return values, ops.cast(index, "int32")
+
+
 def top_k_index(values: Tensor, k: int) -> Tensor:
     """Ascending indices (B, min(k, N)) int32 of the k largest of (B, N).
 

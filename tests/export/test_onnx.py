@@ -9,6 +9,8 @@ import pytest
 from keras_densepred.export import export_onnx, graph, quantize_onnx
 from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
+from tests.export.detr import detr
+from tests.export.mask2former import mask2former
 from tests.export.yolo import ANCHORS, BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -40,6 +42,19 @@ else:
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
         assert [p.name for p in path.parent.iterdir()] == ["yolo.onnx"]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former"])
+    def test_without_suppression_operator(name, tmp_path):
+        """Deformable DETR's and Mask2Former's detections are part of the graph."""
+        model = mask2former() if name == "mask2former" else detr(query_selection=name)
+        expected = model.predict(IMAGES, verbose=0)
+        path = export_onnx(model, tmp_path / "model.onnx", SIZE, batch_size=2)
+        assert b"NonMaxSuppression" not in path.read_bytes()
+        found = runner(path)(IMAGES)
+        assert expected["num_detections"].min() > 3 and set(found) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
 
     def test_integers_find_the_same_objects(exported, tmp_path):
         _, path = exported

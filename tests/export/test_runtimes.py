@@ -9,6 +9,8 @@ import pytest
 from keras_densepred import export
 from keras_densepred.export import saved_model
 from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
+from tests.export.detr import detr
+from tests.export.mask2former import mask2former
 from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -72,6 +74,7 @@ SUPPORTED = {
     "torch": ("torch", "openvino"),
 }[BACKEND]
 MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter}
+MODELS |= {"detr": detr, "mask2former": mask2former}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,8 @@ def model(request):
         "yolo",
         "segmenter",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("detr", marks=pytest.mark.slow),
+        pytest.param("mask2former", marks=pytest.mark.slow),
     ],
     indirect=True,
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import ResNetBackbone, models
+from keras_densepred.models.compiling import accept_other_orders
 from tests.hosts import needs_keras_cv
 
 
@@ -71,3 +72,37 @@ def test_a_model_compiled_with_an_optimizer_on_pytorch_goes_on_elsewhere(golden)
         "labels": np.zeros((1, 1), "int32"),
     }
     assert np.isfinite(model.train_on_batch(images, targets)).all()
+
+
+def _state(optimizer):
+    return {v.path.partition("/")[2]: keras.ops.convert_to_numpy(v) for v in optimizer.variables}
+
+
+@pytest.mark.parametrize("moved", ["first", "last"])
+def test_an_optimizers_state_loads_from_a_backend_with_the_outermost_layer_elsewhere(moved):
+    """keras-hub's DeepLabv3: its last layer comes first on JAX and TensorFlow, last on PyTorch."""
+
+    def network():
+        images = keras.Input((4,), name="images")
+        x = keras.layers.Dense(3, name="one")(images)
+        return keras.Model(images, keras.layers.Dense(5, name="two")(x))
+
+    layers = [layer for layer in network().layers if layer.weights]
+    other = keras.optimizers.Adam(1e-3)
+    order = layers[-1:] + layers[:-1] if moved == "last" else layers[1:] + layers[:1]
+    other.build([variable for layer in order for variable in layer.trainable_variables])
+    for index, variable in enumerate(other.variables[2:]):
+        variable.assign(np.full(variable.shape, index, "float32"))
+    store = {str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(other.variables)}
+
+    model = network()
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(model.trainable_variables)
+    accept_other_orders(optimizer, model.layers)
+    optimizer.load_own_variables(store)
+    expected = _state(other)
+    for name, value in _state(optimizer).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    optimizer.load_own_variables({str(i): v for i, v in enumerate(optimizer.variables)})
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.load_own_variables({str(i): np.zeros(7) for i in range(len(store))})

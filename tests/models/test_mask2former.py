@@ -13,7 +13,7 @@ from keras_densepred.models.mask2former.losses import layer_losses, match
 from keras_densepred.models.mask2former.segmenter import SemanticScores
 from keras_densepred.models.mask2former.targets import ClassMasks, InstanceMasks
 from tests.contracts.families import OwnBackbone
-from tests.weights import normal
+from tests.weights import compiled, normal
 
 SMALL = dict(width=32, num_queries=6, encoder_layers=1, decoder_layers=1, num_heads=2)
 QUERIES, CLASSES, POINTS = 5, 3, 24
@@ -52,12 +52,18 @@ def instances(labels):
     return InstanceMasks(*(ops.convert_to_tensor(x) for x in (boxes, masks, labels)))
 
 
-def losses_of(outputs, targets):
-    assigned = match(outputs, targets, POINTS, uniform)
-    layers = [layer_losses(outputs, n, assigned[:, n], targets, POINTS, uniform) for n in range(2)]
-    parts = ("classification", "mask", "dice")
-    values = np.array([[float(numpy(getattr(x, p))) for p in parts] for x in layers])
-    return values, numpy(assigned)
+def losses_of(outputs, targets, uniform=uniform):
+    """Classification, mask and dice loss of each prediction (2, 3), and who answers for what."""
+
+    def both(outputs):
+        assigned = match(outputs, targets, POINTS, uniform)
+        layers = [
+            layer_losses(outputs, n, assigned[:, n], targets, POINTS, uniform) for n in range(2)
+        ]
+        parts = [ops.stack([x.classification, x.mask, x.dice]) for x in layers]
+        return ops.stack(parts), assigned
+
+    return tuple(numpy(x) for x in compiled(both)(outputs))
 
 
 # === Targets ===
@@ -165,12 +171,10 @@ def test_padding_changes_nothing():
         return ops.concatenate([drawn, uniform((2, shape[1] - 2, *shape[2:]))], axis=1)
 
     targets = instances([[0, 2, -1, -1], [1, -1, -1, -1]])
-    assigned = match(outputs, targets, POINTS, uniform)
-    np.testing.assert_array_equal(numpy(assigned)[:, :, :2], by_two)
-    assert (numpy(assigned)[:, :, 2:] == -1).all()
-    found = layer_losses(outputs, 0, assigned[:, 0], targets, POINTS, with_padding)
-    values = [float(numpy(x)) for x in (found.classification, found.mask, found.dice)]
-    np.testing.assert_allclose(values, short[0], rtol=1e-5)
+    long, by_four = losses_of(outputs, targets, with_padding)
+    np.testing.assert_array_equal(by_four[:, :, :2], by_two)
+    assert (by_four[:, :, 2:] == -1).all()
+    np.testing.assert_allclose(long, short, rtol=1e-5)
 
 
 def test_a_perfect_prediction_is_matched_and_costs_nothing():
@@ -208,10 +212,12 @@ def test_a_query_with_an_empty_mask_looks_everywhere():
     decoder.mask_3.kernel.assign(np.zeros((8, 8)))
     decoder.mask_3.bias.assign([1.0, *[0.0] * 7])
 
+    predict = compiled(decoder)
+
     def predicted(feature):
         maps[0][...] = 0.0
         maps[0][..., 0] = feature
-        return numpy(decoder(list(map(ops.convert_to_tensor, maps)))["class_logits"][0, 1])
+        return numpy(predict(list(map(ops.convert_to_tensor, maps)))["class_logits"][0, 1])
 
     everywhere, nowhere = predicted(1.0), predicted(-1.0)
     np.testing.assert_allclose(nowhere, everywhere, atol=1e-5)
@@ -232,9 +238,8 @@ def test_masks_are_measured_as_if_scaled_up(stride, size):
     shape = tuple(-(-side // stride) for side in size)
     maps = normal("maps", (2, 3, *shape)) - 0.5
     maps[0, 1] = -1.0  # an empty one
-    boxes, sureness, areas = (
-        numpy(x) for x in measure_masks(ops.convert_to_tensor(maps), size, stride)
-    )
+    measure = compiled(lambda x: measure_masks(x, size, stride))
+    boxes, sureness, areas = (numpy(x) for x in measure(ops.convert_to_tensor(maps)))
     scaled = ops.image.resize(
         np.moveaxis(maps, 1, -1),
         tuple(stride * side for side in shape),

@@ -16,6 +16,7 @@ from keras_densepred.models.mask2former.pixel_decoder import PixelDecoder
 from keras_densepred.models.mask2former.targets import InstanceMasks
 from keras_densepred.runtime.input_gradient import input_gradient
 from tests.convert.detr_state import keys_of, make_input, make_state
+from tests.weights import compiled
 
 CHANNELS = (96, 192, 352, 512)
 LAYERS, POINTS, SLOTS = 4, 64, 3
@@ -42,9 +43,10 @@ def predicted(reference):
     network = keras.Model(inputs, [maps, outputs])
     targets = authors_targets(network.weights)
     assign_state(network, targets, make_state(keys_of(reference)), is_optional=lambda key: False)
-    return network(
+    network.compile(jit_compile=keras.config.backend() == "jax")
+    return network.predict_on_batch(
         [
-            ops.convert_to_tensor(make_input(f"mask2former_small:c{level}", (2, *shape, channels)))
+            make_input(f"mask2former_small:c{level}", (2, *shape, channels))
             for level, shape, channels in zip(
                 (2, 3, 4, 5), reference["shapes"].tolist(), CHANNELS, strict=True
             )
@@ -54,7 +56,7 @@ def predicted(reference):
 
 def test_maps_of_the_pixel_decoder(reference, predicted):
     """MISTAKES_OF_PIXELS"""
-    features, *memories = (numpy(x) for x in predicted[0])
+    features, *memories = predicted[0]
     for level, name in enumerate(("memory0", "memory1")):
         np.testing.assert_allclose(memories[level], reference[name], atol=1e-4)
     np.testing.assert_allclose(memories[2][:1], reference["memory2_image0"], atol=1e-4)
@@ -65,10 +67,11 @@ def test_predictions_of_the_queries(reference, predicted):
     """MISTAKES_OF_QUERIES"""
     outputs = predicted[1]
     for layer in range(LAYERS):
-        found = numpy(outputs["class_logits"][:, layer])
+        found = outputs["class_logits"][:, layer]
         np.testing.assert_allclose(found, reference["class_logits"][layer], atol=1e-4)
-        found = mask_logits(outputs["mask_embeddings"][:, layer], outputs["mask_features"])
-        np.testing.assert_allclose(numpy(found), reference["mask_logits"][layer], atol=1e-3)
+        embeddings, features = outputs["mask_embeddings"][:, layer], outputs["mask_features"]
+        found = np.einsum("bqc,bhwc->bqhw", embeddings, features)
+        np.testing.assert_allclose(found, reference["mask_logits"][layer], atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,8 @@ def assigned(reference, stored, targets):
         for layer in range(LAYERS)
     ]
     outputs = {key: ops.convert_to_tensor(value) for key, value in stored.items()}
-    return numpy(match(outputs, targets, POINTS, draws(*points)))
+    matched = compiled(lambda outputs: match(outputs, targets, POINTS, draws(*points)))
+    return numpy(matched(outputs))
 
 
 def of_slots(numbers, queries):
@@ -150,17 +154,16 @@ def test_losses_and_their_gradients(reference, stored, targets, assigned):
         outputs = {
             key: ops.reshape(value, shapes[key]) for key, value in zip(stored, values, strict=True)
         }
-        return [losses_of(outputs, n, reference, assigned, targets) for n in range(LAYERS)]
+        layers = [losses_of(outputs, n, reference, assigned, targets) for n in range(LAYERS)]
+        return ops.stack([ops.stack([x.classification, x.mask, x.dice]) for x in layers])
 
-    for layer, found in enumerate(parts(ops.convert_to_tensor(flat))):
+    found = numpy(compiled(parts)(ops.convert_to_tensor(flat)))
+    for layer in range(LAYERS):
         name = "loss_loss" if layer == LAYERS - 1 else f"loss_d{layer}_loss"
-        values = [float(numpy(x)) for x in (found.classification, found.mask, found.dice)]
         expected = [reference[f"{name}_{part}"] for part in ("cls", "mask", "dice")]
-        np.testing.assert_allclose(values, expected, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[layer], expected, rtol=1e-5, err_msg=name)
 
-    gradient = input_gradient(
-        lambda x, _: sum(p.classification + p.mask + p.dice for p in parts(x))
-    )(flat, {})
+    gradient = input_gradient(lambda x, _: ops.sum(parts(x)))(flat, {})
     of_classes, of_masks, _ = np.split(gradient, sizes)
     of_classes = of_classes.reshape(shapes["class_logits"])
     np.testing.assert_allclose(
@@ -175,7 +178,10 @@ def test_instances(reference, stored):
     """MISTAKES_OF_INSTANCES"""
     classes, masks, features = (ops.convert_to_tensor(value) for value in stored.values())
     last = (classes[:, -1], masks[:, -1], features)
-    found = best_instances(*last, image_size=IMAGE, stride=4, count=72, mask_size=112)
+    best = compiled(
+        lambda *last: best_instances(*last, image_size=IMAGE, stride=4, count=72, mask_size=28)
+    )
+    found = best(*last)
     found = {key: numpy(value)[0][:10] for key, value in found.items() if key != "num_detections"}
     np.testing.assert_array_equal(found["labels"], reference["instance_labels"])
     np.testing.assert_array_equal(found["boxes"], reference["instance_boxes_scores"][:, :4])

@@ -1,6 +1,7 @@
 """What holds for every recipe."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import CEDNetBackbone, backbones, saved, training
+from tests.data import layout_trees
 from tests.recipes import toy
 from tests.recipes.toy import RECIPES, ROOT, Split
 
@@ -300,3 +302,49 @@ def test_a_finished_run_trains_longer(tmp_path, name):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
     recipe.main(command)  # finished, and known as such
     assert len((more / "metrics.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "write", "flags"),
+    [
+        ("coco_mask_rcnn", functools.partial(layout_trees.write_yolo, polygons=True), []),
+        ("coco_yolo", layout_trees.write_voc, ["--anchors", "coco"]),
+    ],
+)
+def test_other_layouts_from_flags_to_files(tmp_path, name, write, flags):
+    """Masks from YOLO's polygons; boxes from Pascal VOC's XML files."""
+    write(tmp_path / "data")
+    weights = toy.save_backbone(tmp_path / "backbone")
+    command = ["--data-dir", str(tmp_path / "data"), "--weights", weights, *flags]
+    command += ["--image-size", "64", "--batch-size", "2", "--steps", "2"]
+    results = recipe_of(name).main([*command, "--output", str(tmp_path / "out")])
+    assert ("mask_AP" in results) == (name == "coco_mask_rcnn")
+    assert (tmp_path / "out" / "predictions.png").is_file()
+    classes = json.loads((tmp_path / "out" / "preset" / "classes.json").read_text())
+    assert {entry["name"] for entry in classes} == set(layout_trees.NAMES)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("layout", ["yolo", "voc"])
+def test_labels_exported_in_another_order_are_another_run(tmp_path, layout):
+    recipe = recipe_of("coco_yolo")
+    write = getattr(layout_trees, f"write_{layout}")
+
+    def claim():
+        given = recipe.settings(data_dir=str(tmp_path / "data"), image_size=64, batch_size=2)
+        train, _ = recipe.open_data(given)
+        decisive = training.decisive_settings(recipe.complete(given, train), train)
+        training.claim_output(tmp_path / "out", decisive)
+
+    write(tmp_path / "data")
+    claim()
+    claim()
+    names = layout_trees.NAMES[::-1]
+    if layout == "yolo":
+        places = "train: images/train\nval: images/val\n"
+        write(tmp_path / "data", yaml=f"{places}names: {json.dumps(names)}\n")
+    else:
+        (tmp_path / "data" / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+    with pytest.raises(training.SettingsError, match="labels would change their meaning"):
+        claim()

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.nms import gather_rows, highest
 
 Tensor = Any
 
@@ -54,8 +54,7 @@ class TopDetections(keras.layers.Layer):
         classes = scores.shape[2]
         flat = ops.reshape(scores, (-1, scores.shape[1] * classes))
         count = min(self.max_detections, flat.shape[1])
-        confidence, index = ops.top_k(flat, count)
-        index = ops.cast(index, "int32")
+        confidence, index = highest(flat, count)
         kept = confidence >= self.confidence_threshold
         found = {
             "boxes": ops.where(kept[..., None], gather_rows(boxes, index // classes), -1.0),

@@ -1,6 +1,6 @@
 """Deformable DETR: a transformer on the levels of a pyramid, and what it learns."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -71,7 +71,7 @@ class DeformableDETR(DenseDetector, keras.Model):
         found = model.predict({"images": images, "image_sizes": sizes})
     """
 
-    input_keys = ("images", "image_sizes")
+    input_keys: ClassVar[tuple[str, ...]] = ("images", "image_sizes")
 
     def __init__(
         self,
@@ -185,16 +185,30 @@ class DeformableDETR(DenseDetector, keras.Model):
         Returns:
             What `DetectionTransformer` gives, and `"image_sizes"` (B, 2) float32.
         """
-        images, sizes = self.images_of(inputs), None
-        batch, *canvas = ops.shape(images)[:3]
-        if isinstance(inputs, dict) and inputs.get("image_sizes") is not None:
-            sizes = ops.cast(inputs["image_sizes"], "int32")
-            sizes = ops.clip(sizes, 1, ops.stack(canvas))
+        images = self.images_of(inputs)
+        sizes = inputs.get("image_sizes") if isinstance(inputs, dict) else None
         features = self.backbone(images, training=training)
-        maps = [features[f"P{level}"] for level in self.pyramid_levels]
-        outputs = self.transformer(maps, image_sizes=sizes, canvas=tuple(canvas), training=training)
-        if sizes is None:
+        return self.outputs_of(features, images, sizes, training)
+
+    def outputs_of(
+        self,
+        features: dict[str, Tensor],
+        images: Tensor,
+        image_sizes: Tensor | None = None,
+        training: bool | None = None,
+    ) -> dict[str, Tensor]:
+        """What `call` gives, from the levels of the backbone (or of one with its norms folded)."""
+        batch, *canvas = ops.shape(images)[:3]
+        if image_sizes is None:
             sizes = ops.broadcast_to(ops.stack(canvas), (batch, 2))
+        else:
+            sizes = ops.clip(ops.cast(image_sizes, "int32"), 1, ops.stack(canvas))
+        outputs = self.transformer(
+            [features[f"P{level}"] for level in self.pyramid_levels],
+            image_sizes=None if image_sizes is None else sizes,
+            canvas=tuple(canvas),
+            training=training,
+        )
         return {**outputs, "image_sizes": ops.cast(sizes, "float32")}
 
     def compute_losses(

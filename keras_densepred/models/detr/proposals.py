@@ -9,7 +9,7 @@ from keras_densepred.layers.initializers import FanInUniform
 from keras_densepred.layers.token_attention import linear, token_norm
 from keras_densepred.layers.token_maps import TokenLayout
 from keras_densepred.models.detr.decoder import QueryHead, logit
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.nms import gather_rows, highest
 
 Tensor = Any
 
@@ -60,8 +60,8 @@ class EncoderProposals(keras.layers.Layer):
         score = ops.max(logits, axis=-1) if self.by_class else logits[..., 0]
         count = score.shape[1]
         count = num_queries if count is None else min(num_queries, count)
-        _, best = ops.top_k(ops.stop_gradient(score), count)
-        chosen = gather_rows(box_logits, ops.cast(best, "int32"))
+        _, best = highest(ops.stop_gradient(score), count)
+        chosen = gather_rows(box_logits, best)
         return logits, ops.sigmoid(box_logits), ops.stop_gradient(chosen)
 
     def _start(self, layout: TokenLayout) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 from keras import ops
 
 from keras_densepred.models.mask2former.decoder import mask_logits
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.nms import gather_rows, highest
 
 Tensor = Any
 
@@ -43,13 +43,12 @@ def best_instances(
     queries = class_logits.shape[1]
     probability = ops.softmax(class_logits, axis=-1)[..., :-1]
     found = min(count, queries * classes)
-    scores, index = ops.top_k(ops.reshape(probability, (-1, queries * classes)), found)
-    index = ops.cast(index, "int32")
+    scores, index = highest(ops.reshape(probability, (-1, queries * classes)), found)
     maps = mask_logits(gather_rows(embeddings, index // classes), features)
     boxes, sureness, _ = measure_masks(maps, image_size, stride)
     confidence = scores * sureness
-    order = ops.cast(ops.argsort(-confidence, axis=-1), "int32")
-    boxes, maps, confidence = (gather_rows(x, order) for x in (boxes, maps, confidence))
+    confidence, order = highest(confidence, found)
+    boxes, maps = gather_rows(boxes, order), gather_rows(maps, order)
     kept = confidence > 0.0
     masks = cut_out(maps, boxes, stride, mask_size)
     instances = {

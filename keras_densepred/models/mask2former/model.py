@@ -133,15 +133,20 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
         """Sums over the predictions; masks' are divided by those matched in the whole batch."""
         return self.mask_losses(outputs, InstanceMasks.of(targets, images))
 
-    def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
+    def detections_in_pixels(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
+        """`detections` with boxes xyxy in pixels; export asks for it, too."""
         height, width = ops.shape(images)[1:3]
-        found = best_instances(
+        return best_instances(
             *last_prediction(outputs),
             image_size=(height, width),
             stride=self.stride,
             count=self.max_detections,
             mask_size=self.mask_size,
         )
+
+    def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
+        height, width = ops.shape(images)[1:3]
+        found = self.detections_in_pixels(outputs, images)
         boxes = keras.utils.bounding_boxes.convert_format(
             found["boxes"], "xyxy", self.bounding_box_format, height=height, width=width
         )
