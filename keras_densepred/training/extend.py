@@ -50,8 +50,8 @@ def flags_of_run(
     unknown = recorded.keys() - known - {*identity.FACTS, identity.FOLDER}
     if unknown:
         raise SettingsError(
-            f"--extend {run} is a run of another recipe (with the setting {min(unknown)}): extend "
-            "it with that one."
+            f"--extend {run} is a run of another recipe (its settings have {min(unknown)}, which "
+            "this one does not know): extend it with that recipe."
         )
     try:
         saved.find_model(run)

@@ -136,6 +136,11 @@ class Recipe:
             cluster.say("Reading what data there are ...")
             train, val = self.open_data(given)
             settings = self.complete(given, train)
+            if given.steps is not None and settings.steps > given.steps:
+                cluster.say(
+                    f"--steps {given.steps} becomes {settings.steps}: epochs are whole, and one "
+                    f"has {settings.steps_per_epoch} steps (--steps-per-epoch)."
+                )
             require_trainable(train, settings.batch_size)
             self.check(settings, train, cluster)
             self.prepare_memory(settings)

@@ -207,17 +207,20 @@ class SegmentationSettings(RandomScaleSettings):
 _LEAST = {
     **dict.fromkeys(("image_size", "batch_size", "accumulate", "width", "max_boxes"), 1),
     **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every"), 1),
-    **dict.fromkeys(("devices", "processes"), 1),
+    **dict.fromkeys(("devices", "processes", "queries", "points", "decoder_layers"), 1),
+    "encoder_layers": 0,
     **dict.fromkeys(("workers", "process_id", "head_depth", "warmup_steps", "warmup_epochs"), 0),
     **dict.fromkeys(("weight_decay", "floor", "mixup", "cutmix", "layer_scale"), 0),
 }
 _POSITIVE = (
+    "backbone_rate",
     *("learning_rate", "checkpoint_minutes", "scale_min", "scale_max", "layer_decay"),
     *("anchor_scale", "focal_gamma", "min_area"),
 )
-_SHARES = ("drop_path", "smoothing", "erasing", "jitter")  # from 0 up to 1
+_SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter")  # from 0 up to 1
 _BELOW_ONE = {
     "drop_path": "drops every branch",
+    "dropout": "drops everything",
     "smoothing": "leaves nothing of the labels",
     "ema": "never leaves the initial weights",
 }

@@ -26,6 +26,7 @@ def test_a_training_batch():
         batch = next(stream)
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "images": ((6, 32, 32, 3), "float32"),
+        "image_sizes": ((6, 2), "int32"),
         "boxes": ((6, 3, 4), "float32"),
         "labels": ((6, 3), "int32"),
     }

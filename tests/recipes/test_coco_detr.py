@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred import CEDNetBackbone, data
+from keras_densepred import CEDNetBackbone, data, training
 from keras_densepred.necks import ProjectedLevels
 from recipes import coco_detr as recipe
 from tests.recipes import toy
@@ -186,3 +186,21 @@ def test_images_are_resized_as_in_the_papers():
     masks = recipe.RECIPE.complete(masks, Split(117_266))
     assert (recipe.preprocessing(masks).short_side, masks.image_size) == (800, 1024)
     assert isinstance(recipe.augmentation(masks, 1024)[0], data.LargeScaleJitter)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--queries", "0", "give 1 or more"),
+        ("--points", "0", "give 1 or more"),
+        ("--decoder-layers", "0", "give 1 or more"),
+        ("--encoder-layers", "-1", "give 0 or more"),
+        ("--dropout", "1.5", "must lie from 0 to 1"),
+        ("--dropout", "1", "drops everything"),
+        ("--backbone-rate", "0", "must be larger than 0"),
+    ],
+)
+def test_impossible_numbers_are_named_by_their_flags_before_data_are_read(flag, value, said):
+    with pytest.raises(training.SettingsError, match=f"{flag} {value} .*{said}"):
+        recipe.main([flag, value, "--data-dir", "not looked at"])

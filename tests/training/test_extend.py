@@ -118,5 +118,5 @@ def test_what_is_no_finished_run_of_the_recipe_is_refused(tmp_path):
         extended(run)
     recorded = json.loads((run / "settings.json").read_text())
     (run / "settings.json").write_text(json.dumps(recorded | {"mosaic": True}))
-    with pytest.raises(SettingsError, match=r"of another recipe .with the setting mosaic"):
+    with pytest.raises(SettingsError, match=r"of another recipe .its settings have mosaic"):
         extended(run)

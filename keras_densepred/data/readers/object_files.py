@@ -99,7 +99,9 @@ class ObjectFiles:
             except SegmentationError as error:
                 faults.add(f"{object_name(row)} {error}")
         if required:
-            faults.raise_if_any("correct or remove them, or load the data set without masks")
+            faults.raise_if_any(
+                "correct or remove them, or train boxes alone (with_masks=False; --detector)"
+            )
             self._masks = masks
             self._note_empty_masks(object_name, sizes)
         elif faults.count:
