@@ -18,6 +18,9 @@ from keras_densepred.runtime.input_gradient import input_gradient
 from tests.convert.detr_state import keys_of, make_input, make_state
 from tests.weights import compiled
 
+# The network and its losses are compiled.
+pytestmark = pytest.mark.slow_on("jax", "tensorflow")
+
 CHANNELS = (96, 192, 352, 512)
 LAYERS, POINTS, SLOTS = 4, 64, 3
 IMAGE = (96, 64)
