@@ -44,7 +44,7 @@ def assign(costs: Tensor, valid: Tensor) -> Tensor:
     valid = ops.cast(valid, "bool")
     *_, queries, targets = ops.shape(costs)
     shape = ops.shape(valid)
-    if any(isinstance(side, int) and side == 0 for side in (queries, targets)):
+    if 0 in costs.shape[-2:]:  # a number that TensorFlow does not know is one at least
         return ops.full(shape, -1, "int32")
     solve = _solve
     if keras.config.backend() == "jax":

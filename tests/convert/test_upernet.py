@@ -62,6 +62,7 @@ def small(**options):
     return models.UperNet(backbone, 150, dropout=0.0, **options)
 
 
+@pytest.mark.slow_on("jax")
 def test_heads_equal_the_authors(golden):
     with np.load(golden / "upernet" / "upernet_heads.npz") as file:
         expected = dict(file)

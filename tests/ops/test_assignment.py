@@ -162,3 +162,16 @@ def test_it_lowers_for_tpu():
     specs = [jax.ShapeDtypeStruct((2, 7, 5), "float32"), jax.ShapeDtypeStruct((2, 5), "bool")]
     exported = jax.export.export(jax.jit(assign), platforms=["tpu"])(*specs)
     assert "custom_call" not in exported.mlir_module()  # nothing that calls back into the host
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="others know all shapes")
+def test_an_open_number_of_problems_and_targets():
+    """TensorFlow stops telling how many targets there are once it has seen several numbers."""
+    import tensorflow as tf
+
+    kinds = [tf.TensorSpec((None, 6, None)), tf.TensorSpec((None, None), tf.bool)]
+    compiled = tf.function(assign, input_signature=kinds)
+    for targets in (1, 9):
+        costs = np.random.default_rng(targets).normal(size=(2, 6, targets)).astype("float32")
+        valid = np.ones((2, targets), bool)
+        np.testing.assert_array_equal(compiled(costs, valid), assign(costs, valid))
