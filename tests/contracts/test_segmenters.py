@@ -32,7 +32,12 @@ SEGMENTERS = {
         backbone, **{"num_classes": CLASSES, **MASK2FORMER, **options}
     ),
 }
-every_segmenter = pytest.mark.parametrize("name", SEGMENTERS)
+# Mask2Former's losses are a large graph.
+compiled = pytest.mark.slow_on("jax", "tensorflow")
+every_segmenter = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=compiled) if n == "mask2former" else n for n in SEGMENTERS],
+)
 # XLA compiles a training step for ten seconds, of the others in `make test-slow`.
 every_segmenter_compiled = pytest.mark.parametrize(
     "name",

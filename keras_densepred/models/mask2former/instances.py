@@ -48,12 +48,19 @@ def best_instances(
     boxes, sureness, _ = measure_masks(maps, image_size, stride)
     confidence = scores * sureness
     confidence, order = highest(confidence, found)
-    boxes, maps = gather_rows(boxes, order), gather_rows(maps, order)
+    # As rows of numbers: of more axes, or of one, Keras 3.15.1 asks PyTorch to squeeze an axis that
+    # is longer than 1, which ONNX takes at its word.
+    labels = ops.cast(index % classes, "float32")[..., None]
+    rows = gather_rows(ops.concatenate([boxes, labels], axis=-1), order)
+    boxes, labels = rows[..., :4], ops.cast(rows[..., 4], "int32")
+    _, _, height, width = ops.shape(maps)
+    maps = gather_rows(ops.reshape(maps, (-1, found, height * width)), order)
+    maps = ops.reshape(maps, (-1, found, height, width))
     kept = confidence > 0.0
     masks = cut_out(maps, boxes, stride, mask_size)
     instances = {
         "boxes": ops.where(kept[..., None], boxes, -1.0),
-        "labels": ops.where(kept, gather_rows(index % classes, order), -1),
+        "labels": ops.where(kept, labels, -1),
         "confidence": ops.where(kept, confidence, -1.0),
         "masks": ops.where(kept[..., None, None], masks, 0.0),
     }
