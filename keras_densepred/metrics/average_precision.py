@@ -132,13 +132,14 @@ def detections_to_coco(
         scale_y, scale_x = batch["scales"][row].astype(np.float64)
         boxes = np.asarray(predictions["boxes"][row], np.float64)[used]
         boxes = boxes / (scale_x, scale_y, scale_x, scale_y)
-        boxes = np.clip(boxes, 0, (width, height, width, height))
         segmentations: list[dict[str, Any]] = [{} for _ in boxes]
         if "masks" in predictions:
             masks = np.asarray(predictions["masks"][row], np.float64)[used]
             segmentations = [
                 {"segmentation": rle} for rle in masks_to_rle(masks, boxes, height, width)
             ]
+        # After the masks, which reach from edge to edge of the boxes as they are.
+        boxes = np.clip(boxes, 0, (width, height, width, height))
         boxes[:, 2:] -= boxes[:, :2]
         labels = np.asarray(predictions["labels"][row])[used].tolist()
         scores = np.asarray(predictions["confidence"][row], np.float64)[used].tolist()

@@ -392,3 +392,24 @@ def test_masks_in_run_lengths_are_those_pasted():
     for ours, whole, (x1, y1, x2, y2) in zip(decoded, pasted, boxes, strict=True):
         inside = (x >= np.floor(x1)) & (x < np.ceil(x2)) & (y >= np.floor(y1)) & (y < np.ceil(y2))
         assert np.array_equal(ours, whole & inside)
+
+
+@free
+def test_a_mask_whose_box_reaches_into_the_padding_stays_in_its_place():
+    """The left half of a box that is twice as wide as the image: all of the image."""
+    mask = np.zeros((1, 1, 28, 28), "float32")
+    mask[..., :14] = 1
+    predictions = {
+        "boxes": np.array([[[0, 0, 40, 20]]], "float32"),
+        "labels": np.zeros((1, 1), "int32"),
+        "confidence": np.ones((1, 1), "float32"),
+        "masks": mask,
+    }
+    batch = {
+        "image_ids": np.array([7]),
+        "scales": np.ones((1, 2), "float32"),
+        "valid": np.array([True]),
+    }
+    (found,) = metrics.detections_to_coco(predictions, batch, [1], {7: (20, 20)})
+    assert found["bbox"] == [0, 0, 20, 20]
+    assert rle.decode(found["segmentation"]).sum() > 0.95 * 20 * 20

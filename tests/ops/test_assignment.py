@@ -86,7 +86,9 @@ def test_reference_files(golden):
 @pytest.mark.parametrize("queries,targets", [(60, 15), (25, 25), (15, 40), (100, 12), (4, 3)])
 def test_total_cost_is_the_smallest_of_2000_problems(queries, targets):
     costs, valid = problems(np.random.default_rng(targets), 2000, queries, targets)
-    assert excess(costs, valid, solve(costs, valid)) < 1e-5
+    # Which targets are left over is decided by whole costs of up to 1e3, not by their differences.
+    rounding = 10 * np.spacing(np.float32(1e3)) if targets > queries else 1e-5
+    assert excess(costs, valid, solve(costs, valid)) < rounding
 
 
 def test_leading_axes_and_no_targets():
