@@ -14,6 +14,9 @@ else:
     KerasModel = object
 
 
+_NOT_BUILT = 2  # variables of an optimizer that has seen no weights: iterations, learning rate
+
+
 def saved_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `compile` with which a model was saved, for the backend in use.
 
@@ -66,6 +69,8 @@ def accept_other_orders(optimizer: Any, layers: Sequence[keras.layers.Layer]) ->
     load = optimizer.load_own_variables
 
     def load_in_order(store: Mapping[str, Any]) -> None:
+        if len(store.keys()) <= _NOT_BUILT < len(optimizer.variables):
+            return  # of a model that was compiled and never trained
         saved = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
         for order in (parts, parts[1:] + parts[:1], parts[-1:] + parts[:-1]):
             if saved == [tuple(variable.shape) for variable in optimizer.variables]:
