@@ -190,7 +190,6 @@ RECIPE = training.Segmentation(
     defaults={"head": "uper"},
     check=check,
     large=2_000,
-    title="UperNet",
     test_under_limits=True,
 )
 main = RECIPE.main

@@ -152,7 +152,6 @@ RECIPE = training.Segmentation(
         "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 1e-4,
     },
     large=1_400,  # VOC 2012's own training split has 1,464, with SBD's annotations 10,582
-    title="DeepLabv3",
 )
 main = RECIPE.main
 

@@ -27,12 +27,10 @@ class Segmentation(Recipe):
     """A recipe that trains a segmenter; its settings are `SegmentationSettings`.
 
     Args:
-        title: of the segmenter, for the model card.
         test_under_limits: whether `--sliding-window`, `--multi-scale` and `--flip` test images
             resized under two limits (`semantic_testing`), instead of at their own size.
     """
 
-    title: str = "Segmenter"
     test_under_limits: bool = False
 
     not_decisive: ClassVar[tuple[str, ...]] = (
@@ -163,7 +161,7 @@ class Segmentation(Recipe):
             write_card(
                 run,
                 preset,
-                title=f"{self.title} with {type(model.plain_backbone).__name__}",
+                title=f"{type(model).__name__} with {type(model.plain_backbone).__name__}",
                 task="image-segmentation",
                 results=results.get("val, tested", results["val"]),
                 usage="import keras\nimport keras_densepred\n\n"
