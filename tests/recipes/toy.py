@@ -42,6 +42,14 @@ class Split:
         return self.images
 
 
+def undecided(recipe, settings):
+    """Names of settings that complete ones must have, and that these lack."""
+    of_all = ("preset", "epochs", "steps", "steps_per_epoch", "schedule", "floor", "warmup_steps")
+    names = {*recipe.experiments[settings.experiment].settings, *of_all}
+    names |= {"ema", "evaluate_every", "output"}
+    return {name for name in names if getattr(settings, name) is None}
+
+
 def save_backbone(directory):
     """Saves a small CEDNet; returns the directory."""
     backbone = CEDNetBackbone(
