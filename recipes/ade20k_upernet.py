@@ -39,6 +39,7 @@ from keras_densepred.training import ByArchitecture, Experiment, protocols
 if TYPE_CHECKING:
     import keras
 
+HEADS = ("uper", "ced")  # `models.UPERNET_HEADS`, which Keras must not be imported for
 _CEDNET_LAYERS = 7  # what the authors' layer decay counts from in S and B, whose depths reach 9
 
 _PAPER: dict[str, Any] = {
@@ -115,7 +116,7 @@ EXPERIMENTS = {
 class Settings(training.SegmentationSettings):
     """What can be set; None means that the experiment decides."""
 
-    head: str | None = training.head_setting(models.UPERNET_HEADS)
+    head: str | None = training.head_setting(HEADS)
     average: str | None = training.setting(
         None, "pixels over which the loss is averaged", ("all", "labelled"), group="optimizer"
     )

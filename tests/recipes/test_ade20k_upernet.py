@@ -148,3 +148,8 @@ def test_a_tree_with_zero_for_none_is_opened_as_told(tmp_path):
     settings = recipe.Settings(data_dir=str(tmp_path), reduce_zero_label=True)
     train, _ = recipe.RECIPE.open_data(settings)
     assert train[0].semantic.tolist() == [[255, 0, 1], [1, 1, 0]]
+
+
+@pytest.mark.backend_free
+def test_all_heads_can_be_chosen():
+    assert recipe.HEADS == models.UPERNET_HEADS
