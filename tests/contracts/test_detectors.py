@@ -290,8 +290,17 @@ def test_keras_hubs_backbones_are_taken():
 
 
 @functools.cache
+def built_backbone(family):
+    neck = NECKS.get(family)
+    backbone = neck() if neck else small_backbone(family, **UNEQUAL.get(family, {}))
+    return backbone, backbone.get_weights()
+
+
 def backbone_of(family):
-    return NECKS[family]() if family in NECKS else small_backbone(family, **UNEQUAL.get(family, {}))
+    """One for all detectors, for building takes seconds, as if none had trained it yet."""
+    backbone, weights = built_backbone(family)
+    backbone.set_weights(weights)
+    return backbone
 
 
 @pytest.mark.backend_free
