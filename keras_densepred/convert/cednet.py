@@ -108,7 +108,7 @@ _BUFFERS = ("relative_position_index", "num_batches_tracked")  # recomputed, not
 # Parts of the authors' models around the body: first component of a key -> name of the part.
 _CLASSIFIER = ("final_layers", "norms", "heads")
 _PYRAMID = ("reduce_convs", "add_blocks", "reduce_c2", "merge_c2")
-_DETECTION_HEAD = detr.PREFIX.rstrip(".")
+_DETECTION_HEAD = detr.HEAD
 _CED_HEAD = ("last_encoder", "last_decoder", "psp_modules", "bottleneck")
 
 

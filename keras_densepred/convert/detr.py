@@ -6,14 +6,11 @@ from collections.abc import Iterable, Mapping
 import keras
 import numpy as np
 
-PREFIX = "bbox_head."
+from keras_densepred.convert import mmdetection
 
-# The end of a weight's path here -> its module there, first match wins; `{n}` counts layers.
-_FEED_FORWARD = {"expand": "layers.0.0", "reduce": "layers.1"}
-_BRANCHES = {
-    "classes": "cls_branches.{n}",
-    **{f"box_{i}": f"reg_branches.{{n}}.{2 * i - 2}" for i in (1, 2, 3)},
-}
+HEAD = "bbox_head"
+
+# See `mmdetection.authors_targets`; `{n}` counts layers.
 _ENCODER = "transformer.encoder.layers.{n}."
 _DECODER = "transformer.decoder.layers.{n}."
 _PATTERNS = [
@@ -32,55 +29,23 @@ _PATTERNS = [
     (r"decoder_(?P<n>\d+)/cross_attention_norm", _DECODER + "norms.1"),
     (r"decoder_(?P<n>\d+)/feed_forward/(?P<ffn>\w+)", _DECODER + "ffns.0.{ffn}"),
     (r"decoder_(?P<n>\d+)/feed_forward_norm", _DECODER + "norms.2"),
-    (r"head_(?P<n>\d+)/(?P<branch>\w+)", "{branch}"),
+    (r"head_(?P<n>\d+)/classes", "cls_branches.{n}"),
+    (r"head_(?P<n>\d+)/box_(?P<linear>\d)", "reg_branches.{n}.{linear}"),
     (r"query_embedding", "query_embedding.weight"),
     (
         r"(?P<part>reference_points|enc_output|enc_output_norm|pos_trans|pos_trans_norm)",
         "transformer.{part}",
     ),
 ]
-_LEAVES = {"kernel": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 _ALIAS = re.compile(r"((?:cls|reg)_branches)\.(\d+)(\..*)")
 
 
 def authors_targets(weights: Iterable[keras.Variable]) -> dict[str, tuple[keras.Variable, ...]]:
     """The authors' key of each weight of a `models.detr.DetectionTransformer`.
 
-    Args:
-        weights: of the transformer or of a part of it; random states are left out.
-
-    Returns:
-        Key to the weights that are its array, side by side along the last axis.
-
-    Raises:
-        ValueError: if there is no key for a weight.
+    See `mmdetection.authors_targets`.
     """
-    targets: dict[str, tuple[keras.Variable, ...]] = {}
-    for weight in weights:
-        if "seed_generator" not in weight.path:
-            key = _key(weight.path)
-            targets[key] = (*targets.get(key, ()), weight)
-    return targets
-
-
-def _key(path: str) -> str:
-    module, _, leaf = path.rpartition("/")
-    if leaf not in _LEAVES:
-        module, leaf = path, ""
-    for pattern, template in _PATTERNS:
-        match = re.search(f"(^|/){pattern}$", module)
-        if match is None:
-            continue
-        fields = match.groupdict()
-        if "ffn" in fields:
-            fields["ffn"] = _FEED_FORWARD[fields["ffn"]]
-        if "branch" in fields:
-            fields["branch"] = _BRANCHES[fields["branch"]].format(n=fields["n"])
-        key = PREFIX + template.format(**fields)
-        if key.endswith("in_proj"):
-            return f"{key}_{_LEAVES[leaf]}"
-        return f"{key}.{_LEAVES[leaf]}" if leaf else key
-    raise ValueError(f"The weight {path!r} is not one of the authors' Deformable DETR.")
+    return mmdetection.authors_targets(weights, _PATTERNS, HEAD)
 
 
 def without_aliases(state: Mapping[str, np.ndarray], branches: int) -> dict[str, np.ndarray]:

@@ -1,17 +1,17 @@
 """Mask2Former's weights in MMDetection's names, whose models the CEDNet authors' are."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_densepred.convert import mmdetection
 from keras_densepred.convert.state import LoadReport, assign_state
 
 HEAD = "panoptic_head"
 
-# The end of a weight's path here -> its module there, first match wins; `{n}` counts layers.
+# See `mmdetection.authors_targets`; `{n}` counts layers.
 _ENCODER = "pixel_decoder.encoder.layers.{n}."
 _DECODER = "transformer_decoder.layers.{n}."
 _PATTERNS = [
@@ -45,13 +45,6 @@ _PATTERNS = [
     (r"mask_decoder/classes", "cls_embed"),
     (r"mask_decoder/mask_(?P<linear>\d)", "mask_embed.{linear}"),
 ]
-_FIELDS = {
-    "unit": {"conv": "conv", "norm": "gn"}.__getitem__,
-    "ffn": {"expand": "layers.0.0", "reduce": "layers.1"}.__getitem__,
-    "attention": {"cross": 0, "self": 1}.__getitem__,
-    "linear": lambda number: 2 * int(number) - 2,
-}
-_LEAVES = {"kernel": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 
 
 def is_one(model: keras.Model) -> bool:
@@ -86,38 +79,8 @@ def load_state(
 
 
 def authors_targets(weights: Iterable[keras.Variable]) -> dict[str, tuple[keras.Variable, ...]]:
-    """The authors' key of each weight of a `models.Mask2Former` that stands on the backbone.
+    """The authors' key of each weight of the pixel decoder and of the queries.
 
-    Args:
-        weights: of its pixel decoder and of its queries; random states are left out.
-
-    Returns:
-        Key to the weights that are its array, side by side along the last axis.
-
-    Raises:
-        ValueError: if there is no key for a weight.
+    See `mmdetection.authors_targets`.
     """
-    targets: dict[str, tuple[keras.Variable, ...]] = {}
-    for weight in weights:
-        if "seed_generator" not in weight.path:
-            key = _key(weight.path)
-            targets[key] = (*targets.get(key, ()), weight)
-    return targets
-
-
-def _key(path: str) -> str:
-    module, _, leaf = path.rpartition("/")
-    if leaf not in _LEAVES:
-        module, leaf = path, ""
-    for pattern, template in _PATTERNS:
-        match = re.search(f"(^|/){pattern}$", module)
-        if match is None:
-            continue
-        fields = match.groupdict()
-        key = f"{HEAD}." + template.format(
-            **{name: _FIELDS.get(name, str)(text) for name, text in fields.items()}
-        )
-        if key.endswith("in_proj"):
-            return f"{key}_{_LEAVES[leaf]}"
-        return f"{key}.{_LEAVES[leaf]}" if leaf else key
-    raise ValueError(f"The weight {path!r} is not one of the authors' Mask2Former.")
+    return mmdetection.authors_targets(weights, _PATTERNS, HEAD)
