@@ -116,7 +116,14 @@ def train(checkpoints, directory):
     return model, log, start
 
 
-@pytest.mark.parametrize("name", FILES)
+# Of KerasCV's, XLA compiles the first call for a quarter of a minute.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow_on("jax", "tensorflow")) if "keras_cv" in n else n
+        for n in FILES
+    ],
+)
 def test_model_files(name):
     class_name, optimizer, steps = FILES[name]
     if class_name in KERAS_CV:

@@ -105,14 +105,14 @@ def test_trains_saves_and_goes_on_where_it_was(name, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-@every_segmenter
+@every_segmenter_compiled
 def test_gradients_are_finite_and_reach_every_weight(name):
     model = make(name)
     for weight, gradient in zip(model.trainable_weights, gradients(model, IMAGES), strict=True):
         assert gradient is not None and np.isfinite(gradient).all(), weight.path
 
 
-@every_segmenter
+@every_segmenter_compiled
 def test_masks_without_any_label_do_nothing(name):
     model = make(name)
     model.compile(keras.optimizers.SGD(0.1), **COMPILE)

@@ -58,6 +58,7 @@ def test_trains_predicts_and_comes_back(toy_backbone, tmp_path):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_any_size(toy_backbone):
     model = make(toy_backbone)
     for height, width in ((32, 32), (33, 47), (9, 70)):

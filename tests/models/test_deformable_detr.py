@@ -120,6 +120,7 @@ def test_batches_at_the_edge_train(kind):
     assert np.isfinite(one.predict_on_batch(inputs)["boxes"]).all()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_with_more_objects_than_queries_losses_count_the_matched():
     """The authors' normaliser, DETR.md 1.12: matched targets, not all."""
     model = small()

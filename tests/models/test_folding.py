@@ -119,7 +119,7 @@ def make_detector(head_separable=None):
     return model
 
 
-@pytest.mark.slow_on("tensorflow")
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize(
     "head_separable",
     [None, pytest.param(False, marks=SLOW_ON_JAX), pytest.param(True, marks=SLOW_ON_JAX)],

@@ -171,6 +171,7 @@ def test_predictions(model):
     assert (np.diff(np.where(used, found["confidence"], 0), axis=1) <= 0).all()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_round_trip(model, tmp_path):
     model.train_on_batch(IMAGES, BATCHES["objects"])
     model.save(tmp_path / "model.keras")
