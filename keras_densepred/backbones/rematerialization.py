@@ -35,13 +35,17 @@ class Rematerialization:
         """
         self._rematerialized = enabled
 
+    def is_rematerialized(self) -> bool:
+        """Whether runs are computed again in the backward pass."""
+        return self._rematerialized
+
     # Where `call` of a functional model calls layer after layer (keras 3.15.1). There is no public
     # place in which layers could be called together.
     def _run_through_graph(
         self, inputs: Any, operation_fn: Callable = lambda operation: operation, call_fn: Any = None
     ) -> Any:
         symbolic = any(isinstance(x, keras.KerasTensor) for x in tree.flatten(inputs))
-        if not self._rematerialized or symbolic or call_fn is not None:
+        if not self.is_rematerialized() or symbolic or call_fn is not None:
             return super()._run_through_graph(inputs, operation_fn, call_fn)  # type: ignore[misc]
         inside = _inside_of_runs(self)
 

@@ -101,16 +101,15 @@ def levels_on(
 class _WithInnerMaps(Rematerialization, keras.Model):
     """A backbone's graph that also gives maps from inside; its layers are the backbone's."""
 
-    _ask: Callable[[], bool] = staticmethod(lambda: False)
-
     def __init__(self, backbone: keras.Model, inner: Mapping[str, Any]):
         super().__init__(backbone.inputs, {**backbone.pyramid_outputs, **inner})
-        # A function and not the backbone, which would be one of this model's layers.
-        self._ask = lambda: getattr(backbone, "_rematerialized", False)
+        # Asked when a step runs: recipes turn it on in the backbone of a model that is built. A
+        # method of the backbone is no layer of this model, as the backbone itself would be.
+        self._asked = getattr(backbone, "is_rematerialized", super().is_rematerialized)
 
-    @property
-    def _rematerialized(self) -> bool:  # type: ignore[override]
-        return self._ask()
+    def is_rematerialized(self) -> bool:
+        """What the backbone says."""
+        return self._asked()
 
 
 def pyramid_levels(pyramid: keras.Model) -> tuple[int, ...]:

@@ -77,20 +77,8 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_densepred")
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then half a cosine down to `floor` at `total_steps`, constant from there.
-
-    Args:
-        learning_rate: rate at the top of the cosine, which starts where the warm-up ends.
-        warmup_steps: optimizer steps of the warm-up; 0 for none.
-        total_steps: optimizer step at which `floor` is reached.
-        floor: lowest rate.
-        warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
-
-    Raises:
-        ValueError: if `warmup_steps` is negative or `total_steps` does not exceed it.
-    """
+class _WarmupFall(keras.optimizers.schedules.LearningRateSchedule):
+    """A warm-up times a fall to `floor` at `total_steps`; arguments as those of `WarmupCosine`."""
 
     def __init__(
         self,
@@ -102,22 +90,28 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     ):
         super().__init__()
         _check_warmup(warmup_steps)
-        if total_steps <= warmup_steps:
-            raise ValueError(
-                f"total_steps must exceed warmup_steps; got {total_steps} and {warmup_steps}."
-            )
+        if total_steps <= (begin := self.begin(warmup_steps)):
+            raise ValueError(f"total_steps must exceed {begin}; got {total_steps}.")
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         self.floor = floor
         self.warmup_factor = warmup_factor
 
+    def begin(self, warmup_steps: int) -> int:
+        """The step at which the fall begins."""
+        return warmup_steps
+
+    def height(self, done: Any) -> Any:
+        """What is left, from 1 down to 0, when a share of the fall is done, 0..1."""
+        raise NotImplementedError
+
     def __call__(self, step: Any) -> Any:
         """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
         step = keras.ops.cast(step, "float32")
-        done = (step - self.warmup_steps) / float(self.total_steps - self.warmup_steps)
-        height = 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(done, 0.0, 1.0)))
-        rate = self.floor + (self.learning_rate - self.floor) * height
+        begin = self.begin(self.warmup_steps)
+        done = keras.ops.clip((step - begin) / float(self.total_steps - begin), 0.0, 1.0)
+        rate = self.floor + (self.learning_rate - self.floor) * self.height(done)
         return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
 
     def get_config(self) -> dict[str, Any]:
@@ -132,7 +126,27 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
+class WarmupCosine(_WarmupFall):
+    """Linear warm-up, then half a cosine down to `floor` at `total_steps`, constant from there.
+
+    Args:
+        learning_rate: rate at the top of the cosine, which starts where the warm-up ends.
+        warmup_steps: optimizer steps of the warm-up; 0 for none.
+        total_steps: optimizer step at which `floor` is reached.
+        floor: lowest rate.
+        warmup_factor: the warm-up starts at `warmup_factor * learning_rate`.
+
+    Raises:
+        ValueError: if `warmup_steps` is negative or `total_steps` does not exceed it.
+    """
+
+    def height(self, done: Any) -> Any:
+        """Half a cosine."""
+        return 0.5 * (1.0 + keras.ops.cos(math.pi * done))
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class WarmupLinear(_WarmupFall):
     """A line from the first step down to `floor` at `total_steps`, times a linear warm-up.
 
     CEDNet on ADE20K: `WarmupLinear(1e-4, 1500, 160_000, warmup_factor=1e-6)` (mmcv's "poly" of
@@ -149,40 +163,13 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: if `warmup_steps` is negative or `total_steps` is not positive.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        warmup_steps: int,
-        total_steps: int,
-        floor: float = 0.0,
-        warmup_factor: float = 1e-6,
-    ):
-        super().__init__()
-        _check_warmup(warmup_steps)
-        if total_steps < 1:
-            raise ValueError(f"total_steps must be positive; got {total_steps}.")
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
-        self.floor = floor
-        self.warmup_factor = warmup_factor
+    def begin(self, warmup_steps: int) -> int:
+        """The first step, whatever the warm-up."""
+        return 0
 
-    def __call__(self, step: Any) -> Any:
-        """Returns the rate, a float32 scalar tensor, at optimizer step `step` (0 is the first)."""
-        step = keras.ops.cast(step, "float32")
-        left = 1.0 - keras.ops.minimum(step / float(self.total_steps), 1.0)
-        rate = self.floor + (self.learning_rate - self.floor) * left
-        return _warmed_up(step, rate, self.warmup_steps, self.warmup_factor)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "total_steps": self.total_steps,
-            "floor": self.floor,
-            "warmup_factor": self.warmup_factor,
-        }
+    def height(self, done: Any) -> Any:
+        """A line."""
+        return 1.0 - done
 
 
 def _check_warmup(warmup_steps: int) -> None:

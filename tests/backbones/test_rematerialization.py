@@ -6,6 +6,7 @@ import pytest
 
 from keras_densepred import CEDNetBackbone
 from keras_densepred.backbones.rematerialization import _inside_of_runs
+from keras_densepred.models.pyramid import levels_on
 from tests.weights import gradients, set_deterministic_weights
 
 TINY = dict(p2_width=8, p2_depth=1, widths=(8, 16, 24), depths=(1, 1, 1), num_stages=1)
@@ -53,18 +54,27 @@ def test_outputs_outside_of_training_are_the_same():
 
 if keras.config.backend() == "torch":  # the others do not tell what they keep
 
-    def test_less_is_kept_for_the_gradient():
+    def kept_for_the_gradient(model):
+        """How many numbers a training step of a model keeps."""
         import torch
 
-        backbone = tiny(p2_depth=4)
-        kept = {True: 0, False: 0}
-        for rematerialized in kept:
-            backbone.rematerialize(rematerialized)
+        sizes = []
 
-            def keep(tensor, rematerialized=rematerialized):
-                kept[rematerialized] += tensor.numel()
-                return tensor
+        def keep(tensor):
+            sizes.append(tensor.numel())
+            return tensor
 
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                backbone(IMAGES, training=True)
-        assert kept[True] < 0.5 * kept[False]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(IMAGES, training=True)
+        return sum(sizes)
+
+    @pytest.mark.parametrize("with_inner_map", [False, True])
+    def test_less_is_kept_for_the_gradient(with_inner_map):
+        backbone = model = tiny(p2_depth=4)
+        if with_inner_map:  # as an auxiliary head reads one
+            images = keras.Input(backbone.input.shape[1:])
+            inner = backbone.get_layer("p2_block1_add").output
+            model = keras.Model(images, levels_on(backbone, images, {"inner": inner}))
+        plain = kept_for_the_gradient(model)
+        backbone.rematerialize()
+        assert kept_for_the_gradient(model) < 0.5 * plain

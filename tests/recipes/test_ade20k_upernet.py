@@ -56,7 +56,7 @@ def test_few_images_are_learned_in_a_short_run():
 @pytest.mark.backend_free
 def test_the_rate_over_a_run():
     """UPERNET.md, section 5: lr(t) = base (1 - t / T), times 1 - (1 - t / 1500)(1 - 1e-6)."""
-    schedule = WarmupLinear(1e-4, 1500, 160_000)
+    schedule = WarmupLinear(1e-4, 1500, 160_000, warmup_factor=1e-6)
     for step in (0, 1, 700, 1499, 1500, 80_000, 160_000):
         warm = 1 - (1 - min(step / 1500, 1)) * (1 - 1e-6)
         expected = 1e-4 * (1 - step / 160_000) * warm
