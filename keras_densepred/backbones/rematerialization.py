@@ -45,7 +45,7 @@ class Rematerialization:
         self, inputs: Any, operation_fn: Callable = lambda operation: operation, call_fn: Any = None
     ) -> Any:
         symbolic = any(isinstance(x, keras.KerasTensor) for x in tree.flatten(inputs))
-        if not self.is_rematerialized() or symbolic or call_fn is not None:
+        if symbolic or call_fn is not None or not self.is_rematerialized():
             return super()._run_through_graph(inputs, operation_fn, call_fn)  # type: ignore[misc]
         inside = _inside_of_runs(self)
 
