@@ -34,7 +34,11 @@ import math
 import keras
 from keras import KerasTensor, ops
 
-from keras_densepred.runtime.devices import jax_runs_on_cpu, tensorflow_runs_on_cpu
+from keras_densepred.runtime.devices import (
+    jax_runs_on_cpu,
+    tensorflow_runs_on_cpu,
+    torch_writes_onnx,
+)
 
 _WIDE = 64  # channels and filters from which on
 _LARGE = 1024  # positions of all maps from which on a matrix product gives the gradient on JAX
@@ -103,22 +107,15 @@ def _conv_grouped(inputs, kernel, strides, padding, groups):
 def _patches_are_faster(inputs) -> bool:
     backend = keras.config.backend()
     if backend == "torch":
-        return inputs.device.type == "cpu" and not _is_exporting()
+        return inputs.device.type == "cpu" and not torch_writes_onnx()
     return backend == "jax" and jax_runs_on_cpu()
 
 
 def _has_fewer_positions_than_filters(inputs, kernel, strides, padding) -> bool:
-    if inputs.device.type != "cpu" or _is_exporting():
+    if inputs.device.type != "cpu" or torch_writes_onnx():
         return False
     rows, columns = _output_size(inputs, kernel, strides, padding)
     return inputs.shape[0] * rows * columns <= kernel.shape[-1]
-
-
-def _is_exporting() -> bool:
-    """Whether torch writes the graph for another runtime, which has convolutions of its own."""
-    import torch
-
-    return torch.onnx.is_in_onnx_export()
 
 
 def _output_size(inputs, kernel, strides, padding) -> tuple[int, int]:

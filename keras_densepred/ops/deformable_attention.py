@@ -4,7 +4,8 @@ The plain form gathers the four pixels around every sample, (B, Q, heads, L * P,
 keeps them for its gradients: 1.4 GB for one image of 800 x 1280 px. Here only what is given is
 kept; the pixels are gathered again in the backward pass, and summed as they are read:
 
-* PyTorch: `embedding_bag` reads and sums in one operation (`deformable_attention_torch.py`).
+* PyTorch: `embedding_bag` reads and sums in one operation (`deformable_attention_torch.py`). In an
+  ONNX file it is ONNX's `GridSample`, which runtimes have and OpenVINO can read.
 * JAX and TensorFlow: a loop over the L * P samples of a query. XLA fuses gathers, shares and sum.
 
 `tools/timing/deformable_attention.py` times it beside `torch.nn.functional.grid_sample`.
@@ -16,6 +17,8 @@ from typing import Any
 
 import keras
 from keras import ops
+
+from keras_densepred.runtime.devices import torch_writes_onnx
 
 Tensor = Any
 
@@ -51,12 +54,13 @@ def deformable_attention(
     batch, _, heads, channels = ops.shape(values)
     queries = ops.shape(locations)[1]
     locations, weights = ops.cast(locations, "float32"), ops.cast(weights, "float32")
-    table, levels = _with_borders(ops.cast(values, "float32"), shapes)
+    float32_values = ops.cast(values, "float32")
     backend = keras.config.backend()
     if backend == "torch":
-        outputs = _torch(table, locations, weights, levels, shapes)
+        outputs = _torch(float32_values, shapes, locations, weights)
     else:
         function = _jax_function() if backend == "jax" else _tensorflow_function()
+        table, levels = _with_borders(float32_values, shapes)
         outputs = function(table, locations, weights, levels)
     return ops.cast(ops.reshape(outputs, (batch, queries, heads * channels)), values.dtype)
 
@@ -272,13 +276,14 @@ def _tensorflow_function() -> Any:
     return attend
 
 
-def _torch(
-    table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor, shapes: Sequence[Any]
-) -> Tensor:
-    if table.device.type == "meta":  # shapes are being inferred
-        return table.new_empty((*locations.shape[:3], table.shape[3]))
-    from keras_densepred.ops.deformable_attention_torch import Attend
+def _torch(values: Tensor, shapes: Sequence[Any], locations: Tensor, weights: Tensor) -> Tensor:
+    if values.device.type == "meta":  # shapes are being inferred
+        return values.new_empty((*locations.shape[:3], values.shape[3]))
+    from keras_densepred.ops.deformable_attention_torch import Attend, by_grid_sample
 
+    if torch_writes_onnx():
+        return by_grid_sample(values, shapes, locations, weights)
+    table, levels = _with_borders(values, shapes)
     return Attend.apply(table, locations, weights, levels, shapes)
 
 

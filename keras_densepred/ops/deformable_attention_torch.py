@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, grid_sample
 
 from keras_densepred.ops.deformable_attention import (
     neighbour_rows,
@@ -92,3 +92,28 @@ def _table_gradient(
         upper[:, first + width + 2 : end] += lower[:, first : end - width - 2]
         first = end
     return upper
+
+
+def by_grid_sample(
+    values: Tensor, shapes: Sequence[Any], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """(B, Q, heads, C): the same in operations that other runtimes have.
+
+    Args:
+        values: (B, N, heads, C) float32.
+        shapes: height and width of each level.
+        locations: (B, Q, heads, L, P, 2) float32.
+        weights: (B, Q, heads, L, P) float32.
+    """
+    _, _, heads, channels = values.shape
+    queries = locations.shape[1]
+    parts = values.split([height * width for height, width in shapes], dim=1)
+    total: Any = 0.0
+    for level, (part, (height, width)) in enumerate(zip(parts, shapes, strict=True)):
+        maps = part.permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        grid = locations[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B * heads, Q, P, 2)
+        share = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]
+        # From 0..1 between the edges to -1..1.
+        samples = grid_sample(maps, 2.0 * grid - 1.0, align_corners=False)
+        total = total + (samples * share).sum(dim=-1)  # (B * heads, C, Q)
+    return total.view(-1, heads, channels, queries).permute(0, 3, 1, 2)

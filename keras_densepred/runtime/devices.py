@@ -17,3 +17,13 @@ def tensorflow_runs_on_cpu() -> bool:
     import tensorflow as tf
 
     return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+
+
+def torch_writes_onnx() -> bool:
+    """Whether PyTorch, the active backend, writes the graph for another runtime.
+
+    Paths that were measured on PyTorch's own kernels do not apply then.
+    """
+    import torch
+
+    return torch.onnx.is_in_onnx_export()

@@ -57,6 +57,16 @@ def test_reference_values_and_gradients(golden):
         np.testing.assert_allclose(gradient, data[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="PyTorch's form for ONNX files")
+def test_what_onnx_files_compute_is_the_same(golden, monkeypatch):
+    data = np.load(golden / "detr" / "msda_op.npz")
+    shapes = [tuple(shape) for shape in data["spatial_shapes"].tolist()]
+    monkeypatch.setattr("keras_densepred.ops.deformable_attention.torch_writes_onnx", lambda: True)
+    inputs = [ops.convert_to_tensor(data[name]) for name in ("value", "locations", "weights")]
+    outputs = deformable_attention(inputs[0], shapes, *inputs[1:])
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs), data["output"], atol=1e-6)
+
+
 SHAPES = [(3, 5), (2, 3)]  # wider than high: the two cannot be swapped
 
 
