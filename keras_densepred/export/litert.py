@@ -1,6 +1,7 @@
 """Export to LiteRT, which was TensorFlow Lite: for telephones and small boards."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def export_litert(
         The path.
 
     Raises:
-        ValueError: if the model cannot be exported, an argument is out of range, or Keras does not
-            run on TensorFlow.
+        ValueError: if LiteRT lacks operators of the model, the model cannot be exported, an
+            argument is out of range, or Keras does not run on TensorFlow.
         ImportError: if TensorFlow is not installed.
     """
     shape = input_shape(image_size, batch_size)
@@ -63,12 +64,23 @@ def export_litert(
     exported = Exported(model, suppress=suppress, named=True)
     path = Path(path)
     with replacing(path, "model.tflite") as unfinished, quiet():
-        exported.export(
-            str(unfinished),
-            format="litert",
-            verbose=False,
-            input_signature=signature(shape),
-            target_spec=target,
-            **options,
-        )
+        try:
+            exported.export(
+                str(unfinished),
+                format="litert",
+                verbose=False,
+                input_signature=signature(shape),
+                target_spec=target,
+                **options,
+            )
+        except Exception as error:
+            # TensorFlow's, whose class has no public name, with all of the graph in its message.
+            if type(error).__name__ != "ConverterError":
+                raise
+            missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+            because = f" (it has no {', '.join(missing)})" if missing else ""
+            raise ValueError(
+                f"LiteRT cannot express this {type(model).__name__}{because}: write it as onnx, "
+                "openvino or saved_model."
+            ) from error
     return path

@@ -15,6 +15,7 @@ from keras_densepred.export.graph import Exported
 from keras_densepred.export.suppression import add_suppression
 from keras_densepred.files import replacing
 from keras_densepred.models.detr.decoding import TopDetections
+from keras_densepred.runtime.devices import writing_onnx
 
 OPSET = 18
 _CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}
@@ -96,7 +97,7 @@ def _require_converter() -> None:
 def _write(model: Exported, path: Path, shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Runs the backend's converter; returns what the model gives."""
     outputs: tuple[Any, ...] = model(keras.ops.zeros(shape))
-    with quiet():
+    with quiet(), writing_onnx():
         model.export(
             str(path),
             format="onnx",

@@ -37,7 +37,7 @@ from keras import KerasTensor, ops
 from keras_densepred.runtime.devices import (
     jax_runs_on_cpu,
     tensorflow_runs_on_cpu,
-    torch_writes_onnx,
+    writes_onnx,
 )
 
 _WIDE = 64  # channels and filters from which on
@@ -107,12 +107,12 @@ def _conv_grouped(inputs, kernel, strides, padding, groups):
 def _patches_are_faster(inputs) -> bool:
     backend = keras.config.backend()
     if backend == "torch":
-        return inputs.device.type == "cpu" and not torch_writes_onnx()
+        return inputs.device.type == "cpu" and not writes_onnx()
     return backend == "jax" and jax_runs_on_cpu()
 
 
 def _has_fewer_positions_than_filters(inputs, kernel, strides, padding) -> bool:
-    if inputs.device.type != "cpu" or torch_writes_onnx():
+    if inputs.device.type != "cpu" or writes_onnx():
         return False
     rows, columns = _output_size(inputs, kernel, strides, padding)
     return inputs.shape[0] * rows * columns <= kernel.shape[-1]

@@ -7,6 +7,7 @@ kept; the pixels are gathered again in the backward pass, and summed as they are
 * PyTorch: `embedding_bag` reads and sums in one operation (`deformable_attention_torch.py`). In an
   ONNX file it is ONNX's `GridSample`, which runtimes have and OpenVINO can read.
 * JAX and TensorFlow: a loop over the L * P samples of a query. XLA fuses gathers, shares and sum.
+  For an ONNX file TensorFlow writes the loop out.
 
 `tools/timing/deformable_attention.py` times it beside `torch.nn.functional.grid_sample`.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_densepred.runtime.devices import torch_writes_onnx
+from keras_densepred.runtime.devices import writes_onnx
 
 Tensor = Any
 
@@ -245,6 +246,10 @@ def _tensorflow_function() -> Any:
 
     def scan(function: Any, carry: Tensor, xs: Sequence[Tensor], num_ys: int) -> tuple:
         num = xs[0].shape[0]
+        if writes_onnx():  # OpenVINO does not read the loop that tf2onnx makes of this
+            for k in range(num):
+                carry, _ = function(carry, [x[k] for x in xs])
+            return carry, []
 
         def step(k: Tensor, carry: Tensor, arrays: Sequence[Any]) -> tuple:
             carry, ys = function(carry, [x[k] for x in xs])
@@ -281,7 +286,7 @@ def _torch(values: Tensor, shapes: Sequence[Any], locations: Tensor, weights: Te
         return values.new_empty((*locations.shape[:3], values.shape[3]))
     from keras_densepred.ops.deformable_attention_torch import Attend, by_grid_sample
 
-    if torch_writes_onnx():
+    if writes_onnx():
         return by_grid_sample(values, shapes, locations, weights)
     table, levels = _with_borders(values, shapes)
     return Attend.apply(table, locations, weights, levels, shapes)

@@ -1,6 +1,12 @@
-"""Where the active backend computes."""
+"""Where the active backend computes, and for whom."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import keras
+
+_writes_onnx = contextvars.ContextVar("writes_onnx", default=False)
 
 
 def jax_runs_on_cpu() -> bool:
@@ -19,11 +25,24 @@ def tensorflow_runs_on_cpu() -> bool:
     return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
 
 
-def torch_writes_onnx() -> bool:
-    """Whether PyTorch, the active backend, writes the graph for another runtime.
+def writes_onnx() -> bool:
+    """Whether the graph that is being traced is for an ONNX file.
 
-    Paths that were measured on PyTorch's own kernels do not apply then.
+    Paths that were measured on the backend's own kernels do not apply then, and loops that other
+    runtimes read badly are written out.
     """
-    import torch
+    if keras.config.backend() == "torch":
+        import torch
 
-    return torch.onnx.is_in_onnx_export()
+        return torch.onnx.is_in_onnx_export()
+    return _writes_onnx.get()
+
+
+@contextlib.contextmanager
+def writing_onnx() -> Iterator[None]:
+    """Within it `writes_onnx` is True, on backends that do not tell themselves."""
+    token = _writes_onnx.set(True)
+    try:
+        yield
+    finally:
+        _writes_onnx.reset(token)

@@ -8,7 +8,7 @@ import pytest
 
 from keras_densepred import export
 from keras_densepred.export import saved_model
-from keras_densepred.models import DeepLabV3, RetinaNetKerasHub
+from keras_densepred.models import DeepLabV3, DeformableDETR, Mask2Former, RetinaNetKerasHub
 from tests.export.detr import detr
 from tests.export.mask2former import mask2former
 from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
@@ -103,6 +103,12 @@ def model(request):
 def test_a_runtime_gives_what_predict_gives(model, format, tmp_path):
     function, run, suffix = FORMATS[format]
     made, expected = model
+    if format == "litert" and isinstance(made, (DeformableDETR, Mask2Former)):
+        # Else README can name them among what it runs.
+        with pytest.raises(ValueError, match=r"cannot express this .*write it as onnx"):
+            function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
+        assert not list(tmp_path.iterdir())
+        return
     path = function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
     for _ in range(2 if format == "saved_model" else 1):
         found = run(path)
