@@ -235,7 +235,9 @@ def _rules(settings: Settings, model: keras.Model) -> dict[str, tuple[float, flo
         not_decayed = (p for p in outside if "norm" in p or p.split("/")[-1] in EMBEDDINGS)
         return {**rules, **dict.fromkeys(not_decayed, (1.0, 0.0))}
     slow = (path for path in outside if any(name in path for name in SLOW))
-    return {**rules, **dict.fromkeys(slow, (0.1, HEAD_DECAY))}
+    # In a short run, from random weights, they would hardly move.
+    rate = 1.0 if settings.experiment == "small" else 0.1
+    return {**rules, **dict.fromkeys(slow, (rate, HEAD_DECAY))}
 
 
 def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -3,6 +3,7 @@
     KERAS_BACKEND=jax python tools/benchmark.py --against stock torch
     KERAS_BACKEND=jax python tools/benchmark.py --mode train --batch 4 --against torch
     python tools/benchmark.py --model pyramid --image-size 640 --against torch torch_compiled
+    python tools/benchmark.py --model segmenter --image-size 512 --against torch
     python tools/benchmark.py --preset bicsnet_48 --mode forward train --against stock
     python tools/benchmark.py --pipeline
     python tools/benchmark.py --reading --rounds 3
@@ -16,8 +17,8 @@ All candidates of a row run in one process by turns, so a busy moment of the mac
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
 appends it to FILE, row by row, with the command, the commit and the versions.
 
-* forward: the classifier's last head, or the maps of the backbone or the RetinaNet pyramid, as one
-  compiled function (PyTorch: eager), images on the device.
+* forward: the classifier's last head, the maps of the backbone or the RetinaNet pyramid, or UperNet
+  of 150 classes, as one compiled function (PyTorch: eager), images on the device.
 * train: `train_on_batch` of the classifier with the heads of all stages, AdamW.
 * stock: the same network of stock Keras layers. torch: CEDNet as a plain `torch.nn` network.
 * timm: timm's ConvNeXt of the same size by `torch.compile`, with its own operations counted.
@@ -99,9 +100,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", nargs="+", default=["cednet_next_tiny"])
-    parser.add_argument(
-        "--model", choices=("classifier", "backbone", "pyramid"), default="classifier"
-    )
+    parser.add_argument("--model", choices=candidates.MODELS, default="classifier")
     parser.add_argument("--mode", choices=("forward", "train"), nargs="+", default=["forward"])
     parser.add_argument("--image-size", type=int, nargs="+", default=[224], help="in pixels")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images at once")

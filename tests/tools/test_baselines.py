@@ -5,11 +5,12 @@ import zlib
 import numpy as np
 import pytest
 
+from keras_densepred import CEDNetBackbone, convert, models
 from tests.convert.authors_state import key_list, make_images, make_state
 
 torch = pytest.importorskip("torch")
 
-from tools.baselines import cednet_torch  # noqa: E402
+from tools.baselines import cednet_torch, upernet_torch  # noqa: E402
 
 pytestmark = pytest.mark.backend_free
 
@@ -38,9 +39,9 @@ def loaded(list_name: str, golden):
     return model
 
 
-def smallest(kind=cednet_torch.CEDNetPyramid, **options):
+def smallest(kind=cednet_torch.CEDNetPyramid, p2_depth=1, **options):
     """A model of few parameters whose weights are no small perturbation of the identity."""
-    model = kind(SMALLEST, **options).eval()
+    model = kind(SMALLEST._replace(p2_depth=p2_depth), **options).eval()
     model.load_state_dict(state_from((k, tuple(v.shape)) for k, v in model.state_dict().items()))
     return model
 
@@ -99,6 +100,47 @@ def test_outputs_equal_the_authors(name, memory_format, golden):
     assert set(expected) <= set(taps)
     for tap, array in expected.items():
         assert_close(taps[tap], array, f"{name} {tap}")
+
+
+UPERNET_NAMES = (  # of the baseline, and MMSegmentation's, whose units are a conv and a bn
+    ("pools", "decode_head.psp_modules"),
+    ("bottleneck", "decode_head.bottleneck"),
+    ("laterals", "decode_head.lateral_convs"),
+    ("outputs", "decode_head.fpn_convs"),
+    ("merge", "decode_head.fpn_bottleneck"),
+    ("logits", "decode_head.conv_seg"),
+)
+
+
+def authors_upernet_key(key: str) -> str:
+    for own, authors in UPERNET_NAMES:
+        if key.startswith(f"{own}."):
+            place, part = key.removeprefix(own).rsplit(".", 1)
+            if own != "logits":
+                place = place[: -len(".0")] + {"0": ".conv", "1": ".bn"}[place[-1]]
+            return f"{authors}{place}.{part}"
+    return f"backbone.{key}"
+
+
+def test_upernet_computes_what_ours_computes():
+    model = smallest(upernet_torch.CEDNetUperNet, num_classes=7, width=24, p2_depth=3)
+    state = {authors_upernet_key(key): value for key, value in model.state_dict().items()}
+    variant = model.variant
+    backbone = CEDNetBackbone(
+        p2_width=variant.p2_width,
+        p2_depth=variant.p2_depth,
+        widths=variant.widths,
+        depths=variant.depths,
+        num_stages=variant.num_stages,
+    )
+    ours = models.UperNet(backbone, 7, width=24, auxiliary=None)
+    report = convert.cednet.load_state(ours, {key: value.numpy() for key, value in state.items()})
+    assert not report.skipped
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        expected = model(images).permute(0, 2, 3, 1).numpy()
+    outputs = ours(images.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(outputs.detach().cpu().numpy(), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, CHANNELS_LAST])

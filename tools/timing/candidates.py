@@ -35,6 +35,9 @@ TIMM_VARIANTS = {
     "cednet_next_base": ("convnext_base", 15.4),
 }
 
+MODELS = ("classifier", "backbone", "pyramid", "segmenter")
+SEGMENTER_CLASSES = 150  # ADE20K's
+
 Call = Callable[[], object]
 
 
@@ -44,7 +47,7 @@ class Task:
 
     Attributes:
         preset: built-in preset of a backbone.
-        model: `"classifier"`, `"backbone"` (its own levels) or `"pyramid"` (RetinaNet's P3..P7).
+        model: of `MODELS`: the classifier, the backbone's levels, RetinaNet's P3..P7 or UperNet.
         mode: `"forward"` or `"train"`.
         precision: a key of `POLICIES`.
         image_size: side of the square images in pixels.
@@ -77,6 +80,9 @@ def keras_model(task: Task) -> keras.Model:
         outputs = classifier.outputs if task.mode == "train" else classifier.outputs[-1]
         return keras.Model(classifier.inputs, outputs)
     backbone = keras_densepred.backbones.load_backbone(task.preset, **options)
+    if task.model == "segmenter":
+        model = keras_densepred.models.UperNet(backbone, SEGMENTER_CLASSES, auxiliary=None)
+        return keras.Model(model.inputs, model.outputs)
     # BiCSNet gives RetinaNet's levels itself.
     if task.model == "pyramid" and not hasattr(backbone, "max_level"):
         backbone = keras_densepred.DetectionPyramid(backbone)
@@ -101,12 +107,13 @@ def stock(model: keras.Model, task: Task) -> Call:
 
 def torch_baseline(task: Task, compiled: bool) -> Call:
     """The plain `torch.nn` network, channels-last, eager or by `torch.compile`."""
-    from tools.baselines import cednet_torch
+    from tools.baselines import cednet_torch, upernet_torch
 
     network = {
         "classifier": cednet_torch.CEDNetClassifier,
         "backbone": cednet_torch.CEDNet,
         "pyramid": cednet_torch.CEDNetPyramid,
+        "segmenter": upernet_torch.CEDNetUperNet,
     }[task.model](TORCH_VARIANTS[task.preset])
     return _torch_call(network, task, compiled)
 
