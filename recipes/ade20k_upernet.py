@@ -154,8 +154,10 @@ def layers_counted(backbone: Any) -> int:
 
 
 def augmentation(settings: Settings, image_size: int) -> list:
-    """Resize under two limits, crop, flip, colours."""
-    return data.scene_parsing_augmentation(
+    """The paper's: resize under two limits, crop, flip, colours; else as images are tested."""
+    is_small = settings.experiment == "small"
+    augment = data.segmentation_augmentation if is_small else data.scene_parsing_augmentation
+    return augment(
         image_size,
         scale_range=(settings.scale_min, settings.scale_max),
         photometric=settings.photometric,

@@ -1,9 +1,12 @@
-"""ResNet of bottlenecks, with Multi-Scale Fusion Modules inside where wanted.
+"""ResNet of bottlenecks, with Multi-Scale Fusion Modules and deformable convolutions where wanted.
 
 He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the stride in the 3x3
 convolution, as PyTorch's, timm's and KerasHub's weights have it; and "MSFM: Multi-Scale Fusion
 Module for Object Detection" (ICLR 2021 submission), whose modules sit after a bottleneck's first,
 second or third convolution (`layers.MSFM` has the sources of what the text leaves open).
+
+Deformable convolutions (Dai et al., 2017; "dconv c3-c5" in MSFM's Table 4) take the place of the
+3x3 convolutions of whole stages.
 
     image -> stem (stride 4) -> stage 1 .. stage 4 (strides 4, 8, 16, 32) -> P2..P5
 
@@ -19,6 +22,7 @@ from keras_densepred.backbones.converted import ConvertedPresets
 from keras_densepred.backbones.registry import register_backbone
 from keras_densepred.layers.basic_blocks import bottleneck_block
 from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.layers.deformable_conv import DeformableConvNorm
 from keras_densepred.layers.image_input import image_input
 from keras_densepred.layers.msfm import MSFM
 from keras_densepred.layers.pooling import MaxPool
@@ -45,6 +49,9 @@ class ResNetBackbone(ConvertedPresets):
             dictionary of `"ratios"`, the squeeze ratio in each stage or None for a stage without,
             and other arguments of `layers.MSFM`. Every bottleneck of a stage has modules of its
             own.
+        deformable_stages: levels (2 to 5) whose stage has deformable 3x3 convolutions; `(3, 4, 5)`
+            in the papers. With a plain ResNet's weights the network starts as that one.
+        deformable_modulated: whether these are v2's, whose samples have factors from 0.5 on.
         frozen_stages: None trains all; 0 freezes the stem, n the stem and the first n stages, as
             detectors fine-tune (1 in the MSFM paper).
         fixed_batch_norm: whether batch norms use their moving statistics in training too, as
@@ -77,6 +84,8 @@ class ResNetBackbone(ConvertedPresets):
         depths: Sequence[int] = (3, 4, 6, 3),
         width: int = 64,
         msfm: Mapping[str, Mapping[str, Any]] | None = None,
+        deformable_stages: Sequence[int] = (),
+        deformable_modulated: bool = False,
         frozen_stages: int | None = None,
         fixed_batch_norm: bool = False,
         sync_batch_norm: bool = False,
@@ -92,8 +101,13 @@ class ResNetBackbone(ConvertedPresets):
             )
         if frozen_stages is not None and not 0 <= frozen_stages <= 4:
             raise ValueError(f"`frozen_stages` must be None or 0 to 4, got {frozen_stages}.")
+        if not set(deformable_stages) <= {2, 3, 4, 5}:
+            raise ValueError(
+                f"`deformable_stages` may have 2, 3, 4 and 5, got {tuple(deformable_stages)}."
+            )
         modules = _checked_modules(msfm or {})
         kit = ConvNorm("relu", 0.9, 1e-5, sync_batch_norm, dtype, fixed_statistics=fixed_batch_norm)
+        deformable_kit = DeformableConvNorm(**vars(kit), modulated=deformable_modulated)
 
         # === Functional model ===
         inputs, x = image_input(image_shape, data_format, dtype)
@@ -104,7 +118,7 @@ class ResNetBackbone(ConvertedPresets):
             for block in range(depth):
                 name = f"stage{stage + 1}_block{block + 1}"
                 x = bottleneck_block(
-                    kit,
+                    deformable_kit if stage + 2 in deformable_stages else kit,
                     x,
                     width * 2**stage,
                     name,
@@ -132,6 +146,8 @@ class ResNetBackbone(ConvertedPresets):
         self.depths = tuple(depths)
         self.width = width
         self.msfm = modules or None
+        self.deformable_stages = tuple(sorted(deformable_stages))
+        self.deformable_modulated = deformable_modulated
         self.frozen_stages = frozen_stages
         self.fixed_batch_norm = fixed_batch_norm
         self.sync_batch_norm = sync_batch_norm

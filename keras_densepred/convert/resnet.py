@@ -2,7 +2,7 @@
 
 Both have the stride in the 3x3 convolution, as `ResNetBackbone` has. MSFM's modules have no
 published weights: they stay as they are, by default the identity, so that a network with modules
-starts as the plain one.
+starts as the plain one. So do offsets of deformable convolutions, which start at zero.
 """
 
 import re
@@ -122,7 +122,8 @@ def _load(
     targets = {}
     for weight in backbone.weights:
         layer, name = weight.path.split("/")[-2:]
-        if "_msfm/" not in weight.path:
+        # What a plain ResNet lacks stays: modules, and offsets of deformable convolutions.
+        if "_msfm/" not in weight.path and not name.startswith("offset_"):
             targets[key_of(layer, name)] = weight
     missing = [key for key in targets if key not in state]
     skipped = [key for key in state if key.startswith("fc.")]

@@ -15,6 +15,7 @@ from keras_densepred.layers.deformable_attention import (
     DeformableEncoder,
     DeformableEncoderLayer,
 )
+from keras_densepred.layers.deformable_conv import DeformableConv2D, DeformableConvNorm
 from keras_densepred.layers.dense_blocks import DenseBlock
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.image_input import SizeCheck
@@ -74,6 +75,8 @@ __all__ = [
     "CrossShapedWindowAttention",
     "CrossStage",
     "DeformableAttention",
+    "DeformableConv2D",
+    "DeformableConvNorm",
     "DeformableEncoder",
     "DeformableEncoderLayer",
     "DenseBlock",

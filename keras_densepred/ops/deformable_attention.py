@@ -19,6 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.ops.loops import scan_tensorflow
 from keras_densepred.runtime.devices import writes_onnx
 
 Tensor = Any
@@ -244,31 +245,10 @@ def _jax_function() -> Any:
 def _tensorflow_function() -> Any:
     import tensorflow as tf
 
-    def scan(function: Any, carry: Tensor, xs: Sequence[Tensor], num_ys: int) -> tuple:
-        num = xs[0].shape[0]
-        if writes_onnx():  # OpenVINO does not read the loop that tf2onnx makes of this
-            for k in range(num):
-                carry, _ = function(carry, [x[k] for x in xs])
-            return carry, []
-
-        def step(k: Tensor, carry: Tensor, arrays: Sequence[Any]) -> tuple:
-            carry, ys = function(carry, [x[k] for x in xs])
-            return k + 1, carry, [a.write(k, y) for a, y in zip(arrays, ys, strict=True)]
-
-        arrays = [tf.TensorArray("float32", num) for _ in range(num_ys)]
-        _, carry, arrays = tf.while_loop(
-            lambda k, *_: k < num,
-            step,
-            (0, carry, arrays),
-            parallel_iterations=1,  # each of them holds rows
-            maximum_iterations=num,
-        )
-        return carry, [array.stack() for array in arrays]
-
     parts = (
         tf.gather,
         lambda table, index, rows: tf.tensor_scatter_nd_add(table, index[:, None], rows),
-        scan,
+        scan_tensorflow,
     )
 
     @tf.custom_gradient

@@ -46,8 +46,8 @@ class Attend(torch.autograd.Function):
         index, *offset, slope = _samples(table, locations, levels)
         shares = torch.stack(neighbour_shares(*offset, weights), -1)
         gradient = gradient.contiguous()
-        of_table = _table_gradient(table, index, shares, gradient, ctx.shapes)
-        of_shares = _shares_gradient(table, index, shares, gradient)
+        of_table = table_gradient(table, index, shares, gradient, ctx.shapes)
+        of_shares = shares_gradient(table, index, shares, gradient)
         *of_offset, of_weights = share_gradients(*offset, weights, of_shares.unbind(-1))
         return of_table, torch.stack(of_offset, -1) * slope, of_weights, None, None
 
@@ -60,7 +60,7 @@ def _samples(table: Tensor, locations: Tensor, levels: Tensor) -> tuple[Tensor, 
     return index.view(-1, index.shape[3:].numel()), offset[..., 0], offset[..., 1], slope
 
 
-def _shares_gradient(table: Tensor, index: Tensor, shares: Tensor, gradient: Tensor) -> Tensor:
+def shares_gradient(table: Tensor, index: Tensor, shares: Tensor, gradient: Tensor) -> Tensor:
     """(B, Q, heads, L, P, 4): the products of the gradient with each neighbour."""
     with torch.enable_grad():
         # As a value of its own: where nothing depends on it, `shares` could not take a gradient.
@@ -70,7 +70,7 @@ def _shares_gradient(table: Tensor, index: Tensor, shares: Tensor, gradient: Ten
         return torch.autograd.grad(outputs, weights, gradient)[0].view(shares.shape)
 
 
-def _table_gradient(
+def table_gradient(
     table: Tensor, index: Tensor, shares: Tensor, gradient: Tensor, shapes: Sequence[Any]
 ) -> Tensor:
     """(B, R, heads, C): for each row, the gradients of what it was a neighbour of."""

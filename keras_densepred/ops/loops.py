@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.runtime.devices import writes_onnx
+
 Tensor = Any
 
 
@@ -46,6 +48,47 @@ def while_loop(
                 tuple(map(fresh, loop_vars)),
             )
     return keras.ops.while_loop(cond, body, loop_vars, maximum_iterations=maximum_iterations)
+
+
+def scan_tensorflow(
+    function: Callable[..., tuple], carry: Tensor, xs: Sequence[Tensor], num_ys: int
+) -> tuple[Tensor, list[Tensor]]:
+    """`keras.ops.scan` on TensorFlow, which holds what one round needs and no more.
+
+    For an ONNX file it is written out: OpenVINO does not read the loop that tf2onnx makes of it.
+
+    Args:
+        function: the carry and a slice of each of `xs` to the new carry and a tuple of float32.
+        carry: the first value.
+        xs: tensors of one static length.
+        num_ys: how many tensors the function gives beside the carry.
+
+    Returns:
+        The last carry, and those tensors of all rounds, stacked.
+    """
+    import tensorflow as tf
+
+    num = xs[0].shape[0]
+    if writes_onnx():
+        rounds = []
+        for k in range(num):
+            carry, ys = function(carry, [x[k] for x in xs])
+            rounds.append(ys)
+        return carry, [tf.stack(parts) for parts in zip(*rounds, strict=True)]
+
+    def step(k: Tensor, carry: Tensor, arrays: Sequence[Any]) -> tuple:
+        carry, ys = function(carry, [x[k] for x in xs])
+        return k + 1, carry, [a.write(k, y) for a, y in zip(arrays, ys, strict=True)]
+
+    arrays = [tf.TensorArray("float32", num) for _ in range(num_ys)]
+    _, carry, arrays = tf.while_loop(
+        lambda k, *_: k < num,
+        step,
+        (0, carry, arrays),
+        parallel_iterations=1,  # each of them holds rows
+        maximum_iterations=num,
+    )
+    return carry, [array.stack() for array in arrays]
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Tensor]]) -> Tensor:

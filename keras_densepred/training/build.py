@@ -64,6 +64,8 @@ def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:
     wanted: dict[str, Any] = {"dtype": settings.precision}
     for name, option in BACKBONE_OPTIONS.items():
         wanted[option] = getattr(settings, name, None)
+    # As a flag: the stages are the papers'.
+    wanted["deformable_stages"] = (3, 4, 5) if wanted["deformable_stages"] else None
     if not settings.extend:
         wanted |= {"sync_batch_norm": True, **options}
     chosen = {n: v for n, v in wanted.items() if v is not None and source.accepts(n)}

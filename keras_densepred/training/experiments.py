@@ -16,6 +16,7 @@ BACKBONE_OPTIONS = {
     "drop_path": "drop_path_rate",
     "layer_scale": "layer_scale_init",
     "activation": "activation",
+    "deformable": "deformable_stages",
 }
 
 

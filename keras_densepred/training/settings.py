@@ -184,6 +184,7 @@ class PyramidDetectionSettings(RandomScaleSettings, DetectionSettings):
     """Of detectors on a pyramid, as MMDetection and Detectron2 train them."""
 
     copy_paste: bool | None = _data(None, "rectangle copy-paste")
+    deformable: bool = setting(False, "a ResNet's 3x3 convolutions deformable from stride 8 on")
     layer_decay: float | None = _optimizer(None, "layer-wise decay of the backbone's rate; 1: none")
 
 

@@ -19,6 +19,7 @@ MODULES = {
     "after_conv3": {"ratios": (None, None, 8, 8), "groups": 2, "scales": (0.7, 1.0, 1.4)},
 }
 TINY = dict(depths=(1, 2, 1, 1), width=4)
+DEFORMABLE = dict(deformable_stages=(3, 4, 5))
 
 # MSFM.md, "Fit": trainable parameters of the detectors without modules, 80 classes, with stem and
 # first stage frozen.
@@ -192,6 +193,29 @@ def test_as_it_starts_the_network_is_plain_resnet():
         "P4": (3, 5),
         "P5": (2, 3),
     }
+
+
+def test_offsets_of_a_backbone_take_gradients():
+    model = ResNetBackbone(**TINY, **DEFORMABLE)
+    set_deterministic_weights(model)
+    found = [
+        gradient
+        for weight, gradient in zip(
+            model.trainable_variables, gradients(model, images()), strict=True
+        )
+        if weight.name.startswith("offset_")
+    ]
+    assert len(found) == 8 and all(np.any(gradient) for gradient in found)
+
+
+@pytest.mark.parametrize(
+    "preset, modulated, trainable",
+    [("resnet50_dcn", False, 23_863_530), ("resnet50_dcn", True, 23_282_688 + 871_263)],
+)
+@pytest.mark.backend_free
+def test_deformable_presets_have_the_published_parameters(preset, modulated, trainable):
+    model = ResNetBackbone.from_preset(preset, frozen_stages=1, deformable_modulated=modulated)
+    assert trainable_parameters(model) == trainable
 
 
 @pytest.mark.backend_free

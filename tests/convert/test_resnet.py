@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_densepred import CEDNetBackbone, ResNetBackbone
 from keras_densepred.convert import resnet
-from tests.networks import run
+from tests.networks import max_difference, run
 from tests.weights import normal, set_deterministic_weights
 
 DEPTHS = (1, 2, 1, 1)
@@ -60,7 +60,8 @@ def timm_state(backbone: ResNetBackbone) -> dict[str, np.ndarray]:
 def test_keras_hubs_outputs_are_ours():
     source = keras_hub_resnet()
     msfm = {"after_conv2": {"ratios": (None, 16, 32, 64), "groups": 4}}
-    backbone = ResNetBackbone(DEPTHS, msfm=msfm)  # starts as the plain network
+    # Starts as the plain network.
+    backbone = ResNetBackbone(DEPTHS, msfm=msfm, deformable_stages=(3, 4, 5))
     report = resnet.load_keras_hub(backbone, source)
     assert len(report.loaded) == len(source.weights)
     pyramid = run(keras.Model(source.input, dict(source.pyramid_outputs)), IMAGES)
@@ -69,6 +70,24 @@ def test_keras_hubs_outputs_are_ours():
     for level, output in outputs.items():
         output, theirs = (ops.convert_to_numpy(x) for x in (output, pyramid[level]))
         np.testing.assert_allclose(output, theirs, atol=2e-5 * np.abs(theirs).max())
+
+
+def test_a_deformable_network_starts_as_the_plain_one():
+    """Which offsets drawn at random, or samples halved by v2's factors, would not."""
+    outputs = []
+    for options in ({}, {"deformable_stages": (3, 4, 5)}):
+        backbone = ResNetBackbone(DEPTHS, width=4, **options)
+        resnet.load_timm(backbone, timm_state(backbone))
+        outputs.append(run(backbone, IMAGES))
+    deformable = {w.path.split("/")[-2] for w in backbone.weights if w.name == "offset_kernel"}
+    assert deformable == {
+        "stage2_block1_spatial_conv",
+        "stage2_block2_spatial_conv",
+        "stage3_block1_spatial_conv",
+        "stage4_block1_spatial_conv",
+    }
+    largest = ops.convert_to_numpy(outputs[0]["P5"]).max()
+    assert max_difference(*outputs) < 1e-4 * largest
 
 
 @pytest.mark.backend_free

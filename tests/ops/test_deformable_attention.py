@@ -61,7 +61,7 @@ def test_reference_values_and_gradients(golden):
 def test_what_onnx_files_compute_is_the_same(golden, monkeypatch):
     data = np.load(golden / "detr" / "msda_op.npz")
     shapes = [tuple(shape) for shape in data["spatial_shapes"].tolist()]
-    monkeypatch.setattr("keras_densepred.ops.deformable_attention.torch_writes_onnx", lambda: True)
+    monkeypatch.setattr("keras_densepred.ops.deformable_attention.writes_onnx", lambda: True)
     inputs = [ops.convert_to_tensor(data[name]) for name in ("value", "locations", "weights")]
     outputs = deformable_attention(inputs[0], shapes, *inputs[1:])
     np.testing.assert_allclose(ops.convert_to_numpy(outputs), data["output"], atol=1e-6)

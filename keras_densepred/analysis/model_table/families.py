@@ -13,7 +13,6 @@ from keras_densepred.backbones import (
     BiCSNetBackbone,
     BiCSNetLiteBackbone,
     CEDNetBackbone,
-    ConvNeXtBackbone,
     PyramidBackbone,
     backbone_families,
 )
@@ -86,7 +85,7 @@ def _cednet_detr(backbone: CEDNetBackbone) -> keras.Model:
     return detr_costs.countable(DeformableDETR(pyramid, num_classes=80))
 
 
-def _convnext_retinanet(backbone: ConvNeXtBackbone) -> keras.Model:
+def _fpn_retinanet(backbone: PyramidBackbone) -> keras.Model:
     pyramid = FeaturePyramid(backbone, 256, 3, 7, extra_levels="conv_on_c5")
     return RetinaNetKerasHub(pyramid, num_classes=80)
 
@@ -160,7 +159,7 @@ FAMILIES = {
     "convnext": Family(
         "ConvNeXt with FPN",
         {
-            "RetinaNet": _convnext_retinanet,
+            "RetinaNet": _fpn_retinanet,
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),
             "Cascade Mask R-CNN": _resnet_two_stage(CascadeMaskRCNN, **_CASCADE_MASK),
             "Deformable DETR": lambda backbone: detr_costs.countable(DeformableDETR(backbone, 80)),
@@ -170,6 +169,7 @@ FAMILIES = {
     "resnet": Family(
         "ResNet with MSFM",
         {
+            "RetinaNet": _fpn_retinanet,
             "Faster R-CNN": _resnet_two_stage(FasterRCNN),
             "Cascade R-CNN": _resnet_two_stage(CascadeRCNN),
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),

@@ -304,6 +304,10 @@ ROWS = {
         for preset, head, parameters in (
             ("resnet50", "Faster R-CNN", "41.5"),
             ("msfm_resnet50", "Faster R-CNN", "43.9"),
+            ("resnet50_dcn", "Faster R-CNN", "42.1"),
+            ("msfm_resnet50_dcn", "Faster R-CNN", "44.4"),
+            ("resnet50", "RetinaNet", "37.7"),
+            ("msfm_resnet50", "RetinaNet", "40.1"),
             ("resnet50", "Cascade R-CNN", "69.2"),
             ("msfm_resnet50", "Cascade R-CNN", "71.5"),
             ("resnet50", "Mask R-CNN", "44.2"),

@@ -1,0 +1,186 @@
+"""Deformable convolution against the reference outputs, values and gradients, on each backend.
+
+Of the traps of its definition `test_reference_values_and_gradients` catches: x before y, taps or
+offset groups in another order, `groups` taken for offset groups, positions clamped to the map
+(`v1_far`, `v1_border`), the gradient at whole positions (`v1_zero_offset`, `v1_integer`) and at -1.
+"""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_densepred.ops.conv import conv2d
+from keras_densepred.ops.deformable_conv import deformable_conv
+
+CASES = (
+    "v1_3x3",
+    "v1_stride2",
+    "v1_zero_offset",
+    "v1_border",
+    "v2_mask_bias_dg2",
+    "v1_groups2_dilation2",
+    "v1_far",
+    "v1_1pixel",
+    "v1_integer",
+)
+
+
+def value_and_gradients(function, inputs, upstream):
+    """`function(*inputs)` and the gradient of its product with `upstream` for each input."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        def call(upstream, *inputs):
+            outputs, pull = jax.vjp(function, *inputs)
+            return outputs, pull(upstream)
+
+        outputs, gradients = jax.jit(call)(upstream, *inputs)
+    elif backend == "torch":
+        tensors = [ops.convert_to_tensor(x).clone().requires_grad_() for x in inputs]
+        outputs = function(*tensors)
+        outputs.backward(ops.convert_to_tensor(upstream))
+        gradients = [tensor.grad for tensor in tensors]
+    else:
+        import tensorflow as tf
+
+        tensors = [tf.constant(x) for x in inputs]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = function(*tensors)
+        gradients = tape.gradient(outputs, tensors, tf.constant(upstream))
+    return ops.convert_to_numpy(outputs), [ops.convert_to_numpy(g) for g in gradients]
+
+
+def channels_last(array):
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+
+
+def names_of(file):
+    return sorted({name.split("/")[0] for name in file.files})
+
+
+def reference(golden, case):
+    with np.load(golden / "points" / "deform_conv.npz") as file:
+        assert case in names_of(file)
+        return {
+            name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{case}/")
+        }
+
+
+def test_every_case_of_the_reference_is_run(golden):
+    with np.load(golden / "points" / "deform_conv.npz") as file:
+        assert set(names_of(file)) == set(CASES)
+
+
+def function_and_inputs(data):
+    config = json.loads(str(data["config"]))
+    assert all(len(set(config[name])) == 1 for name in ("stride", "padding", "dilation"))
+    function = functools.partial(
+        deformable_conv,
+        strides=config["stride"][0],
+        padding=config["padding"][0],
+        dilation=config["dilation"][0],
+        groups=config["groups"],
+        offset_groups=config["offset_groups"],
+    )
+    inputs = [channels_last(data["x"]), channels_last(data["offset"])]
+    inputs.append(np.ascontiguousarray(data["weight"].transpose(2, 3, 1, 0)))
+    if "mask" in data:
+        inputs.append(channels_last(data["mask"]))
+    return function, inputs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference_values_and_gradients(case, golden):
+    data = reference(golden, case)
+    function, inputs = function_and_inputs(data)
+    outputs, gradients = value_and_gradients(function, inputs, channels_last(data["grad"]))
+    expected = [
+        channels_last(data["grad_x"]),
+        channels_last(data["grad_offset"]),
+        data["grad_weight"].transpose(2, 3, 1, 0),
+    ]
+    if "mask" in data:
+        expected.append(channels_last(data["grad_mask"]))
+    assert_outputs(outputs, data)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=2e-5, atol=2e-5)
+
+
+def assert_outputs(outputs, data):
+    outputs = outputs + data.get("bias", np.float32(0))  # which a layer adds
+    np.testing.assert_allclose(outputs, channels_last(data["out"]), rtol=1e-5, atol=1e-5)
+
+
+def example(size=(6, 5), channels=4, filters=3, spread=1.0, offset_groups=1):
+    rng = np.random.default_rng(0)
+    arrays = (
+        rng.normal(size=(2, *size, channels)),
+        rng.normal(size=(2, *size, 2 * 9 * offset_groups)) * spread,
+        rng.normal(size=(3, 3, channels, filters)),
+    )
+    return [array.astype("float32") for array in arrays]
+
+
+def test_without_offsets_it_is_the_convolution():
+    maps, offsets, kernel = example(spread=0.0)
+    outputs = deformable_conv(*map(ops.convert_to_tensor, (maps, offsets, kernel)), padding=1)
+    expected = conv2d(maps, kernel, padding=1)
+    np.testing.assert_allclose(to_numpy(outputs), to_numpy(expected), atol=1e-5)
+
+
+def to_numpy(value):
+    return ops.convert_to_numpy(value)
+
+
+@pytest.mark.parametrize("far", [1e30, -1e30, np.inf, -np.inf])
+def test_offsets_without_bound_sample_zeros_and_have_finite_gradients(far):
+    """Cast to integers as they are, such positions could be any cell."""
+    maps, offsets, kernel = example(spread=0.3)
+    offsets[:, 2:4] = far
+    upstream = np.ones((2, 6, 5, 3), "float32")
+    outputs, gradients = value_and_gradients(
+        functools.partial(deformable_conv, padding=1), [maps, offsets, kernel], upstream
+    )
+    np.testing.assert_array_equal(outputs[:, 2:4], 0.0)
+    assert np.any(outputs[:, :2])
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+    np.testing.assert_array_equal(gradients[1][:, 2:4], 0.0)
+
+
+def test_positions_are_float32_whatever_the_maps_are():
+    """In bfloat16 there is nothing between cells 128 and 129."""
+    maps = np.zeros((1, 1, 200, 1), "float32")
+    maps[0, 0, 150] = 1.0
+    offsets = np.zeros((1, 1, 200, 2), "float32")
+    offsets[..., 1] = 0.25
+    outputs = deformable_conv(
+        ops.cast(maps, "bfloat16"), ops.convert_to_tensor(offsets), np.ones((1, 1, 1, 1), "float32")
+    )
+    assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
+    outputs = to_numpy(ops.cast(outputs, "float32"))[0, 0, :, 0]
+    np.testing.assert_allclose(outputs[149:152], [0.25, 0.75, 0.0])
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="PyTorch's form for ONNX files")
+@pytest.mark.parametrize("case", ["v2_mask_bias_dg2", "v1_groups2_dilation2", "v1_border"])
+def test_what_onnx_files_compute_is_the_same(case, golden, monkeypatch):
+    monkeypatch.setattr("keras_densepred.ops.deformable_conv.writes_onnx", lambda: True)
+    data = reference(golden, case)
+    function, inputs = function_and_inputs(data)
+    assert_outputs(to_numpy(function(*map(ops.convert_to_tensor, inputs))), data)
+
+
+def test_arguments_that_do_not_fit_are_named():
+    maps, offsets, kernel = example()
+    with pytest.raises(ValueError, match="`offsets` needs 36 channels"):
+        deformable_conv(maps, offsets, kernel, padding=1, offset_groups=2)
+    with pytest.raises(ValueError, match="`mask` needs 9 channels"):
+        deformable_conv(maps, offsets, kernel, offsets, padding=1)
+    with pytest.raises(ValueError, match="in 2 groups does not fit maps of 4 channels"):
+        deformable_conv(maps, offsets, kernel, padding=1, groups=2)
