@@ -36,8 +36,8 @@ appends it to FILE, row by row, with the command, the commit and the versions.
   its backbone alone; RoIAlign of 512 boxes beside a gather of the rows that it reads.
 * --depthwise: the 7x7 convolutions of CEDNet-NeXt-T's levels in each form that the backend offers.
 * --deformable-attention: a layer of Deformable DETR's encoder, 800 x 1280 px, forward and with
-  gradients, beside PyTorch's `grid_sample`. --deformable-conv: 3x3 on (1, 100, 168, 128), beside the
-  ordinary convolution.
+  gradients, beside PyTorch's `grid_sample`. --deformable-conv: 3x3 on (1, 100, 168, 128), likewise
+  beside the ordinary convolution.
 * On an accelerator the peak memory of each candidate is its own device memory.
 """
 
