@@ -31,6 +31,7 @@ from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, 
 from keras_densepred.models.mask2former.model import Mask2Former
 from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
 from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models.reppoints.model import RepPoints
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
@@ -71,6 +72,7 @@ __all__ = [
     "NonMaxSuppression",
     "PooledImageClassifier",
     "PredictionHead",
+    "RepPoints",
     "RetinaNet",
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",
