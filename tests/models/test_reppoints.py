@@ -16,6 +16,7 @@ from keras_densepred import ResNetBackbone, models
 from keras_densepred.models.reppoints.points import points_to_boxes
 from keras_densepred.models.reppoints.targets import (
     grid_points,
+    inside_images,
     nearest_points,
     overlapping_boxes,
 )
@@ -120,28 +121,21 @@ def test_reference_outputs(reference):
 
 
 def test_reference_boxes_and_owners(reference):
-    """Places that MMDetection calls invalid, beyond an image's own padding, are left out."""
+    """Places beyond an image's own padding (-2) have no owner and no part in anything."""
     model, _ = build(reference)
     outputs = outputs_of(model, maps(reference, "feat"))
+    for name, theirs in (("init_boxes", "boxes_init"), ("refined_boxes", "boxes_refine")):
+        np.testing.assert_allclose(numpy(outputs[name]), reference[theirs], **TOLERANCE)
     points, level_of = grid_points(level_sizes(), LEVELS)
-    for row in range(2):
-        valid = reference["owner_init"][row] != -2
-        boxes, labels = objects(reference, row)
-        for name, value in (
-            ("boxes_init", outputs["init_boxes"]),
-            ("boxes_refine", outputs["refined_boxes"]),
-        ):
-            np.testing.assert_allclose(
-                numpy(value)[row][valid], reference[name][row][valid], **TOLERANCE
-            )
-        init = nearest_points(
-            tensor(numpy(points)[valid]),
-            tensor(numpy(level_of)[valid]),
-            *(LEVELS, boxes, labels),
-        )
-        np.testing.assert_array_equal(numpy(init)[0], reference["owner_init"][row][valid])
-        refine = overlapping_boxes(tensor(reference["boxes_init"][row][valid][None]), boxes, labels)
-        np.testing.assert_array_equal(numpy(refine)[0], reference["owner_refine"][row][valid])
+    targets = targets_of(reference)
+    objects = targets["boxes"], targets["labels"]
+    inside = inside_images(points, targets["image_sizes"])
+    expected = reference["owner_init"]
+    np.testing.assert_array_equal(numpy(inside), expected != -2)
+    init = nearest_points(points, level_of, LEVELS, *objects, inside)
+    np.testing.assert_array_equal(numpy(init), np.maximum(expected, -1))
+    refine = overlapping_boxes(tensor(reference["boxes_init"]), *objects, inside)
+    np.testing.assert_array_equal(numpy(refine), reference["owner_refine"])
 
 
 def outputs_of(model, features):
@@ -160,35 +154,26 @@ def level_sizes(size=SIZE):
     return [(-(-size[0] // 2**level), -(-size[1] // 2**level)) for level in LEVELS]
 
 
-def image_losses(model, reference, outputs, row):
-    """Losses of one image at its own padded size, and what each was divided by."""
-    valid = np.flatnonzero(reference["owner_init"][row] != -2)
-    boxes, labels = objects(reference, row)
-    height, width = reference["pad_shapes"][row].tolist()
-    assert sum(h * w for h, w in level_sizes((height, width))) == len(valid)
-    own = {name: ops.take(value[row : row + 1], valid, axis=1) for name, value in outputs.items()}
-    images = ops.zeros((1, height, width, 3))
-    losses = model.compute_losses(images, {"boxes": boxes, "labels": labels}, own)
-    numbers = {
-        stage: max(1, int((reference[f"owner_{stage}"][row] >= 0).sum()))
-        for stage in ("init", "refine")
-    }
-    return losses, numbers
+def targets_of(reference):
+    """Of both images, with a row of padding at least behind the objects."""
+    rows = 1 + max(len(reference[f"gt{row}_labels"]) for row in range(2))
+    boxes = np.full((2, rows, 4), -1, "float32")
+    labels = np.full((2, rows), -1, "int32")
+    for row in range(2):
+        number = len(reference[f"gt{row}_labels"])
+        boxes[row, :number] = reference[f"gt{row}_boxes"].reshape(-1, 4)
+        labels[row, :number] = reference[f"gt{row}_labels"]
+    arrays = {"boxes": boxes, "labels": labels, "image_sizes": reference["pad_shapes"]}
+    return {name: tensor(value) for name, value in arrays.items()}
 
 
 def batch_losses(model, reference, features):
-    """Of both images together, each stage over the positives of both."""
-    outputs = outputs_of(model, features)
-    images = [image_losses(model, reference, outputs, row) for row in range(2)]
-    stages = {"classification": "refine", "init_boxes": "init", "refined_boxes": "refine"}
-    return {
-        name: sum(losses[f"{name}_loss"] * float(n[stage]) for losses, n in images)
-        / float(sum(n[stage] for _, n in images))
-        for name, stage in stages.items()
-    }
+    images = ops.zeros((2, *SIZE, 3))
+    return model.compute_losses(images, targets_of(reference), outputs_of(model, features))
 
 
 def test_reference_losses(reference):
+    """`gn` has an image without objects, which counts as having one positive."""
     model, _ = build(reference)
     losses = batch_losses(model, reference, maps(reference, "feat"))
     for name, theirs in (
@@ -197,7 +182,7 @@ def test_reference_losses(reference):
         ("refined_boxes", "pts_refine"),
     ):
         np.testing.assert_allclose(
-            float(numpy(losses[name])), reference[f"loss_{theirs}"].sum(), rtol=2e-4
+            float(numpy(losses[f"{name}_loss"])), reference[f"loss_{theirs}"].sum(), rtol=2e-4
         )
 
 
@@ -274,6 +259,12 @@ def test_boxes_of_points():
         np.testing.assert_allclose(numpy(found), np.stack(wanted, -1), rtol=1e-5, atol=1e-6)
 
 
+def test_every_place_starts_as_background():
+    head = models.RepPoints(ToyPyramid(), 3, head_width=8).head
+    np.testing.assert_allclose(numpy(head.logits.bias), -np.log(99.0), rtol=1e-6)
+    assert not np.any(numpy(head.init_points.bias)) and not np.any(numpy(head.moment_transfer))
+
+
 def test_points_in_one_place_have_finite_gradients():
     """The root of a variance of zero has none; every run begins near it."""
     points, transfer = keras.Variable(np.ones((2, 18), "float32")), ops.zeros(2)
@@ -292,7 +283,10 @@ def test_levels_of_objects_change_at_powers_of_two():
     sides = [(63.9, 63.9), (64, 64), (32, 128), (1e-9, 3), (128, 128), (4000, 4000)]
     for (width, height), level in zip(sides, (3, 4, 4, 3, 5, 7), strict=True):
         box = tensor(np.array([[[9, 9, 9 + width, 9 + height]]], "float32"))
-        owner = nearest_points(points, level_of, LEVELS, box, ops.zeros((1, 1), "int32"))
+        owner = nearest_points(
+            *(points, level_of, LEVELS, box, ops.zeros((1, 1), "int32")),
+            ops.ones((1, len(points)), "bool"),
+        )
         taken = np.flatnonzero(numpy(owner)[0] >= 0)
         assert numpy(level_of)[taken].tolist() == [level], (width, height)
 
@@ -300,7 +294,8 @@ def test_levels_of_objects_change_at_powers_of_two():
 def test_a_point_that_two_want_goes_to_the_nearer_and_the_other_gets_none():
     points, level_of = grid_points([(4, 4)], (3,))
     boxes = tensor(np.array([[[4, 4, 17, 17], [5, 5, 12, 12], [5, 5, 12, 12]]], "float32"))
-    owner = nearest_points(points, level_of, (3,), boxes, ops.zeros((1, 3), "int32"))
+    inside = ops.ones((1, 16), "bool")
+    owner = nearest_points(points, level_of, (3,), boxes, ops.zeros((1, 3), "int32"), inside)
     owner = numpy(owner)[0]
     assert owner[5] == 1 and (owner >= 0).sum() == 1
 
@@ -309,7 +304,8 @@ def test_an_object_that_no_box_touches_takes_none():
     """MMDetection issue 8289: with a least overlap of zero it would take nearly all."""
     found = np.array([[[0, 0, 4, 4], [10, 10, 14, 14], [20, 20, 24, 24]]], "float32")
     boxes = np.array([[[40, 40, 44, 44], [1, 1, 9, 9]]], "float32")
-    owner = overlapping_boxes(tensor(found), tensor(boxes), ops.zeros((1, 2), "int32"))
+    labels, inside = ops.zeros((1, 2), "int32"), ops.ones((1, 3), "bool")
+    owner = overlapping_boxes(tensor(found), tensor(boxes), labels, inside)
     assert numpy(owner)[0].tolist() == [1, -1, -1]
 
 
@@ -339,13 +335,3 @@ def test_published_parameters(norm, preset, parameters):
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         models.RepPoints(ToyPyramid(), **{"num_classes": 3, **options})
-
-
-def objects(reference, row):
-    """With a row of padding behind, so that an image without objects has one, too."""
-    boxes, labels = reference[f"gt{row}_boxes"], reference[f"gt{row}_labels"]
-    boxes = np.concatenate([boxes.reshape(-1, 4), np.full((1, 4), -1.0)]).astype("float32")
-    return (
-        tensor(boxes[None]),
-        tensor(np.append(labels, -1).astype("int32")[None]),
-    )

@@ -14,6 +14,7 @@ from keras_densepred.models.reppoints.points import TRANSFORMS
 from keras_densepred.models.reppoints.targets import (
     IGNORED,
     grid_points,
+    inside_images,
     nearest_points,
     overlapping_boxes,
 )
@@ -33,7 +34,9 @@ class RepPoints(DenseDetector, keras.Model):
     """A one-stage detector without anchors: nine points stand for an object.
 
     As MMDetection's `reppoints_moment_r50_fpn`, with which the MSFM paper is measured (Table 4).
-    Padding counts as background, as it is predicted on.
+    Where images of a batch end short of its padding, give `fit` their heights and widths,
+    `"image_sizes"` (B, 2), among the targets, as the package's batches do: places in the padding
+    then teach nothing. Without, they are background.
 
     Args:
         backbone: a pyramid, or a backbone with P3 to P5, around which an FPN is put (P3 to P7, P6
@@ -61,6 +64,8 @@ class RepPoints(DenseDetector, keras.Model):
         model.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4))
         model.fit(images, {"boxes": boxes, "labels": labels})
     """
+
+    optional_target_keys = ("image_sizes",)
 
     def __init__(
         self,
@@ -144,11 +149,17 @@ class RepPoints(DenseDetector, keras.Model):
         """
         boxes, labels = targets["boxes"], targets["labels"]
         points, level_of = self._grid(images)
+        sizes = targets.get("image_sizes")
+        if sizes is None:
+            sizes = ops.broadcast_to(ops.stack(ops.shape(images)[1:3]), (ops.shape(images)[0], 2))
+        inside = inside_images(points, sizes)
         strides = ops.power(2.0, ops.cast(level_of, "float32"))[:, None]
         owners = {
-            "init_boxes": nearest_points(points, level_of, self.pyramid_levels, boxes, labels),
+            "init_boxes": nearest_points(
+                points, level_of, self.pyramid_levels, boxes, labels, inside
+            ),
             "refined_boxes": overlapping_boxes(
-                ops.stop_gradient(outputs["init_boxes"]), boxes, labels
+                ops.stop_gradient(outputs["init_boxes"]), boxes, labels, inside
             ),
         }
         losses, normalizer = {}, None

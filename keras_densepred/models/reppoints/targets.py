@@ -40,8 +40,19 @@ def grid_points(sizes: Sequence[tuple[Any, Any]], levels: Sequence[int]) -> tupl
     return ops.concatenate(points), ops.concatenate(numbers)
 
 
+def inside_images(points: Tensor, image_sizes: Tensor) -> Tensor:
+    """(B, N) bool: whether a point (N, 2) begins inside an image of (B, 2) height and width."""
+    sizes = ops.cast(image_sizes, "float32")[:, None]
+    return ops.logical_and(points[:, 0] < sizes[..., 1], points[:, 1] < sizes[..., 0])
+
+
 def nearest_points(
-    points: Tensor, level_of: Tensor, levels: Sequence[int], boxes: Tensor, labels: Tensor
+    points: Tensor,
+    level_of: Tensor,
+    levels: Sequence[int],
+    boxes: Tensor,
+    labels: Tensor,
+    inside: Tensor,
 ) -> Tensor:
     """First stage: each object has the one point of its level that is nearest to its centre.
 
@@ -54,6 +65,7 @@ def nearest_points(
         levels: all levels, finest first.
         boxes: (B, M, 4) xyxy in pixels, M >= 1.
         labels: (B, M) int32, negative where there is no object.
+        inside: (B, N) bool, which points may be chosen.
 
     Returns:
         (B, N) int32: index of the object, or -1.
@@ -65,12 +77,16 @@ def nearest_points(
     level = ops.full_like(labels, levels[0])
     for coarser in levels[1:]:
         level = level + ops.cast(area >= (_SCALE * 2.0**coarser) ** 2, "int32")
-    distance = ops.sqrt(
-        ops.sum(ops.square((points[None, :, None] - centre[:, None]) / sides[:, None]), axis=-1)
+    # One coordinate at a time: (B, N, M) each.
+    away_x, away_y = (
+        (points[None, :, None, axis] - centre[:, None, :, axis]) / sides[:, None, :, axis]
+        for axis in (0, 1)
     )
+    distance = ops.sqrt(ops.square(away_x) + ops.square(away_y))
     wanted = ops.logical_and(
         level_of[None, :, None] == level[:, None], ops.expand_dims(labels, 1) >= 0
     )
+    wanted = ops.logical_and(wanted, inside[..., None])
     distance = ops.where(wanted, distance, _FAR)
     nearest = ops.argmin(distance, axis=1)  # (B, M); the first of equals
     number = ops.arange(ops.shape(points)[0], dtype="int32")
@@ -80,7 +96,7 @@ def nearest_points(
     return ops.where(ops.any(chosen, axis=-1), owner, BACKGROUND)
 
 
-def overlapping_boxes(found: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+def overlapping_boxes(found: Tensor, boxes: Tensor, labels: Tensor, inside: Tensor) -> Tensor:
     """Second stage: a box belongs to the object that it overlaps by half.
 
     Below 0.4 it is background, in between it is ignored. Besides, every object takes all boxes that
@@ -91,11 +107,13 @@ def overlapping_boxes(found: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         found: (B, N, 4) xyxy in pixels.
         boxes: (B, M, 4) of the objects, M >= 1.
         labels: (B, M) int32, negative where there is no object.
+        inside: (B, N) bool; the others are ignored.
 
     Returns:
         (B, N) int32: index of the object, -1 for background, -2 for ignored.
     """
-    overlap = ops.where(ops.expand_dims(labels, 1) >= 0, pairwise_iou(found, boxes), 0.0)
+    counts = ops.logical_and(ops.expand_dims(labels, 1) >= 0, inside[..., None])
+    overlap = ops.where(counts, pairwise_iou(found, boxes), 0.0)
     best = ops.max(overlap, axis=-1)
     owner = ops.where(best < NEGATIVE_IOU, BACKGROUND, IGNORED)
     first = ops.cast(ops.argmax(overlap, axis=-1), "int32")
@@ -104,4 +122,5 @@ def overlapping_boxes(found: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     takes = ops.logical_and(overlap == most, most > 0.0)
     number = ops.arange(ops.shape(boxes)[1], dtype="int32")
     last = ops.max(ops.where(takes, number, -1), axis=-1)
-    return ops.cast(ops.where(last >= 0, last, owner), "int32")
+    owner = ops.where(last >= 0, last, owner)
+    return ops.cast(ops.where(inside, owner, IGNORED), "int32")
