@@ -279,7 +279,12 @@ def pool_regions(
     return ops.reshape(pooled, (-1, size, size, pooled.shape[-1]))
 
 
-def on_filled_places(error_of: Callable[[int], Tensor], filled: Tensor, places: int) -> Tensor:
+def on_filled_places(
+    error_of: Callable[[int], Tensor],
+    filled: Tensor,
+    places: int,
+    shares: tuple[int, ...] = (8, 4, 2, 1),
+) -> Tensor:
     """The error of all places, computed on no more of them than an eighth, quarter or half.
 
     Where these hold all places that are filled, it is the same error for less.
@@ -288,7 +293,8 @@ def on_filled_places(error_of: Callable[[int], Tensor], filled: Tensor, places: 
         error_of: a number of places to the sum of their errors; those that are not filled add 0.
         filled: scalar int32, places that are filled, the first ones.
         places: of them all.
+        shares: denominators, the last one 1; each is a program of its own to compile.
     """
-    sizes = sorted({-(-places // share) for share in (8, 4, 2, 1)})
+    sizes = sorted({-(-places // share) for share in shares})
     index = sum((ops.cast(filled > size, "int32") for size in sizes[:-1]), 0)
     return switch(index, [functools.partial(error_of, size) for size in sizes])
