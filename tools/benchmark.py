@@ -12,6 +12,7 @@
     python tools/benchmark.py --two-stage
     python tools/benchmark.py --depthwise --batch 64 --precision bfloat16
     python tools/benchmark.py --deformable-attention --rounds 5
+    python tools/benchmark.py --deformable-conv --rounds 5
 
 All candidates of a row run in one process by turns, so a busy moment of the machine hits all of
 them: trust the ratios more than the milliseconds. Every run prints its table; --output FILE also
@@ -35,7 +36,8 @@ appends it to FILE, row by row, with the command, the commit and the versions.
   its backbone alone; RoIAlign of 512 boxes beside a gather of the rows that it reads.
 * --depthwise: the 7x7 convolutions of CEDNet-NeXt-T's levels in each form that the backend offers.
 * --deformable-attention: a layer of Deformable DETR's encoder, 800 x 1280 px, forward and with
-  gradients, beside PyTorch's `grid_sample`.
+  gradients, beside PyTorch's `grid_sample`. --deformable-conv: 3x3 on (1, 100, 168, 128), likewise
+  beside the ordinary convolution.
 * On an accelerator the peak memory of each candidate is its own device memory.
 """
 
@@ -61,6 +63,7 @@ from keras_densepred import backbones, files, training
 from tools.timing import (
     candidates,
     deformable_attention,
+    deformable_conv,
     depthwise,
     detections,
     detectors,
@@ -130,6 +133,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--deformable-attention", action="store_true", help="time it beside grid_sample"
     )
+    parser.add_argument(
+        "--deformable-conv", action="store_true", help="time it beside the ordinary convolution"
+    )
     return parser.parse_args(argv)
 
 
@@ -185,6 +191,10 @@ def measured(arguments: argparse.Namespace):
         return
     if arguments.deformable_attention:
         for row in deformable_attention.measure_deformable_attention(arguments.rounds):
+            yield from shown([{"backend": keras.config.backend(), **row}])
+        return
+    if arguments.deformable_conv:
+        for row in deformable_conv.measure_deformable_conv(arguments.rounds):
             yield from shown([{"backend": keras.config.backend(), **row}])
         return
     peak = None

@@ -37,6 +37,7 @@ from keras_densepred.models.rcnn import (
     GridRCNN,
     MaskRCNN,
 )
+from keras_densepred.models.reppoints.model import RepPoints
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
@@ -78,6 +79,7 @@ __all__ = [
     "NonMaxSuppression",
     "PooledImageClassifier",
     "PredictionHead",
+    "RepPoints",
     "RetinaNet",
     "RetinaNetKerasCV",
     "RetinaNetKerasHub",

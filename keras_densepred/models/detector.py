@@ -44,6 +44,7 @@ class Detector(CompiledAsSaved):
     Attributes:
         task: `"detection"`.
         target_keys: what `fit` needs for each image; `"masks"` too where masks train.
+        optional_target_keys: what it uses where it is given.
         input_keys: what the model is given, see `data.model_input`; `"image_sizes"` too where
             padding is told from image.
         backbone: the model that the heads stand on, a neck included.
@@ -55,6 +56,7 @@ class Detector(CompiledAsSaved):
 
     task: ClassVar[str] = "detection"
     target_keys: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    optional_target_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ("images",)
 
     def _set_detector(
@@ -95,7 +97,8 @@ class Detector(CompiledAsSaved):
             images: (B, H, W, 3).
             targets: `"boxes"` (B, M, 4) float32 xyxy in pixels and `"labels"` (B, M) int32, M >= 1,
                 negative where there is no object; `"masks"` (B, M, S, S) where they train, each
-                from edge to edge of its box.
+                from edge to edge of its box; `"image_sizes"` (B, 2) where a family uses them and
+                they are given.
             outputs: what the model returns for `images`.
             training: whether this is a training step.
 
@@ -229,7 +232,8 @@ class Detector(CompiledAsSaved):
                 f"The targets hold {sorted(y)}; "
                 f"fit on (images, {{{', '.join(sorted(self.target_keys))}}})."
             )
-        targets = {key: y[key] for key in self.target_keys}
+        optional = [key for key in self.optional_target_keys if key in y]
+        targets = {key: y[key] for key in (*self.target_keys, *optional)}
         height, width = ops.shape(images)[1:3]
         boxes = keras.utils.bounding_boxes.convert_format(
             targets["boxes"], self.bounding_box_format, "xyxy", height=height, width=width
@@ -239,13 +243,13 @@ class Detector(CompiledAsSaved):
         # None: TensorFlow has met several numbers of rows, and may meet none.
         if boxes.shape[1] not in (0, None):
             return targets
-        return {
+        return targets | {
             key: ops.pad(
-                value,
-                [(0, 0), (0, 1), *[(0, 0)] * (len(value.shape) - 2)],
+                targets[key],
+                [(0, 0), (0, 1), *[(0, 0)] * (len(targets[key].shape) - 2)],
                 constant_values=0 if key == "masks" else -1,
             )
-            for key, value in targets.items()
+            for key in self.target_keys
         }
 
     def predict_step(self, *args: Any) -> Any:

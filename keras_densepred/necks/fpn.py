@@ -5,6 +5,8 @@ Detectron2 build it: 1x1 convolutions, top-down sums with nearest up-sampling, 3
 with biases, no norms and no activations. CEDNet and BiCSNet need `DetectionPyramid` at most.
 """
 
+import math
+
 import keras
 
 from keras_densepred.layers.conv import Conv
@@ -33,6 +35,8 @@ class FeaturePyramid(Neck):
             position (two-stage detectors), `"conv"` is a 3x3 convolution of stride 2,
             `"conv_on_c5"` the same but for P6, which it makes of the backbone's own P5 (RetinaNet
             in Lin et al., "Focal Loss for Dense Object Detection", and in MMDetection).
+        group_norm: whether each convolution has a group norm (of 32 groups, or as many as divide
+            the width) instead of a bias (RepPoints' variant with norms).
 
     Raises:
         ValueError: if the levels are out of order, the backbone lacks one, or `extra_levels` is
@@ -48,6 +52,7 @@ class FeaturePyramid(Neck):
         min_level: int = 2,
         max_level: int = 6,
         extra_levels: str = "pool",
+        group_norm: bool = False,
         **kwargs,
     ):
         if not 2 <= min_level <= 5 <= max_level:
@@ -62,8 +67,12 @@ class FeaturePyramid(Neck):
         # === Functional model ===
         def conv(x, kernel: int, name: str, stride: int = 1):
             start = XavierUniform()
-            layer = Conv(width, kernel, stride, kernel_initializer=start, name=name, dtype=dtype)
-            return layer(x)
+            x = Conv(width, kernel, stride, not group_norm, start, name=name, dtype=dtype)(x)
+            if not group_norm:
+                return x
+            return keras.layers.GroupNormalization(
+                math.gcd(32, width), epsilon=1e-5, name=f"{name}_norm", dtype=dtype
+            )(x)
 
         features = self.levels_of(backbone, range(min_level, 6), dtype)
         levels, x = {}, None
@@ -95,3 +104,4 @@ class FeaturePyramid(Neck):
         self.min_level = min_level
         self.max_level = max_level
         self.extra_levels = extra_levels
+        self.group_norm = group_norm

@@ -149,6 +149,18 @@ def test_copy_paste_takes_another_image_through_the_steps_before_it():
     assert counts[0] == counts[1] < counts[2] - 12
 
 
+def test_images_have_the_size_in_training_that_they_have_in_tests():
+    """With the padding taken for image, DETR learned boxes in shares of another height."""
+    dataset = Pictures([(24, 32)] * 4)
+    steps = data.coco_augmentation(64, scale_range=(1.0, 1.0), copy_paste=False)
+    with train(dataset, batch_size=4, image_size=64, augment=steps) as stream:
+        learned = next(stream)
+    tested = next(iter(data.eval_batches(dataset, batch_size=4, image_size=64, **NORMAL)))
+    assert learned["images"].shape == tested["images"].shape == (4, 64, 64, 3)
+    np.testing.assert_array_equal(tested["image_sizes"], [(48, 64)] * 4)
+    np.testing.assert_array_equal(learned["image_sizes"], tested["image_sizes"])
+
+
 def test_a_bad_image_stops_training_and_is_named():
     with (
         train(Pictures([(32, 32)] * 8, bad={5}), batch_size=8) as stream,
@@ -247,6 +259,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches_in_a_plain_script(tmp_path):
     error, done = run_script(tmp_path, SCRIPT)
     assert re.match(r"8 images in a row could not be read.*number_\d\.png is broken", error)
@@ -319,7 +332,8 @@ class Bars:
 def test_boxes_stay_on_their_objects_through_the_recipe(paste):
     steps = data.coco_augmentation(128, copy_paste=False)
     # Without context, which would bring in parts of other objects.
-    recipe = [*steps, data.RectangleCopyPaste(probability=paste, context=0)]
+    paste = data.RectangleCopyPaste(probability=paste, context=0)
+    recipe = [*steps, data.PadToSize(128), paste]
     white_inside = []
     with bytes_of(Bars(), batch_size=6, image_size=128, augment=recipe) as stream:
         batches = take(stream, 20)

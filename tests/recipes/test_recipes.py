@@ -123,6 +123,7 @@ def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
     [
         ("coco_retinanet", "bicsnet_lite0", "bicsnet_b"),
         ("coco_retinanet", "csp_resnext_50", "cednet"),
+        ("coco_reppoints", "resnet50", "msfm"),
         ("coco_mask_rcnn", "csp_resnext_50", "msfm"),
         ("coco_mask_rcnn", "cednet_resnet50", "cednet"),
         ("coco_mask_rcnn", None, "cednet"),
@@ -270,6 +271,7 @@ def test_a_family_is_not_asked_for_what_it_does_not_have(name):
 
 TOYS = {
     "coco_retinanet": (toy.detection, toy.RETINANET),
+    "coco_reppoints": (toy.detection, toy.REPPOINTS),
     "coco_mask_rcnn": (toy.detection, ["--width", "8", "--detector", "faster"]),
     "coco_yolo": (toy.detection, toy.YOLO),
     "coco_detr": (toy.detection, toy.DETR),

@@ -12,11 +12,10 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_densepred.ops.deformable_attention import deformable_attention
-from tools.timing import measure
+from tools.timing import gradients, measure
 
 SHAPES = ((100, 160), (50, 80), (25, 40), (13, 20))  # P3 to P6 of 800 x 1280 px
 HEADS, CHANNELS, POINTS = 8, 32, 4
@@ -66,14 +65,14 @@ def _peak_memory(shapes: Shapes, name: tuple[str, str]) -> float | None:
 
 def _calls(shapes: Shapes) -> dict[tuple[str, str], Call]:
     inputs, upstream = _inputs(shapes)
-    backend = keras.config.backend()
-    passes = {"jax": _jax_passes, "torch": _torch_passes}.get(backend, _tensorflow_passes)
 
     def ours(values: Any, locations: Any, weights: Any) -> Any:
         return deformable_attention(values, shapes, locations, weights)
 
-    calls = {("ours", name): call for name, call in passes(ours, inputs, upstream).items()}
-    theirs = _torch_passes(functools.partial(_grid_sample, shapes), inputs, upstream)
+    calls = {
+        ("ours", name): call for name, call in gradients.passes(ours, inputs, upstream).items()
+    }
+    theirs = gradients.torch_passes(functools.partial(_grid_sample, shapes), inputs, upstream)
     return {**calls, **{("grid_sample", name): call for name, call in theirs.items()}}
 
 
@@ -112,55 +111,3 @@ def _grid_sample(shapes: Shapes, values: Any, locations: Any, weights: Any) -> A
     weights = weights.transpose(1, 2).flatten(3).flatten(0, 1)
     outputs = (torch.cat(samples, -1) * weights[:, None]).sum(-1)
     return outputs.view(batch, heads * channels, -1).transpose(1, 2).contiguous()
-
-
-def _jax_passes(form: Any, inputs: Any, upstream: Any) -> dict[str, Call]:
-    import jax
-
-    inputs, upstream = jax.device_put(inputs), jax.device_put(upstream)
-    forward = jax.jit(form)
-    gradient = jax.jit(lambda upstream, *inputs: jax.vjp(form, *inputs)[1](upstream))
-    return {
-        "forward": lambda: jax.block_until_ready(forward(*inputs)),
-        "forward + gradients": lambda: jax.block_until_ready(gradient(upstream, *inputs)),
-    }
-
-
-def _tensorflow_passes(form: Any, inputs: Any, upstream: Any) -> dict[str, Call]:
-    import tensorflow as tf
-
-    inputs, upstream = [tf.constant(x) for x in inputs], tf.constant(upstream)
-
-    @tf.function(jit_compile=keras.Sequential().jit_compile)
-    def forward(inputs: Any) -> Any:
-        return form(*inputs)
-
-    @tf.function(jit_compile=keras.Sequential().jit_compile)
-    def gradient(inputs: Any, upstream: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = form(*inputs)
-        return tape.gradient(outputs, inputs, upstream)
-
-    return {
-        "forward": lambda: forward(inputs)[0, 0, 0].numpy(),
-        "forward + gradients": lambda: gradient(inputs, upstream)[2][0, 0, 0, 0, 0].numpy(),
-    }
-
-
-def _torch_passes(form: Any, inputs: Any, upstream: Any) -> dict[str, Call]:
-    import torch
-
-    leaves = [torch.tensor(x).requires_grad_() for x in inputs]
-    upstream = torch.tensor(upstream)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            form(*leaves)
-
-    def gradient() -> None:
-        for leaf in leaves:
-            leaf.grad = None
-        form(*leaves).backward(upstream)
-
-    return {"forward": forward, "forward + gradients": gradient}

@@ -27,6 +27,7 @@ from keras_densepred.models import (
     FasterRCNN,
     GridRCNN,
     MaskRCNN,
+    RepPoints,
     RetinaNetKerasHub,
     UperNet,
     YOLOv3Detector,
@@ -171,6 +172,7 @@ FAMILIES = {
         "ResNet with MSFM",
         {
             "RetinaNet": _fpn_retinanet,
+            "RepPoints": lambda backbone: RepPoints(backbone, num_classes=80),
             "Faster R-CNN": _resnet_two_stage(FasterRCNN),
             "Cascade R-CNN": _resnet_two_stage(CascadeRCNN),
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),

@@ -308,6 +308,8 @@ ROWS = {
             ("msfm_resnet50_dcn", "Faster R-CNN", "44.4"),
             ("resnet50", "RetinaNet", "37.7"),
             ("msfm_resnet50", "RetinaNet", "40.1"),
+            ("resnet50", "RepPoints", "36.6"),
+            ("msfm_resnet50", "RepPoints", "38.9"),
             ("resnet50", "Cascade R-CNN", "69.2"),
             ("msfm_resnet50", "Cascade R-CNN", "71.5"),
             ("resnet50", "Mask R-CNN", "44.2"),

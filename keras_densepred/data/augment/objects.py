@@ -241,9 +241,10 @@ def coco_augmentation(
         FixedSizeCrop(size),
         DropTinyBoxes(),
         RandomFlip(),
-        PadToSize(size),
     ]
-    return [*steps, RectangleCopyPaste()] if copy_paste else steps
+    # Batches pad what is smaller and know its size, which is then not the whole canvas: detectors
+    # that are told where an image ends learn it as they are tested.
+    return [*steps, PadToSize(size), RectangleCopyPaste()] if copy_paste else steps
 
 
 def _fit(old: tuple[int, int], frame: tuple[float, float]) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""RepPoints: objects as sets of points."""
