@@ -1,4 +1,4 @@
-"""Faster, Mask and Cascade R-CNN on COCO, with the papers' settings by name.
+"""Faster, Mask, Cascade and Grid R-CNN on COCO, with the papers' settings by name.
 
 MSFM (Multi-Scale Fusion Module, and MMDetection's defaults): ResNet with modules and FPN from
 ImageNet weights, 12 epochs, batch 16, SGD 0.02, images of 800 to 1333 px. CEDNet: no FPN, 36
@@ -45,6 +45,7 @@ DETECTORS = {
     "mask": "MaskRCNN",
     "cascade": "CascadeRCNN",
     "cascade_mask": "CascadeMaskRCNN",
+    "grid": "GridRCNN",
 }
 # Four convolutions and one matrix with batch norms, where the others have two matrices.
 CONVOLUTIONAL_HEADS = {"head_convs": 4, "head_fcs": 1, "head_norm": True}
@@ -139,6 +140,8 @@ def build_model(settings: Settings, train: Any) -> models.FasterRCNN:
     pyramid, heads = _pyramid(settings, backbone)
     if settings.experiment == "small":
         heads |= {"head_width": 256, "samples": 64, "num_proposals": 300}
+        if settings.detector == "grid":
+            heads |= {"grid_convs": 4, "grid_width": 16}
     model = getattr(models, DETECTORS[settings.detector])(
         pyramid,
         len(train.class_names),

@@ -180,6 +180,7 @@ def test_a_runs_preset_says_how_to_use_its_detector():
     assert [entry["name"] for entry in classes] == list(data.ShapesDataset(1, 64).class_names)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_run_goes_on_from_its_checkpoint(tmp_path):
     shutil.copytree(SAVED / "run" / "checkpoints", tmp_path / "checkpoints")
     model, log, start = train(tmp_path / "checkpoints", tmp_path)

@@ -30,7 +30,13 @@ from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.mask2former.model import Mask2Former
 from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
-from keras_densepred.models.rcnn import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models.rcnn import (
+    CascadeMaskRCNN,
+    CascadeRCNN,
+    FasterRCNN,
+    GridRCNN,
+    MaskRCNN,
+)
 from keras_densepred.models.reppoints.model import RepPoints
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
@@ -65,6 +71,7 @@ __all__ = [
     "Detector",
     "FasterRCNN",
     "FoldedDetector",
+    "GridRCNN",
     "IgnoreCrossentropy",
     "Mask2Former",
     "Mask2FormerSegmenter",

@@ -24,6 +24,7 @@ def roi_align(
     size: int = 7,
     sampling_ratio: int = 2,
     aligned: bool = True,
+    images: Tensor | None = None,
 ) -> Tensor:
     """Bilinear samples of each box's features, averaged over its `size` x `size` bins.
 
@@ -41,9 +42,11 @@ def roi_align(
             detectors' 0 takes as many as there are cells, which no static shape allows).
         aligned: whether a cell's centre is at +0.5 (Detectron2, MMDetection) or, as in the first
             implementations, at its corner, where boxes are at least one cell wide.
+        images: (any, N) int32, the image of each box, where boxes (any, N, 4) are not those of one
+            image a row.
 
     Returns:
-        (B, N, size, size, C) in the features' type.
+        (B, N, size, size, C) in the features' type, or (any, N, ...).
 
     Raises:
         ValueError: if there is not one stride for each map, the maps are not equally wide, or a
@@ -62,7 +65,8 @@ def roi_align(
     if any(feature.shape[-1] != channels for feature in features):
         widths = ", ".join(str(feature.shape[-1]) for feature in features)
         raise ValueError(f"RoIAlign needs maps with equally many channels, got {widths}.")
-    batch, num = ops.shape(boxes)[:2]
+    batch = ops.shape(features[0])[0]
+    rows, num = ops.shape(boxes)[:2]
     heights, widths, starts, positions = _layout(features)
     table = ops.concatenate(
         [ops.reshape(feature, (batch, -1, channels)) for feature in features], axis=1
@@ -81,12 +85,14 @@ def roi_align(
 
     # Every row of a bin's points meets every column: (B, N, size, size, 2s, 2s).
     row = start[..., None, None] + y_index * width[..., None, None]
-    row = row + ops.reshape(ops.arange(batch, dtype="int32") * positions, (-1, 1, 1, 1))
+    if images is None:
+        images = ops.arange(batch, dtype="int32")[:, None]
+    row = row + (images * positions)[..., None, None]
     index = row[:, :, :, None, :, None] + x_index[:, :, None, :, None, :]
     weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
     taps = (2 * sampling_ratio) ** 2
     pooled = weighted_gather(table, ops.reshape(index, (-1, taps)), ops.reshape(weight, (-1, taps)))
-    return ops.reshape(pooled, (batch, num, size, size, channels))
+    return ops.reshape(pooled, (rows, num, size, size, channels))
 
 
 def assign_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:

@@ -29,6 +29,14 @@ def replica_count() -> int:
     return 1
 
 
+def devices_of_a_replica() -> int:
+    """Returns how many devices share the rows of a replica: on JAX all of a data-parallel step."""
+    if keras.config.backend() != "jax":
+        return 1
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else distribution.device_mesh.devices.size
+
+
 def sum_over_replicas(x: Tensor) -> Tensor:
     """Sums a tensor of the same shape over all replicas; so is the gradient.
 

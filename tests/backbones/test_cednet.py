@@ -14,7 +14,6 @@ from tests.networks import CEDNET_TINY, max_difference, mini_cednet, trainable_p
 from tests.weights import gradients, set_deterministic_weights
 
 PRESETS = sorted(CEDNetBackbone.architecture_presets())
-JAX = keras.config.backend() == "jax"
 
 # CEDNET.md 1.15, "body only".
 PARAMETERS = {
@@ -125,12 +124,13 @@ def test_backends_agree(preset, golden):
             np.testing.assert_allclose(output[..., ::16], reference, atol=5e-5, rtol=5e-5)
 
 
-# XLA compiles the gradient of a preset for one to two minutes, so on JAX all but the smallest are
-# for `make test-slow`; every style and mixer at small size stands for them in `make test`.
+# XLA compiles the gradient of a preset for one to two minutes, and TensorFlow traces it for ten
+# seconds, so there all but the smallest are for `make test-slow`; every style and mixer at small
+# size stands for them in `make test`.
 GRADIENTS_OF = [
     pytest.param(
         {"preset": name},
-        marks=[pytest.mark.slow] if JAX and name != "cednet_next_pico" else [],
+        marks=pytest.mark.slow_on("jax", "tensorflow") if name != "cednet_next_pico" else (),
     )
     for name in PRESETS
 ]

@@ -42,6 +42,9 @@ DETECTORS = {
     "cascade_mask": lambda *args, **options: models.CascadeMaskRCNN(
         *args, mask_convs=1, **RCNN, **options
     ),
+    "grid": lambda *args, **options: models.GridRCNN(
+        *args, grid_convs=1, grid_width=4, grid_samples=6, **RCNN, **options
+    ),
     "detr": lambda *args, **options: models.DeformableDETR(*args, **DETR, **options),
     "detr_mixed": lambda *args, **options: models.DeformableDETR(
         *args, query_selection="mixed", **DETR, **options
@@ -156,7 +159,8 @@ def test_images_without_objects_teach_background(model, kind):
     y = targets_of(model, kind)
     logs = model.train_on_batch(IMAGES, y, return_dict=True)
     assert np.isfinite(list(logs.values())).all() and logs["loss"] > 0
-    assert all(value == 0 for name, value in logs.items() if "box" in name or "mask" in name)
+    of_objects = [name for name in logs if any(kind in name for kind in ("box", "mask", "grid"))]
+    assert all(logs[name] == 0 for name in of_objects)
     assert all(np.isfinite(weight).all() for weight in numpy_weights(model))
 
 

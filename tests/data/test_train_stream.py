@@ -259,6 +259,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches_in_a_plain_script(tmp_path):
     error, done = run_script(tmp_path, SCRIPT)
     assert re.match(r"8 images in a row could not be read.*number_\d\.png is broken", error)

@@ -62,6 +62,7 @@ def test_a_classifier_goes_on_as_it_was_compiled(tmp_path):
         )
 
 
+@pytest.mark.slow_on("jax")
 def test_a_model_compiled_with_an_optimizer_on_pytorch_goes_on_elsewhere(golden):
     """The file names PyTorch's own class of Adam."""
     model = keras.saving.load_model(golden / "saved" / "yolov3.keras")

@@ -29,6 +29,7 @@ def batch(height=32, width=48):
     return images, masks
 
 
+@pytest.mark.slow_on("jax")
 def test_trains_predicts_and_comes_back(toy_backbone, tmp_path):
     images, masks = batch()
     model = make(toy_backbone)

@@ -137,6 +137,7 @@ def test_matching(case):
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow_on("jax")
 def test_losses(case):
     kind, reference, _ = case
     objects = objects_of(reference)

@@ -158,6 +158,7 @@ def test_more_targets_than_queries():
         assert (assigned[1, layer] >= 0).sum() == 1
 
 
+@pytest.mark.slow_on("jax")
 def test_padding_changes_nothing():
     outputs = predictions()
     short, by_two = losses_of(outputs, instances([[0, 2], [1, -1]]))
@@ -234,6 +235,7 @@ def test_a_query_with_an_empty_mask_looks_everywhere():
 
 
 @pytest.mark.parametrize("stride,size", [(4, (24, 20)), (4, (22, 17)), (8, (41, 48))])
+@pytest.mark.slow_on("jax")
 def test_masks_are_measured_as_if_scaled_up(stride, size):
     shape = tuple(-(-side // stride) for side in size)
     maps = normal("maps", (2, 3, *shape)) - 0.5

@@ -120,6 +120,7 @@ def test_reference_outputs(reference):
             np.testing.assert_allclose(numpy(value), maps(reference, name)[i], **TOLERANCE)
 
 
+@pytest.mark.slow_on("jax")
 def test_reference_boxes_and_owners(reference):
     """Places beyond an image's own padding (-2) have no owner and no part in anything."""
     model, _ = build(reference)
@@ -226,6 +227,7 @@ def test_reference_gradients(reference):
         )
 
 
+@pytest.mark.slow_on("jax")
 def test_reference_detections(reference):
     """Of the first image, which fills the batch; boxes are cut at the image."""
     model, _ = build(reference)

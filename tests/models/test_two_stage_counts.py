@@ -3,7 +3,7 @@
 import pytest
 
 from keras_densepred import CEDNetBackbone, DetectionPyramid, ResNetBackbone
-from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, GridRCNN, MaskRCNN
 from tests.networks import trainable_parameters
 
 pytestmark = pytest.mark.backend_free
@@ -15,12 +15,28 @@ CEDNET_CASCADE = dict(
 
 @pytest.mark.parametrize(
     "detector,parameters",
-    [(FasterRCNN, 41_527_712), (CascadeRCNN, 69_169_422), (MaskRCNN, 44_170_992)],
+    [
+        (FasterRCNN, 41_527_712),
+        (CascadeRCNN, 69_169_422),
+        (MaskRCNN, 44_170_992),
+        (GridRCNN, 64_322_857),
+    ],
 )
 def test_resnet50_with_fpn(detector, parameters):
-    """MSFM.md, "Fit": exactly MMDetection's, stem and first stage frozen."""
+    """MSFM.md, "Fit"; POINTS.md 0: exactly MMDetection's, stem and first stage frozen."""
     backbone = ResNetBackbone.from_preset("resnet50", frozen_stages=1)
     assert trainable_parameters(detector(backbone, num_classes=80)) == parameters
+
+
+def test_grid_rcnn_with_modules():
+    """The paper's 66.7M is this and 0.06M more, which nothing in it explains; POINTS.md 3.1, 3.2."""
+    backbone = ResNetBackbone.from_preset("msfm_resnet50", frozen_stages=1)
+    model = GridRCNN(backbone, num_classes=80)
+    assert trainable_parameters(model) == 66_641_585
+    assert model.box_heads[0].count_params() == 13_978_705
+    assert model.grid_head.count_params() == 23_123_145
+    assert model.box_heads[0].multiply_adds() == pytest.approx(13.98e6, rel=1e-3)
+    assert model.grid_head.multiply_adds() == pytest.approx(1.133e9, rel=1e-3)
 
 
 @pytest.mark.parametrize(

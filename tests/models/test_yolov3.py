@@ -202,6 +202,7 @@ def test_every_argument_survives_the_config():
 
 
 @pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=SLOW_ON_JAX)])
+@pytest.mark.slow_on("tensorflow")
 def test_half_precision_trains_and_gives_float32(policy):
     model = YOLOv3Detector(ToyPyramid(ready=False, dtype=policy), 3, "prn", ANCHORS, loss="giou")
     model.compile(keras.optimizers.Adam(1e-3), **COMPILE)

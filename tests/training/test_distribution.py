@@ -127,6 +127,7 @@ def check_sums(found):
         assert sum(size for size in sums if size > 4) <= gradient + 256
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_devices_of_one_process_train_as_one(tmp_path, expected):
     if BACKEND == "torch":  # one device in each process
         with (

@@ -31,6 +31,7 @@ def uninterrupted(tmp_path_factory):
     return weights(model), rows
 
 
+@pytest.mark.slow_on("tensorflow", "torch")
 def test_killed_and_started_again(tmp_path, uninterrupted):
     root = TOY.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -25,6 +25,7 @@ from keras_densepred.models import (
     DeepLabV3,
     DeformableDETR,
     FasterRCNN,
+    GridRCNN,
     MaskRCNN,
     RepPoints,
     RetinaNetKerasHub,
@@ -175,6 +176,7 @@ FAMILIES = {
             "Faster R-CNN": _resnet_two_stage(FasterRCNN),
             "Cascade R-CNN": _resnet_two_stage(CascadeRCNN),
             "Mask R-CNN": _resnet_two_stage(MaskRCNN),
+            "Grid R-CNN": _resnet_two_stage(GridRCNN),
         },
     ),
 }

@@ -314,6 +314,8 @@ ROWS = {
             ("msfm_resnet50", "Cascade R-CNN", "71.5"),
             ("resnet50", "Mask R-CNN", "44.2"),
             ("msfm_resnet50", "Mask R-CNN", "46.5"),
+            ("resnet50", "Grid R-CNN", "64.3"),
+            ("msfm_resnet50", "Grid R-CNN", "66.7"),
             ("resnet101", "Faster R-CNN", "60.5"),
             ("msfm_resnet101", "Faster R-CNN", "65.8"),
             ("msfm_resnet101", "Cascade R-CNN", "93.4"),

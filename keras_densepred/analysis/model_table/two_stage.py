@@ -1,7 +1,7 @@
 """Two-stage detectors as graphs that `metrics.count_multiply_adds` can count.
 
 As MMDetection counts: the box heads on 1000 regions, the mask heads on 100, with the masks of all
-classes; RoIAlign and what proposes are no convolutions.
+classes, the grid head on 100; RoIAlign and what proposes are no convolutions.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import keras
 
 from keras_densepred.models.rcnn.model import TwoStageDetector
 
-REGIONS, MASKED_REGIONS = 1000, 100
+REGIONS, DETECTIONS = 1000, 100
 
 
 class _RegionHeads(keras.layers.Layer):
@@ -19,7 +19,8 @@ class _RegionHeads(keras.layers.Layer):
     def __init__(self, detector: TwoStageDetector):
         super().__init__(name="region_heads")
         self.box_heads = list(detector.box_heads)
-        self.mask_heads = list(detector.mask_heads)
+        grid_head = getattr(detector, "grid_head", None)
+        self.detection_heads = [*detector.mask_heads, *([grid_head] if grid_head else [])]
         self.built = True
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -30,7 +31,8 @@ class _RegionHeads(keras.layers.Layer):
 
     def multiply_adds(self, output_shape: tuple[int, ...], norms: bool = False) -> int:
         boxes = sum(head.multiply_adds() for head in self.box_heads)
-        return REGIONS * boxes + MASKED_REGIONS * sum(h.multiply_adds() for h in self.mask_heads)
+        detections = sum(head.multiply_adds() for head in self.detection_heads)
+        return REGIONS * boxes + DETECTIONS * detections
 
 
 def countable(detector: TwoStageDetector) -> keras.Model:

@@ -1,10 +1,11 @@
-"""Two-stage detectors: Faster, Mask and Cascade R-CNN."""
+"""Two-stage detectors: Faster, Mask, Cascade and Grid R-CNN."""
 
 from keras_densepred.models.rcnn.detectors import (
     CascadeMaskRCNN,
     CascadeRCNN,
     FasterRCNN,
+    GridRCNN,
     MaskRCNN,
 )
 
-__all__ = ["CascadeMaskRCNN", "CascadeRCNN", "FasterRCNN", "MaskRCNN"]
+__all__ = ["CascadeMaskRCNN", "CascadeRCNN", "FasterRCNN", "GridRCNN", "MaskRCNN"]

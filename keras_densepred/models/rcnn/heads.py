@@ -80,6 +80,7 @@ class BoxHead(keras.layers.Layer):
         norm: whether the convolutions have batch norms, and then no biases.
         sync_batch_norm: whether replicas share the statistics of a batch in training.
         class_agnostic: whether there is one box for a region, or one for each class.
+        regression: whether there are boxes at all.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class BoxHead(keras.layers.Layer):
         norm: bool = False,
         sync_batch_norm: bool = False,
         class_agnostic: bool = False,
+        regression: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -103,6 +105,7 @@ class BoxHead(keras.layers.Layer):
         self.norm = norm
         self.sync_batch_norm = sync_batch_norm
         self.class_agnostic = class_agnostic
+        self.regression = regression
         dtype = self.dtype_policy
         self.convs = [
             Conv(
@@ -121,7 +124,9 @@ class BoxHead(keras.layers.Layer):
         ]
         self.fcs = [_dense(fc_width, f"fc{i + 1}", XavierUniform(), dtype) for i in range(num_fcs)]
         self.classes = _dense(num_classes + 1, "classes", FixedNormal(0.01), dtype)
-        self.deltas = _dense(4 * self.num_boxes, "deltas", FixedNormal(0.001), dtype)
+        self.deltas = (
+            _dense(4 * self.num_boxes, "deltas", FixedNormal(0.001), dtype) if regression else None
+        )
 
     @property
     def num_boxes(self) -> int:
@@ -140,7 +145,8 @@ class BoxHead(keras.layers.Layer):
             fc.build(flat)
             flat = (shape[0], self.fc_width)
         self.classes.build(flat)
-        self.deltas.build(flat)
+        if self.deltas is not None:
+            self.deltas.build(flat)
 
     def call(self, regions: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
         """Classifies regions.
@@ -150,7 +156,8 @@ class BoxHead(keras.layers.Layer):
             training: as of any layer.
 
         Returns:
-            Logits (R, C + 1), the last of the background, and deltas (R, boxes, 4), float32.
+            Logits (R, C + 1), the last of the background, and deltas (R, boxes, 4), both float32;
+            None for these without `regression`.
         """
         x = regions
         for i, conv in enumerate(self.convs):
@@ -161,20 +168,24 @@ class BoxHead(keras.layers.Layer):
         x = ops.reshape(x, (-1, math.prod(x.shape[1:])))
         for fc in self.fcs:
             x = ops.relu(fc(x))
+        logits = ops.cast(self.classes(x), "float32")
+        if self.deltas is None:
+            return logits, None
         deltas = ops.reshape(self.deltas(x), (-1, self.num_boxes, 4))
-        return ops.cast(self.classes(x), "float32"), ops.cast(deltas, "float32")
+        return logits, ops.cast(deltas, "float32")
 
     def compute_output_spec(self, regions: Tensor, training: bool | None = None) -> tuple:
         rows = regions.shape[0]
         return (
             keras.KerasTensor((rows, self.num_classes + 1), "float32"),
-            keras.KerasTensor((rows, self.num_boxes, 4), "float32"),
+            keras.KerasTensor((rows, self.num_boxes, 4), "float32") if self.regression else None,
         )
 
     def multiply_adds(self) -> int:
         """Multiply-adds of one region."""
         convs = sum(math.prod(conv.kernel.shape) for conv in self.convs)
-        dense = sum(math.prod(fc.kernel.shape) for fc in (*self.fcs, self.classes, self.deltas))
+        last = [self.classes] if self.deltas is None else [self.classes, self.deltas]
+        dense = sum(math.prod(fc.kernel.shape) for fc in (*self.fcs, *last))
         return BOX_SIZE**2 * convs + dense
 
     def get_config(self) -> dict[str, Any]:
@@ -188,6 +199,7 @@ class BoxHead(keras.layers.Layer):
             "norm": self.norm,
             "sync_batch_norm": self.sync_batch_norm,
             "class_agnostic": self.class_agnostic,
+            "regression": self.regression,
         }
 
 

@@ -1,7 +1,8 @@
-"""What Faster, Mask and Cascade R-CNN share: two stages, detection, losses.
+"""What Faster, Mask, Cascade and Grid R-CNN share: two stages, detection, losses.
 
     images -> pyramid -> proposals -> box head (Cascade: three, each on the last one's boxes)
                                    -> mask head, on the regions of objects
+                                   -> grid head, likewise, where box heads only classify
 
 Training looks at a random sample of the proposals and needs the objects for it, so `call` ends with
 the first stage, and the second runs where losses or detections are computed. All shapes are static:
@@ -20,6 +21,7 @@ from keras_densepred.models.detector import Detector
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
 from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.dynamic import DynamicTraining
+from keras_densepred.models.rcnn.grid import GridStage
 from keras_densepred.models.rcnn.heads import (
     BOX_SIZE,
     MASK_SIZE,
@@ -48,7 +50,7 @@ CASCADE_STAGES = (
 
 
 class TwoStageDetector(Detector, keras.Model):
-    """Base of `FasterRCNN`, `MaskRCNN`, `CascadeRCNN` and `CascadeMaskRCNN`, which tell the rest.
+    """Base of `FasterRCNN`, its relatives and `GridRCNN`, which tell the rest.
 
     Args:
         backbone: a pyramid (`DetectionPyramid`, `FeaturePyramid`, BiCSNet), or a pyramid backbone,
@@ -86,6 +88,8 @@ class TwoStageDetector(Detector, keras.Model):
 
     stages: ClassVar[tuple[StageSettings, ...]] = SINGLE_STAGE
     with_masks: ClassVar[bool] = False
+    regression: ClassVar[bool] = True  # of boxes by box heads; without it `_grid_stage` finds them
+    proposal_beta: ClassVar[float] = 0.0  # of the first stage's smooth L1; 0: L1
 
     def __init__(
         self,
@@ -161,6 +165,7 @@ class TwoStageDetector(Detector, keras.Model):
                 norm=head_norm,
                 sync_batch_norm=sync_batch_norm,
                 class_agnostic=class_agnostic,
+                regression=self.regression,
                 dtype=policy,
                 name=f"box_head{suffix}",
             )
@@ -181,6 +186,7 @@ class TwoStageDetector(Detector, keras.Model):
             anchor_scale,
             num_proposals,
             self.seed_generator,
+            beta=self.proposal_beta,
             name="proposal_stage",
         )
         self._region_stages = [
@@ -201,7 +207,9 @@ class TwoStageDetector(Detector, keras.Model):
                 zip(self.box_heads, self.stages, suffixes, strict=True)
             )
         ]
-        names = (name for stage in self._region_stages for name in stage.loss_names)
+        self._grid_stage = self._make_grid_stage(channels, samples // 4, sampling_ratio)
+        stages = (*self._region_stages, *([self._grid_stage] if self._grid_stage else []))
+        names = (name for stage in stages for name in stage.loss_names)
 
         # === Config ===
         self._set_detector(
@@ -241,6 +249,12 @@ class TwoStageDetector(Detector, keras.Model):
             box_head.build((None, BOX_SIZE, BOX_SIZE, channels))
         for mask_head in self.mask_heads:
             mask_head.build((None, MASK_SIZE, MASK_SIZE, channels))
+
+    def _make_grid_stage(
+        self, channels: int, most_positive: int, sampling_ratio: int
+    ) -> GridStage | None:
+        """What finds boxes where box heads do not, with a head that is built."""
+        return None
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
         """SGD with learning rate 0.02, momentum 0.9, decay 1e-4: the papers' for batch 16."""
@@ -289,13 +303,16 @@ class TwoStageDetector(Detector, keras.Model):
         for stage in self._region_stages:
             result = stage.compute_losses(outputs["features"], boxes, valid, truth, training)
             parts |= result.losses
+            sample = result.sample
             if stage is self._region_stages[-1]:
                 break
-            sample = result.sample
             boxes = stage.refine(sample.boxes, result.logits, result.deltas, height, width, sample)
             # Objects' own boxes join the sample of every stage anew.
             valid = ops.logical_and(sample.valid, ops.logical_not(sample.is_truth))
-        return parts
+        if self._grid_stage is None:
+            return parts
+        features = outputs["features"]
+        return parts | self._grid_stage.compute_losses(features, sample, truth, height, width)
 
     def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
         height, width = ops.shape(images)[1:3]
@@ -312,6 +329,8 @@ class TwoStageDetector(Detector, keras.Model):
 
         def corners(index: Tensor) -> Tensor:
             rows = gather_rows(boxes, index)
+            if not self.regression:
+                return rows
             shifts = gather_rows(deltas, index)
             count = ops.shape(index)[1] * self.box_heads[-1].num_boxes
             rows = ops.broadcast_to(rows[:, :, None], ops.shape(shifts))
@@ -328,6 +347,8 @@ class TwoStageDetector(Detector, keras.Model):
             score_threshold=self.confidence_threshold,
             max_detections=self.max_detections,
         )
+        if self._grid_stage is not None:
+            found["boxes"] = self._grid_stage(features, found["boxes"], height=height, width=width)
         empty = found["labels"] < 0
         if self.with_masks:
             probabilities = [

@@ -31,6 +31,7 @@ class ProposalStage(keras.layers.Layer):
         anchor_scale: side of the square anchor over its level's stride.
         num_proposals: regions of an image that reach the second stage.
         seed_generator: draws the anchors that train.
+        beta: of the boxes' smooth L1 loss; 0: L1.
         **kwargs: arguments of `keras.layers.Layer`.
     """
 
@@ -41,6 +42,7 @@ class ProposalStage(keras.layers.Layer):
         anchor_scale: float,
         num_proposals: int,
         seed_generator: keras.random.SeedGenerator,
+        beta: float = 0.0,
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -49,6 +51,7 @@ class ProposalStage(keras.layers.Layer):
         self.anchor_scale = anchor_scale
         self.num_proposals = num_proposals
         self.seed_generator = seed_generator
+        self.beta = beta
         self.built = True
 
     def call(self, features: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -120,7 +123,7 @@ class ProposalStage(keras.layers.Layer):
         normalizer = loss_normalizer(ops.sum(drawn))
         return {
             "rpn_objectness_loss": ops.sum(objectness * drawn) / normalizer,
-            "rpn_box_loss": ops.sum(losses.smooth_l1(error, 0.0) * positive) / normalizer,
+            "rpn_box_loss": ops.sum(losses.smooth_l1(error, self.beta) * positive) / normalizer,
         }
 
     def _anchors(self, height: int | Tensor, width: int | Tensor) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The second stage of two-stage detectors: what is in a region, where in it, and its mask."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ class StageResult:
         losses: by their names in the logs.
         sample: the regions that trained.
         logits: (B, R, C + 1) float32.
-        deltas: (B, R, boxes, 4) float32.
+        deltas: (B, R, boxes, 4) float32, or None of a head without regression.
     """
 
     losses: dict[str, Tensor]
@@ -105,17 +106,20 @@ class RegionStage(keras.layers.Layer):
     @property
     def loss_names(self) -> tuple[str, ...]:
         """The keys of the losses."""
-        kinds = ("class", "box") if self.mask_head is None else ("class", "box", "mask")
-        return tuple(f"{kind}_loss{self.suffix}" for kind in kinds)
+        kinds = {"class": True, "box": self.box_head.regression, "mask": self.mask_head is not None}
+        return tuple(f"{kind}_loss{self.suffix}" for kind, there in kinds.items() if there)
 
     def call(
         self, features: dict[str, Tensor], boxes: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, N, C + 1) and deltas (B, N, boxes, 4) of boxes (B, N, 4)."""
+        """Logits (B, N, C + 1) and deltas (B, N, boxes, 4), if any, of boxes (B, N, 4)."""
         batch, num = ops.shape(boxes)[:2]
         logits, deltas = self.box_head(self._pool(features, boxes, BOX_SIZE), training=training)
-        deltas = ops.reshape(deltas, (batch, num, self.box_head.num_boxes, 4)) * self._deviations()
-        return ops.reshape(logits, (batch, num, self.box_head.num_classes + 1)), deltas
+        logits = ops.reshape(logits, (batch, num, self.box_head.num_classes + 1))
+        if deltas is None:
+            return logits, None
+        deltas = ops.reshape(deltas, (batch, num, self.box_head.num_boxes, 4))
+        return logits, deltas * self._deviations()
 
     def masks(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Mask logits (B, N, 28, 28) of boxes (B, N, 4) and labels (B, N), any where negative."""
@@ -194,6 +198,9 @@ class RegionStage(keras.layers.Layer):
         valid = ops.cast(sample.valid, "float32")
         positive = ops.cast(sample.positive, "float32")
         normalizer = loss_normalizer(ops.sum(valid))
+        of_class = ops.sum(losses.cross_entropy(logits, sample.labels) * valid) / normalizer
+        if deltas is None:
+            return [of_class]
         deltas = self._of_class(deltas, sample.labels)
         matched = gather_rows(truth.boxes, sample.matched)
         targets = encode_boxes(sample.boxes, matched) / self._deviations()
@@ -207,31 +214,18 @@ class RegionStage(keras.layers.Layer):
                 self.dynamic.update(overlaps, targets, sample.positive)
                 beta = ops.convert_to_tensor(self.dynamic.beta)
             box = losses.smooth_l1(deltas / self._deviations() - targets, beta)
-        return [
-            ops.sum(losses.cross_entropy(logits, sample.labels) * valid) / normalizer,
-            ops.sum(box * positive) / normalizer,
-        ]
+        return [of_class, ops.sum(box * positive) / normalizer]
 
     def mask_loss(self, features: dict[str, Tensor], sample: Sample, truth: Truth) -> Tensor:
         """Mean over the regions of objects, which come first in a sample.
 
         The mask head is the most expensive part of training, and there are mostly far fewer such
-        regions than there may be. So it runs on the first eighth, quarter or half of their places
-        where these hold all of them: the same loss for less.
+        regions than there may be: see `on_filled_places`.
         """
         places = min(self.num_samples // 4, sample.labels.shape[1])
-        sizes = sorted({-(-places // share) for share in (8, 4, 2, 1)})
         positive = ops.sum(ops.cast(sample.positive, "int32"), axis=1)
-        most = ops.max(positive)
-
-        def total_of(count: int) -> Callable[[], Tensor]:
-            def total() -> Tensor:
-                return self.mask_error(features, sample, truth, count)
-
-            return total
-
-        index = sum((ops.cast(most > size, "int32") for size in sizes[:-1]), 0)
-        error = switch(index, [total_of(size) for size in sizes])
+        error_of = functools.partial(self.mask_error, features, sample, truth)
+        error = on_filled_places(error_of, ops.max(positive), places)
         return error / loss_normalizer(ops.cast(ops.sum(positive), "float32"))
 
     def mask_error(
@@ -252,15 +246,7 @@ class RegionStage(keras.layers.Layer):
         return ops.sum(each * ops.cast(positive, "float32"))
 
     def _pool(self, features: dict[str, Tensor], boxes: Tensor, size: int) -> Tensor:
-        """(B, N, 4) -> (B * N, size, size, channels)."""
-        pooled = roi_align(
-            [features[f"P{level}"] for level in self.levels],
-            boxes,
-            [2**level for level in self.levels],
-            size,
-            self.sampling_ratio,
-        )
-        return ops.reshape(pooled, (-1, size, size, pooled.shape[-1]))
+        return pool_regions(features, self.levels, boxes, size, self.sampling_ratio)
 
     def _deviations(self) -> Tensor:
         return ops.convert_to_tensor(self.settings.deviations, "float32")
@@ -271,3 +257,44 @@ class RegionStage(keras.layers.Layer):
             return deltas[:, :, 0]
         is_label = labels[..., None] == ops.arange(self.box_head.num_classes, dtype="int32")
         return ops.sum(ops.where(is_label[..., None], deltas, 0.0), axis=2)
+
+
+def pool_regions(
+    features: dict[str, Tensor],
+    levels: Sequence[int],
+    boxes: Tensor,
+    size: int,
+    sampling_ratio: int,
+    images: Tensor | None = None,
+) -> Tensor:
+    """What `ops.roi_align` makes of regions (B, N, 4), as (B * N, size, size, channels)."""
+    pooled = roi_align(
+        [features[f"P{level}"] for level in levels],
+        boxes,
+        [2**level for level in levels],
+        size,
+        sampling_ratio,
+        images=images,
+    )
+    return ops.reshape(pooled, (-1, size, size, pooled.shape[-1]))
+
+
+def on_filled_places(
+    error_of: Callable[[int], Tensor],
+    filled: Tensor,
+    places: int,
+    shares: tuple[int, ...] = (8, 4, 2, 1),
+) -> Tensor:
+    """The error of all places, computed on no more of them than an eighth, quarter or half.
+
+    Where these hold all places that are filled, it is the same error for less.
+
+    Args:
+        error_of: a number of places to the sum of their errors; those that are not filled add 0.
+        filled: scalar int32, places that are filled, the first ones.
+        places: of them all.
+        shares: denominators, the last one 1; each is a program of its own to compile.
+    """
+    sizes = sorted({-(-places // share) for share in shares})
+    index = sum((ops.cast(filled > size, "int32") for size in sizes[:-1]), 0)
+    return switch(index, [functools.partial(error_of, size) for size in sizes])
