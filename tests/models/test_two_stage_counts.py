@@ -29,7 +29,7 @@ def test_resnet50_with_fpn(detector, parameters):
 
 
 def test_grid_rcnn_with_modules():
-    """The paper's 66.7M is this and 0.06M more, which nothing in it explains; POINTS.md 3.1, 3.2."""
+    """The paper has 66.7M: 0.06M more, which nothing in it explains."""
     backbone = ResNetBackbone.from_preset("msfm_resnet50", frozen_stages=1)
     model = GridRCNN(backbone, num_classes=80)
     assert trainable_parameters(model) == 66_641_585
