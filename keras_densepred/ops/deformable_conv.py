@@ -105,13 +105,13 @@ def deformable_conv(
     if keras.config.backend() == "torch" and inputs.device.type == "meta":  # shapes are inferred
         return inputs.new_empty((batch, rows, columns, filters))
     down, right = window.positions(rows, columns)
+    # One axis for all samples until there are y and x: LiteRT slices five axes at most.
     offsets = ops.cast(offsets, "float32")
-    offsets = ops.reshape(offsets, (batch, rows, columns, offset_groups, taps, 2))
-    y, x = offsets[..., 0] + down[:, :, None], offsets[..., 1] + right[:, :, None]
-    if mask is None:
-        mask = ops.ones_like(y)
-    else:
-        mask = ops.reshape(ops.cast(mask, "float32"), (batch, rows, columns, offset_groups, taps))
+    offsets = ops.reshape(offsets, (batch, rows, columns, offset_groups * taps, 2))
+    by_tap = (batch, rows, columns, offset_groups, taps)
+    y = ops.reshape(offsets[..., 0], by_tap) + down[:, :, None]
+    x = ops.reshape(offsets[..., 1], by_tap) + right[:, :, None]
+    mask = ops.ones_like(y) if mask is None else ops.reshape(ops.cast(mask, "float32"), by_tap)
     maps = ops.reshape(
         ops.cast(inputs, "float32"),
         (batch, height, width, offset_groups, channels // offset_groups),

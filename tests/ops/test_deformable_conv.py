@@ -186,7 +186,7 @@ def compiled_calls(call):
     ]
 
 
-@pytest.mark.parametrize("strides, dilation", [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("strides, dilation", [(1, 1), (2, 2)])
 def test_compiled_and_with_open_sizes_it_gives_the_same(strides, dilation):
     call = functools.partial(deformable_conv, strides=strides, padding=dilation, dilation=dilation)
     rows, columns = (-(-size // strides) for size in (6, 5))
