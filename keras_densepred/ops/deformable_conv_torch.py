@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import embedding_bag, grid_sample
 
 from keras_densepred.ops.deformable_attention_torch import shares_gradient, table_gradient
-from keras_densepred.ops.deformable_conv import Parts, _product, backward, forward
+from keras_densepred.ops.deformable_conv import Parts, backward, forward
 
 Tensor = torch.Tensor
 
@@ -73,18 +73,19 @@ _PARTS = Parts(_read, _add, _products, _scan)
 
 
 def by_grid_sample(maps: Tensor, y: Tensor, x: Tensor, mask: Tensor, kernel: Tensor) -> Tensor:
-    """The same in operations that other runtimes have."""
-    height, width, groups, channels = maps.shape[1:]
+    """The same in operations that other runtimes have, all taps at once: a file of few of them."""
+    _, height, width, groups, channels = maps.shape
+    rows, columns, _, taps = y.shape[1:]
     planes = maps.permute(0, 3, 4, 1, 2).reshape(-1, channels, height, width)
-    total: Any = 0.0
-    for tap in range(kernel.shape[0]):
-        # From cells' centres to -1..1 between the edges of the map.
-        grid = torch.stack(
-            ((2.0 * x[..., tap] + 1.0) / width - 1.0, (2.0 * y[..., tap] + 1.0) / height - 1.0), -1
-        )
-        grid = grid.permute(0, 3, 1, 2, 4).flatten(0, 1)  # (B * G, H_out, W_out, 2)
-        share = mask[..., tap].permute(0, 3, 1, 2).flatten(0, 1)[:, None]
-        sampled = grid_sample(planes, grid, align_corners=False) * share
-        sampled = sampled.unflatten(0, (-1, groups)).permute(0, 3, 4, 1, 2)
-        total = total + _product(sampled.reshape(-1, channels), kernel[tap])
-    return total
+    # From cells' centres to -1..1 between the edges of the map.
+    grid = torch.stack(((2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0), -1)
+    grid = grid.permute(0, 3, 1, 2, 4, 5).reshape(-1, rows, columns * taps, 2)
+    share = mask.permute(0, 3, 1, 2, 4).reshape(-1, 1, rows, columns * taps)
+    sampled = grid_sample(planes, grid, align_corners=False) * share
+    sampled = sampled.reshape(-1, groups * channels, rows * columns, taps)  # images first
+    _, kernel_groups, each, filters = kernel.shape
+    sampled = sampled.unflatten(1, (kernel_groups, each)).permute(0, 1, 3, 4, 2)
+    product = sampled.reshape(-1, kernel_groups, rows * columns, taps * each) @ (
+        kernel.permute(1, 0, 2, 3).reshape(kernel_groups, taps * each, filters)
+    )
+    return product.transpose(1, 2).reshape(-1, kernel_groups * filters)
