@@ -29,7 +29,7 @@ def test_resnet50_with_fpn(detector, parameters):
 
 
 def test_grid_rcnn_with_modules():
-    """The paper's 66.7M is this and 0.06M more, which nothing in it explains; POINTS.md 3.1, 3.2."""
+    """POINTS.md 3.1, 3.2; nothing in the paper explains the 0.06M more that it prints (66.7M)."""
     backbone = ResNetBackbone.from_preset("msfm_resnet50", frozen_stages=1)
     model = GridRCNN(backbone, num_classes=80)
     assert trainable_parameters(model) == 66_641_585
