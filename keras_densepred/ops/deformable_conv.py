@@ -131,7 +131,7 @@ def deformable_conv(
 #   read(table, index, shares): their weighted sum (M, C).
 #   add(shape, total, index, shares, rows): a table with the rows (M, C), by shares, at the index;
 #       `shape` is that of the maps with their border.
-#   products(table, index, rows): four times (M,), of the rows (M, C) with each neighbour.
+#   products(shape, table, index, rows): four times (M,), of the rows (M, C) with each neighbour.
 #   scan(function, carry, xs, number of ys): as `keras.ops.scan`, gives (carry, ys).
 Index = Sequence[Tensor]
 
@@ -139,11 +139,11 @@ Index = Sequence[Tensor]
 class Parts(NamedTuple):
     read: Callable[[Tensor, Index, Sequence[Tensor]], Tensor]
     add: Callable[[tuple, Tensor, Index, Sequence[Tensor], Tensor], Tensor]
-    products: Callable[[Tensor, Index, Tensor], Sequence[Tensor]]
+    products: Callable[[tuple, Tensor, Index, Tensor], Sequence[Tensor]]
     scan: Callable[..., tuple]
 
 
-def _forward(inputs: Sequence[Tensor], parts: Parts) -> Tensor:
+def forward(inputs: Sequence[Tensor], parts: Parts) -> Tensor:
     """(B * H_out * W_out, filters) of maps, y, x, mask and kernel."""
     maps, y, x, mask, kernel = inputs
     table = with_border(maps)
@@ -162,7 +162,7 @@ def _forward(inputs: Sequence[Tensor], parts: Parts) -> Tensor:
     return parts.scan(add_tap, total, (*samples, kernel), 0)[0]
 
 
-def _backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple[Tensor, ...]:
+def backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple[Tensor, ...]:
     """Gradients of maps, y, x, mask and kernel from that of the result."""
     maps, y, x, mask, kernel = inputs
     bordered = with_border(maps)
@@ -179,7 +179,7 @@ def _backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple
             parts.read(table, index, shares), tap_kernel, gradient
         )
         of_sampled = ops.reshape(of_sampled, (-1, channels))
-        of_shares = parts.products(table, index, of_sampled)
+        of_shares = parts.products(shape, table, index, of_sampled)
         total = parts.add(shape, total, index, shares, of_sampled)
         of_x, of_y, of_share = share_gradients(offset_x, offset_y, share, of_shares)
         return total, (of_y, of_x, of_share, of_kernel)
@@ -255,7 +255,8 @@ def _product_gradients(sampled: Tensor, kernel: Tensor, gradient: Tensor) -> tup
     groups, channels, filters = kernel.shape
     if groups == 1:
         sampled = ops.reshape(sampled, (-1, channels))
-        of_kernel = ops.matmul(ops.transpose(sampled), gradient)
+        # XLA's product of a transposed map takes twice as long.
+        of_kernel = ops.einsum("mc,mf->cf", sampled, gradient)
         return ops.matmul(gradient, ops.transpose(kernel[0])), of_kernel[None]
     sampled = ops.reshape(sampled, (-1, groups, channels))
     gradient = ops.reshape(gradient, (-1, groups, filters))
@@ -265,74 +266,40 @@ def _product_gradients(sampled: Tensor, kernel: Tensor, gradient: Tensor) -> tup
 
 def _function() -> Callable[..., Tensor]:
     backend = keras.config.backend()
-    if backend == "jax":
-        return _jax_function()
     if backend == "tensorflow":
         return _tensorflow_function()
+    if backend == "jax":
+        from keras_densepred.ops import deformable_conv_jax
+
+        return deformable_conv_jax.convolve
     from keras_densepred.ops.deformable_conv_torch import by_grid_sample, convolve
 
     return by_grid_sample if writes_onnx() else convolve
 
 
-def _parts_of_rows(take: Any, add_at: Any, scan: Any) -> Parts:
-    """From the rows of a table at an index, and a table with rows added at an index."""
-
-    def read(table: Tensor, index: Index, shares: Sequence[Tensor]) -> Tensor:
-        parts = (s[:, None] * take(table, i) for i, s in zip(index, shares, strict=True))
-        return functools.reduce(lambda a, b: a + b, parts)
-
-    def add(_: tuple, total: Tensor, index: Index, shares: Any, rows: Tensor) -> Tensor:
-        for i, share in zip(index, shares, strict=True):
-            total = add_at(total, i, share[:, None] * rows)
-        return total
-
-    def products(table: Tensor, index: Index, rows: Tensor) -> list[Tensor]:
-        return [ops.sum(take(table, i) * rows, axis=1) for i in index]
-
-    return Parts(read, add, products, scan)
-
-
-@functools.cache
-def _jax_function() -> Any:
-    import jax
-
-    # `keras.ops.take` would compare every index with the bounds.
-    parts = _parts_of_rows(
-        lambda table, index: table.at[index].get(mode="promise_in_bounds"),
-        lambda table, index, rows: table.at[index].add(rows, mode="promise_in_bounds"),
-        lambda function, carry, xs, _: jax.lax.scan(function, carry, xs),
-    )
-
-    @jax.custom_vjp
-    def convolve(*inputs: Tensor) -> Tensor:
-        return _forward(inputs, parts)
-
-    convolve.defvjp(
-        lambda *inputs: (convolve(*inputs), inputs),
-        lambda inputs, gradient: _backward(inputs, gradient, parts),
-    )
-
-    # Image by image: from one table of all images XLA would let every device read every image.
-    def convolve_image(*inputs: Tensor) -> Tensor:
-        *of_image, kernel = inputs
-        return convolve(*(value[None] for value in of_image), kernel)
-
-    return jax.vmap(convolve_image, (0, 0, 0, 0, None))
+def read_rows(take: Any, table: Tensor, index: Index, shares: Sequence[Tensor]) -> Tensor:
+    """The sum of the rows that `take` reads of a table at each index, by shares."""
+    parts = (s[:, None] * take(table, i) for i, s in zip(index, shares, strict=True))
+    return functools.reduce(lambda a, b: a + b, parts)
 
 
 @functools.cache
 def _tensorflow_function() -> Any:
     import tensorflow as tf
 
-    parts = _parts_of_rows(
-        tf.gather,
-        lambda table, index, rows: tf.tensor_scatter_nd_add(table, index[:, None], rows),
-        scan_tensorflow,
-    )
+    def add(_: tuple, total: Tensor, index: Index, shares: Any, rows: Tensor) -> Tensor:
+        for i, share in zip(index, shares, strict=True):
+            total = tf.tensor_scatter_nd_add(total, i[:, None], share[:, None] * rows)
+        return total
+
+    def products(_: tuple, table: Tensor, index: Index, rows: Tensor) -> list[Tensor]:
+        return [ops.sum(tf.gather(table, i) * rows, axis=1) for i in index]
+
+    parts = Parts(functools.partial(read_rows, tf.gather), add, products, scan_tensorflow)
 
     @tf.custom_gradient
     def convolve(*inputs: Tensor) -> tuple[Tensor, Any]:
-        return _forward(inputs, parts), lambda gradient: _backward(inputs, gradient, parts)
+        return forward(inputs, parts), lambda gradient: backward(inputs, gradient, parts)
 
     return convolve
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import embedding_bag, grid_sample
 
 from keras_densepred.ops.deformable_attention_torch import shares_gradient, table_gradient
-from keras_densepred.ops.deformable_conv import Parts, _backward, _forward, _product
+from keras_densepred.ops.deformable_conv import Parts, _product, backward, forward
 
 Tensor = torch.Tensor
 
@@ -26,12 +26,12 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         ctx.save_for_backward(*inputs)
-        return _forward(inputs, _PARTS)
+        return forward(inputs, _PARTS)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        return _backward(ctx.saved_tensors, gradient.contiguous(), _PARTS)
+        return backward(ctx.saved_tensors, gradient.contiguous(), _PARTS)
 
 
 def _read(table: Tensor, index: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
@@ -55,7 +55,7 @@ def _add(
     return total.add_(added.view(total.shape))
 
 
-def _products(table: Tensor, index: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+def _products(_: Any, table: Tensor, index: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
     stacked = torch.stack(tuple(index), -1)
     shares = torch.empty(stacked.shape, device=table.device)  # their values do not matter
     return shares_gradient(table, stacked, shares, rows).unbind(-1)

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from keras_densepred import CEDNetBackbone, CEDNetImageClassifier
+from keras_densepred import CEDNetBackbone, CEDNetImageClassifier, ResNetBackbone
 from keras_densepred.analysis.multiply_adds import count_attention_products, count_multiply_adds
 from keras_densepred.layers import ShiftedWindowAttention
 
@@ -38,6 +38,13 @@ def test_classifiers_of_the_paper(preset):
     assert round(count_multiply_adds(inference) / 1e9, 3) == INFERENCE[preset]
     if preset in ALL_HEADS:
         assert round(count_multiply_adds(model) / 1e9, 3) == ALL_HEADS[preset]
+
+
+@pytest.mark.parametrize("preset, expected", [("resnet50", 83.41), ("resnet50_dcn", 85.98)])
+def test_deformable_convolutions_count_the_one_that_finds_offsets(preset, expected):
+    """POINTS.md 0, 800 x 1280 px."""
+    backbone = ResNetBackbone.from_preset(preset, image_shape=(800, 1280, 3))
+    assert round(count_multiply_adds(backbone) / 1e9, 2) == expected
 
 
 def test_window_attention_counts_padded_positions():

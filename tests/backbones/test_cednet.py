@@ -14,7 +14,6 @@ from tests.networks import CEDNET_TINY, max_difference, mini_cednet, trainable_p
 from tests.weights import gradients, set_deterministic_weights
 
 PRESETS = sorted(CEDNetBackbone.architecture_presets())
-JAX = keras.config.backend() == "jax"
 
 # CEDNET.md 1.15, "body only".
 PARAMETERS = {

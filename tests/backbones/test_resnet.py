@@ -10,6 +10,8 @@ from keras import ops
 from keras_densepred import ResNetBackbone
 from keras_densepred.layers import MSFM
 from keras_densepred.layers.norm import FixedBatchNorm, batch_norm
+from keras_densepred.models import RetinaNetKerasHub
+from keras_densepred.necks import FeaturePyramid
 from tests.networks import images, max_difference, run, trainable_parameters
 from tests.weights import gradients, set_deterministic_weights
 
@@ -216,6 +218,16 @@ def test_offsets_of_a_backbone_take_gradients():
 def test_deformable_presets_have_the_published_parameters(preset, modulated, trainable):
     model = ResNetBackbone.from_preset(preset, frozen_stages=1, deformable_modulated=modulated)
     assert trainable_parameters(model) == trainable
+
+
+@pytest.mark.parametrize("preset, added", [("resnet50", 0), ("msfm_resnet50", 2_318_728)])
+@pytest.mark.backend_free
+def test_retinanet_has_the_published_parameters(preset, added):
+    """With P6 from C5, as MMDetection's; from P5 it would lack 4,128,768."""
+    backbone = ResNetBackbone.from_preset(preset, frozen_stages=1)
+    pyramid = FeaturePyramid(backbone, 256, 3, 7, extra_levels="conv_on_c5")
+    model = RetinaNetKerasHub(pyramid, num_classes=80)
+    assert trainable_parameters(model) == BASES["retina"] + added
 
 
 @pytest.mark.backend_free

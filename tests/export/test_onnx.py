@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.export import export_onnx, graph, quantize_onnx
+from keras_densepred.layers import DeformableConv2D
 from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
 from tests.export.detr import detr
@@ -55,6 +56,16 @@ else:
         assert expected["num_detections"].min() > 3 and set(found) == set(expected)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
+
+    def test_deformable_convolution_needs_no_operator_of_its_own(tmp_path):
+        inputs = keras.Input((*SIZE, 3))
+        layer = DeformableConv2D(4, strides=2, offset_groups=2, modulated=True)
+        network = keras.Model(inputs, layer(Conv(8, 3, 4)(inputs)))
+        set_deterministic_weights(network)
+        (found,) = runner(export_onnx(network, tmp_path / "x.onnx", SIZE, batch_size=2))(
+            IMAGES
+        ).values()
+        np.testing.assert_allclose(found, network.predict(IMAGES, verbose=0), **TOLERANCE)
 
     def test_integers_find_the_same_objects(exported, tmp_path):
         _, path = exported

@@ -8,6 +8,8 @@ import pytest
 
 from keras_densepred import export
 from keras_densepred.export import saved_model
+from keras_densepred.layers import DeformableConv2D
+from keras_densepred.layers.conv import Conv
 from keras_densepred.models import DeepLabV3, DeformableDETR, Mask2Former, RetinaNetKerasHub
 from tests.export.detr import detr
 from tests.export.mask2former import mask2former
@@ -18,6 +20,16 @@ from tests.weights import set_deterministic_weights
 
 def segmenter(width=8):
     model = DeepLabV3(ToyPyramid(ready=False), 3, width=width, atrous_rates=None)
+    set_deterministic_weights(model)
+    return model
+
+
+def deformable():
+    """Modulated, with a stride, two groups of offsets of about a cell, and samples outside."""
+    inputs = keras.Input((None, None, 3))
+    x = Conv(8, 3, 4)(inputs)
+    layer = DeformableConv2D(4, strides=2, offset_groups=2, modulated=True)
+    model = keras.Model(inputs, layer(x))
     set_deterministic_weights(model)
     return model
 
@@ -73,7 +85,7 @@ SUPPORTED = {
     "tensorflow": ("saved_model", "litert", "openvino"),
     "torch": ("torch", "openvino"),
 }[BACKEND]
-MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter}
+MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter, "deformable": deformable}
 MODELS |= {"detr": detr, "mask2former": mask2former}
 
 
@@ -94,6 +106,7 @@ def model(request):
     [
         "yolo",
         "segmenter",
+        "deformable",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
         pytest.param("detr", marks=pytest.mark.slow),
         pytest.param("mask2former", marks=pytest.mark.slow),

@@ -29,7 +29,7 @@ def test_resnet50_with_fpn(detector, parameters):
 
 
 def test_grid_rcnn_with_modules():
-    """POINTS.md 3.1, 3.2; nothing in the paper explains the 0.06M more that it prints (66.7M)."""
+    """The paper has 66.7M: 0.06M more, which nothing in it explains."""
     backbone = ResNetBackbone.from_preset("msfm_resnet50", frozen_stages=1)
     model = GridRCNN(backbone, num_classes=80)
     assert trainable_parameters(model) == 66_641_585
@@ -56,3 +56,12 @@ def test_cednet_without_fpn(preset, detector, options, millions):
     pyramid = DetectionPyramid(backbone, min_level=2, max_level=6)
     model = detector(pyramid, num_classes=80, **options)
     assert trainable_parameters(model) / 1e6 == pytest.approx(millions, abs=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    "preset,parameters", [("resnet50_dcn", 42_108_554), ("msfm_resnet50_dcn", 44_427_282)]
+)
+def test_resnet50_with_deformable_convolutions(preset, parameters):
+    """POINTS.md 0: MMDetection's "dconv c3-c5", and with MSFM's modules."""
+    backbone = ResNetBackbone.from_preset(preset, frozen_stages=1)
+    assert trainable_parameters(FasterRCNN(backbone, num_classes=80)) == parameters

@@ -167,6 +167,94 @@ def test_positions_are_float32_whatever_the_maps_are():
     np.testing.assert_allclose(outputs[149:152], [0.25, 0.75, 0.0])
 
 
+def compiled_calls(call):
+    """`call` with XLA, and compiled for maps of any size where the backend has that."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        return [jax.jit(call)]
+    if backend == "torch":
+        return [call]
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, None, None, size)) for size in (4, 18)]
+    signature.append(tf.TensorSpec((3, 3, 4, 3)))
+    return [
+        tf.function(call, jit_compile=True),
+        tf.function(call, input_signature=signature),
+    ]
+
+
+@pytest.mark.parametrize("strides, dilation", [(1, 1), (2, 1), (2, 2)])
+def test_compiled_and_with_open_sizes_it_gives_the_same(strides, dilation):
+    call = functools.partial(deformable_conv, strides=strides, padding=dilation, dilation=dilation)
+    rows, columns = (-(-size // strides) for size in (6, 5))
+    maps, offsets, kernel = example(spread=2.0)
+    inputs = [maps, np.ascontiguousarray(offsets[:, :rows, :columns]), kernel]
+    upstream = np.random.default_rng(1).normal(size=(2, rows, columns, 3)).astype("float32")
+    outputs, gradients = value_and_gradients(call, inputs, upstream)
+    by_image = [
+        value_and_gradients(
+            call, [x[i : i + 1] for x in inputs[:2]] + [kernel], upstream[i : i + 1]
+        )
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(outputs, np.concatenate([out for out, _ in by_image]), atol=1e-5)
+    np.testing.assert_allclose(gradients[2], sum(of[2] for _, of in by_image), atol=1e-4)
+    for compiled in compiled_calls(call):
+        others = value_and_gradients(compiled, inputs, upstream)
+        np.testing.assert_allclose(others[0], outputs, atol=1e-5)
+        for other, gradient in zip(others[1], gradients, strict=True):
+            np.testing.assert_allclose(other, gradient, atol=1e-4)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="lowers with JAX")
+def test_it_lowers_for_tpu():
+    import jax
+
+    inputs = example()
+    specs = [jax.ShapeDtypeStruct(x.shape, "float32") for x in inputs]
+    gradients = jax.grad(
+        lambda *inputs: deformable_conv(*inputs, padding=1).sum(), argnums=(0, 1, 2)
+    )
+    exported = jax.export.export(jax.jit(gradients), platforms=["tpu"])(*specs)
+    assert "custom_call" not in exported.mlir_module()
+
+
+def test_half_precision_inputs_get_gradients_of_their_type():
+    """Sums are float32 inside: all 9 x 4 products of 1 add up to what bfloat16 can hold."""
+    maps, offsets, kernel = (np.ones_like(x) for x in example())
+    offsets[:] = 0.0
+
+    def call(maps, offsets, kernel):
+        halves = [ops.cast(x, "bfloat16") for x in (maps, offsets, kernel)]
+        return ops.cast(deformable_conv(*halves, padding=1), "float32")
+
+    outputs, gradients = value_and_gradients(
+        call, [maps, offsets, kernel], np.ones((2, 6, 5, 3), "float32")
+    )
+    assert outputs[0, 2, 2, 0] == 36.0
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+    np.testing.assert_array_equal(gradients[0][:, 1:-1, 1:-1], 27.0)
+
+
+def test_at_minus_one_the_gradient_of_an_offset_is_zero():
+    """mmcv's rule; torchvision's kernel gives the forward difference to the first cell there."""
+    maps = np.arange(1.0, 10.0, dtype="float32").reshape(1, 3, 3, 1)
+    kernel, upstream = np.ones((1, 1, 1, 1), "float32"), np.ones((1, 3, 3, 1), "float32")
+    offsets = np.zeros((1, 3, 3, 2), "float32")
+    offsets[0, 0, :, 0] = -1.0  # the first row reads the row above the map
+    outputs, (_, gradient, _) = value_and_gradients(
+        deformable_conv, [maps, offsets, kernel], upstream
+    )
+    np.testing.assert_array_equal(outputs[0, 0], 0.0)
+    np.testing.assert_array_equal(gradient[0, 0], 0.0)
+    # At whole positions inside the difference to the next cell, which is 0 behind the last.
+    np.testing.assert_array_equal(gradient[0, 1, :, 0], maps[0, 2, :, 0] - maps[0, 1, :, 0])
+    np.testing.assert_array_equal(gradient[0, 2, :, 0], -maps[0, 2, :, 0])
+
+
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="PyTorch's form for ONNX files")
 @pytest.mark.parametrize("case", ["v2_mask_bias_dg2", "v1_groups2_dilation2", "v1_border"])
 def test_what_onnx_files_compute_is_the_same(case, golden, monkeypatch):

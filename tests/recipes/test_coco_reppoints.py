@@ -5,6 +5,7 @@ import json
 import keras
 import pytest
 
+from keras_densepred import training
 from recipes import coco_reppoints as recipe
 from tests.recipes import toy
 from tests.recipes.toy import Split
@@ -53,8 +54,10 @@ def test_the_published_settings():
 
 @pytest.mark.backend_free
 def test_deformable_is_for_resnets():
-    settings = recipe.RECIPE.complete(recipe.Settings(deformable=True), Split(118_000))
-    assert settings.deformable
+    settings = recipe.RECIPE.complete(
+        recipe.Settings(deformable=True, preset="resnet50"), Split(118_000)
+    )
+    assert training.build_backbone(settings).deformable_stages == (3, 4, 5)
     message = "CEDNetBackbone has no deformable_stages: leave --deformable out"
     with pytest.raises(ValueError, match=message):
         recipe.RECIPE.complete(

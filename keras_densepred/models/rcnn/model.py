@@ -208,7 +208,9 @@ class TwoStageDetector(Detector, keras.Model):
             )
         ]
         self._grid_stage = self._make_grid_stage(channels, samples // 4, sampling_ratio)
-        stages = (*self._region_stages, *([self._grid_stage] if self._grid_stage else []))
+        stages: list[Any] = [*self._region_stages]
+        if self._grid_stage is not None:
+            stages.append(self._grid_stage)
         names = (name for stage in stages for name in stage.loss_names)
 
         # === Config ===
@@ -225,7 +227,7 @@ class TwoStageDetector(Detector, keras.Model):
         self.head_norm = head_norm
         self.sync_batch_norm = sync_batch_norm
         self.class_agnostic = class_agnostic
-        self.box_loss = box_loss
+        self.box_loss: str | None = box_loss
         self.dynamic = dynamic
         self.rpn_width = rpn_width
         self.anchor_scale = anchor_scale

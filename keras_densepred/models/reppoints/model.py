@@ -34,9 +34,9 @@ class RepPoints(DenseDetector, keras.Model):
     """A one-stage detector without anchors: nine points stand for an object.
 
     As MMDetection's `reppoints_moment_r50_fpn`, with which the MSFM paper is measured (Table 4).
-    Where images of a batch end short of its padding, give `fit` their heights and widths,
-    `"image_sizes"` (B, 2), among the targets, as the package's batches do: places in the padding
-    then teach nothing. Without, they are background.
+    Padding of a batch is background: what is found there would reach into the image. With heights
+    and widths, `"image_sizes"` (B, 2), among the targets of `fit` it teaches nothing, as in
+    MMDetection, which predicts images without padding.
 
     Args:
         backbone: a pyramid, or a backbone with P3 to P5, around which an FPN is put (P3 to P7, P6

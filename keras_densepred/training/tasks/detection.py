@@ -57,7 +57,7 @@ class Detection(Recipe):
 
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
-        not_learned = {"images", "image_sizes"} - set(model.optional_target_keys)
+        not_learned = ("images", "image_sizes")
         targets = {name: batch[name] for name in batch if name not in not_learned}
         return data.model_input(model, batch), targets
 
