@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from keras_densepred import FeaturePyramid, ResNetBackbone, data, metrics
-from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
+from keras_densepred.models import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, GridRCNN, MaskRCNN
 from keras_densepred.models.rcnn.regions import Sample, Truth
 from tests.models.conftest import ToyPyramid
 
@@ -27,6 +27,7 @@ DETECTORS = {
     "mask": (MaskRCNN, {}),
     "faster": (FasterRCNN, {"dynamic": True}),
     "cascade": (CascadeRCNN, {}),
+    "grid": (GridRCNN, {"grid_convs": 2, "grid_width": 8}),
     "cascade_mask": (
         CascadeMaskRCNN,
         dict(head_convs=1, head_fcs=1, head_norm=True, class_agnostic=False, box_loss="giou"),
