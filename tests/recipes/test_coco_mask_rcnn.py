@@ -120,6 +120,20 @@ def test_each_family_has_its_pyramid():
     assert cednet.pyramid_levels == (2, 3, 4, 5, 6) and cednet.box_loss == "giou"
     resnet = built(preset="resnet50", detector="faster", dynamic=True)
     assert isinstance(resnet.backbone, FeaturePyramid) and resnet.dynamic
+    grid = built(preset="resnet50", detector="grid")
+    assert type(grid).__name__ == "GridRCNN" and (grid.grid_convs, grid.grid_width) == (4, 16)
+
+
+@pytest.mark.backend_free
+def test_grid_rcnn_with_msfms_settings():
+    """POINTS.md 3.6, the 1x schedule; the head is the paper's."""
+    settings = recipe.Settings(experiment="msfm", detector="grid", preset="resnet50")
+    settings = recipe.RECIPE.complete(settings, Split(117_266))
+    model = recipe.build_model(settings, Split(117_266))
+    steps = settings.steps_per_epoch
+    assert recipe.make_schedule(settings).drops == (8 * steps, 11 * steps)
+    assert (settings.epochs, settings.warmup_steps, settings.learning_rate) == (12, 500, 0.02)
+    assert (model.grid_convs, model.grid_width, model.grid_samples) == (8, 64, 192)
 
 
 @pytest.mark.backend_free
@@ -129,6 +143,7 @@ def test_each_family_has_its_pyramid():
         (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
         (["--image-size", "70"], "no multiple of 32"),
         (["--detector", "cascade", "--dynamic"], "`dynamic` is for one stage"),
+        (["--detector", "grid", "--dynamic"], "`dynamic` is for detectors that regress boxes"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):
