@@ -59,9 +59,9 @@ class RepPoints(DenseDetector, keras.Model):
             range.
 
     Example:
-        backbone = keras_densepred.ResNetBackbone.from_preset("resnet_50_imagenet")
+        backbone = keras_densepred.ResNetBackbone.from_preset("resnet50")
         model = keras_densepred.models.RepPoints(backbone, num_classes=80)
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4))
+        model.compile()
         model.fit(images, {"boxes": boxes, "labels": labels})
     """
 
