@@ -255,11 +255,8 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """The papers test at 800/1333; others fit images into their square."""
-    frame: dict[str, Any] = {"image_size": settings.image_size}
-    if settings.experiment != "small":
-        share = settings.image_size / SIZES[settings.detector]
-        frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
-    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
+    published = None if settings.experiment == "small" else SIZES[settings.detector]
+    return training.detection_preprocessing(settings, published)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, necks, training
-from keras_densepred.training import AtLeast, ByArchitecture, Experiment, PerBatch, protocols
+from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -84,24 +84,9 @@ EXPERIMENTS = {
     ),
     "msfm": Experiment(
         "MSFM, and MMDetection's 1x schedule",
-        {
-            "preset": "msfm_resnet50",
-            "image_size": 1088,
-            "batch_size": 16,
-            "epochs": 12,
-            "scale_min": 1.0,
-            "scale_max": 1.0,
-            "copy_paste": False,
-            "width": 256,
-            "optimizer": "sgd",
-            "learning_rate": PerBatch(0.02, 16),
-            "weight_decay": 1e-4,
-            "schedule": "steps",
-            "warmup_steps": 500,
-            "evaluate_every": 1,
-        },
+        protocols.MSFM_ON_COCO,
         families=("PyramidBackbone",),
-        drops=(8 / 12, 11 / 12),
+        drops=protocols.MSFM_DROPS,
     ),
     "small": Experiment(
         "some hundred to some thousand images, from random weights",
@@ -189,11 +174,9 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet, ConvNeXt and MSFM test at 800/1333; others fit images into their square."""
-    frame: dict[str, Any] = {"image_size": settings.image_size}
-    if settings.experiment in ("cednet", "convnext", "msfm"):
-        share = settings.image_size / EXPERIMENTS[settings.experiment].settings["image_size"]
-        frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
-    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
+    published = EXPERIMENTS[settings.experiment].settings["image_size"]
+    is_published = settings.experiment in ("cednet", "convnext", "msfm")
+    return training.detection_preprocessing(settings, published if is_published else None)
 
 
 if __name__ == "__main__":

@@ -40,25 +40,13 @@ EXPERIMENTS = {
     "msfm": Experiment(
         "MSFM, Table 4, and MMDetection's 1x schedule",
         {
-            "preset": "msfm_resnet50",
-            "image_size": 1088,
-            "batch_size": 16,
-            "epochs": 12,
-            "scale_min": 1.0,
-            "scale_max": 1.0,
-            "copy_paste": False,
-            "width": 256,
+            **protocols.MSFM_ON_COCO,
+            "learning_rate": PerBatch(0.01, 16),
             "head_depth": 3,
             "head_norm": False,
-            "optimizer": "sgd",
-            "learning_rate": PerBatch(0.01, 16),
-            "weight_decay": 1e-4,
-            "schedule": "steps",
-            "warmup_steps": 500,
-            "evaluate_every": 1,
         },
         families=("PyramidBackbone",),
-        drops=(8 / 12, 11 / 12),
+        drops=protocols.MSFM_DROPS,
     ),
     "small": Experiment(
         "some hundred to some thousand images, from random weights",
@@ -70,7 +58,7 @@ EXPERIMENTS = {
             "weight_decay": 0.05,
         },
         on_shapes={"image_size": 96, "epochs": AtLeast(5, steps=700)},
-        drops=(8 / 12, 11 / 12),
+        drops=protocols.MSFM_DROPS,
     ),
 }
 
@@ -129,11 +117,8 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """The paper tests at 800/1333; others fit images into their square."""
-    frame: dict[str, Any] = {"image_size": settings.image_size}
-    if settings.experiment == "msfm":
-        share = settings.image_size / EXPERIMENTS["msfm"].settings["image_size"]
-        frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
-    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
+    published = protocols.MSFM_ON_COCO["image_size"] if settings.experiment == "msfm" else None
+    return training.detection_preprocessing(settings, published)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ CEDNet ("CEDNet: a cascade encoder-decoder network for dense prediction", and it
 batch 16, AdamW 1e-4 with layer-wise decay, large-scale jitter 0.1-2.0 at 1024 px with rectangle
 copy-paste, tested at 800/1333. BiCSNet (section V-A), from random weights: 350 epochs of strategy A
 or 500 of B, batch 128, SGD 0.16, batch norms in the heads, 640 to 1280 px by network; B adds
-stochastic depth, swish and a wider jitter.
+stochastic depth, swish and a wider jitter. MSFM (Table 4): ResNet with modules, FPN with P6 from
+C5, 12 epochs, batch 16, SGD 0.01, images of 800 to 1333 px.
 
     python recipes/coco_retinanet.py                                      # built-in shapes
     python recipes/coco_retinanet.py --data-dir MY_IMAGES --image-size 512 --output runs/mine
@@ -33,7 +34,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, necks, training
-from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
+from keras_densepred.training import AtLeast, ByArchitecture, Experiment, PerBatch, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -66,6 +67,17 @@ _CEDNET = protocols.cednet_on_coco(
 EXPERIMENTS = {
     "cednet": _CEDNET,
     "convnext": protocols.convnext_on_coco(head_depth=4, focal_gamma=2.0),
+    "msfm": Experiment(
+        "MSFM, Table 4, and MMDetection's 1x schedule",
+        {
+            **protocols.MSFM_ON_COCO,
+            "learning_rate": PerBatch(0.01, 16),  # MMDetection's of RetinaNet; the paper has none
+            "head_depth": 4,
+            "focal_gamma": 2.0,
+        },
+        families=("ResNetBackbone",),
+        drops=protocols.MSFM_DROPS,
+    ),
     "bicsnet_b": Experiment(
         "BiCSNet, section V-A, strategy B",
         {
@@ -116,10 +128,13 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
     """Backbone, pyramid and heads, compiled."""
     pretrained = training.is_pretrained(settings)
     # Pretrained batch norms are not trained on a few images a device.
-    fixed = {"fixed_batch_norm": True} if pretrained else {}
+    fixed: dict[str, Any] = {"fixed_batch_norm": True} if pretrained else {}
+    if pretrained and settings.experiment == "msfm":
+        fixed["frozen_stages"] = 1
     backbone = pyramid = training.build_backbone(settings, **fixed)
     options: dict[str, Any] = {}
-    if isinstance(backbone, (backbones.ConvNeXtBackbone, backbones.HostBackbone)):  # no pyramids
+    fuse_nothing = (backbones.ConvNeXtBackbone, backbones.HostBackbone, backbones.ResNetBackbone)
+    if isinstance(backbone, fuse_nothing):
         pyramid = necks.FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv_on_c5")
     elif isinstance(backbone, backbones.CEDNetBackbone) or not backbone.is_pyramid:
         pyramid = necks.DetectionPyramid(backbone, width=settings.width)
@@ -143,9 +158,9 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
 
 
 def make_schedule(settings: Settings) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The papers drop the rate twice; SGD's warm-up starts from zero."""
+    """The papers drop the rate twice; BiCSNet's warm-up starts from zero."""
     drops = EXPERIMENTS[settings.experiment].drops
-    warmup_factor = 0.0 if settings.optimizer == "sgd" else 0.001
+    warmup_factor = 0.0 if settings.experiment.startswith("bicsnet") else 0.001
     return training.make_schedule(settings, drops, warmup_factor=warmup_factor)
 
 
@@ -159,12 +174,10 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
-    """CEDNet tests at 800/1333 what it trained at 1024; others fit images into their square."""
-    size = settings.image_size
-    frame: dict[str, Any] = {"image_size": size}
-    if settings.experiment in ("cednet", "convnext"):
-        frame = {"short_side": size * 800 // 1024, "long_side": size * 1333 // 1024}
-    return training.Preprocessing("detection", *training.image_scaling(settings), **frame)
+    """CEDNet, ConvNeXt and MSFM test at 800/1333; others fit images into their square."""
+    published = EXPERIMENTS[settings.experiment].settings["image_size"]
+    is_published = settings.experiment in ("cednet", "convnext", "msfm")
+    return training.detection_preprocessing(settings, published if is_published else None)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Weights and gradients for tests, the same on every backend and machine."""
 
+import functools
 import zlib
 
 import keras
@@ -19,6 +20,61 @@ def normal(key: str, shape) -> np.ndarray:
     """Standard normal float32 values that depend on `key` and `shape` alone."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode("utf-8"))))
     return generator.standard_normal(tuple(shape)).astype(np.float32)
+
+
+def value_and_gradients(function, inputs, upstream):
+    """`function(*inputs)`, compiled on JAX, and for each input the gradient of its product with
+    `upstream`; all NumPy arrays."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        outputs, gradients = _compiled_gradients(function)(upstream, *inputs)
+    elif backend == "torch":
+        tensors = [keras.ops.convert_to_tensor(x).clone().requires_grad_() for x in inputs]
+        outputs = function(*tensors)
+        outputs.backward(keras.ops.convert_to_tensor(upstream))
+        gradients = [tensor.grad for tensor in tensors]
+    else:
+        import tensorflow as tf
+
+        tensors = [tf.constant(x) for x in inputs]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = function(*tensors)
+        gradients = tape.gradient(outputs, tensors, tf.constant(upstream))
+    arrays = [keras.ops.convert_to_numpy(gradient) for gradient in gradients]
+    return keras.ops.convert_to_numpy(outputs), arrays
+
+
+@functools.cache
+def _compiled_gradients(function):
+    import jax
+
+    def call(upstream, *inputs):
+        outputs, pull = jax.vjp(function, *inputs)
+        return outputs, pull(upstream)
+
+    return jax.jit(call)
+
+
+def gradients_of(loss, variables):
+    """For each Keras variable the gradient of a function of nothing that reads them."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        def stateless(values):
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return loss()
+
+        return jax.jit(jax.grad(stateless))([variable.value for variable in variables])
+    if backend == "torch":
+        loss().backward()
+        return [variable.value.grad for variable in variables]
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        value = loss()
+    return tape.gradient(value, [variable.value for variable in variables])
 
 
 def set_deterministic_weights(model: keras.Model) -> None:

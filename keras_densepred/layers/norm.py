@@ -1,5 +1,7 @@
 """Normalisation and activation of channels-last maps."""
 
+import math
+
 import keras
 from keras import layers, ops
 
@@ -55,6 +57,13 @@ class Activation(Stateless, keras.layers.Activation):
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class LeakyReLU(Stateless, keras.layers.LeakyReLU):
     """`keras.layers.LeakyReLU`, which PyTorch runs without Keras' bookkeeping."""
+
+
+def group_norm(name: str, channels: int, dtype, groups: int = 32) -> layers.GroupNormalization:
+    """Group normalisation, epsilon 1e-5; of fewer groups if these do not divide `channels`."""
+    return layers.GroupNormalization(
+        math.gcd(groups, channels), epsilon=1e-5, name=name, dtype=dtype
+    )
 
 
 class _QuickInference:

@@ -5,10 +5,9 @@ Detectron2 build it: 1x1 convolutions, top-down sums with nearest up-sampling, 3
 with biases, no norms and no activations. CEDNet and BiCSNet need `DetectionPyramid` at most.
 """
 
-import math
-
 import keras
 
+from keras_densepred.layers import norm as norms
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.initializers import XavierUniform
 from keras_densepred.layers.pooling import Subsample
@@ -68,11 +67,7 @@ class FeaturePyramid(Neck):
         def conv(x, kernel: int, name: str, stride: int = 1):
             start = XavierUniform()
             x = Conv(width, kernel, stride, not group_norm, start, name=name, dtype=dtype)(x)
-            if not group_norm:
-                return x
-            return keras.layers.GroupNormalization(
-                math.gcd(32, width), epsilon=1e-5, name=f"{name}_norm", dtype=dtype
-            )(x)
+            return norms.group_norm(f"{name}_norm", width, dtype)(x) if group_norm else x
 
         features = self.levels_of(backbone, range(min_level, 6), dtype)
         levels, x = {}, None

@@ -3,16 +3,14 @@
 Zhu et al., "Deformable DETR", appendix A.2 (MMDetection's `ChannelMapper`).
 """
 
-import math
 from typing import Any
 
 import keras
 
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.initializers import XavierUniform
+from keras_densepred.layers.norm import group_norm
 from keras_densepred.necks.neck import Neck
-
-EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -53,9 +51,7 @@ class ProjectedLevels(Neck):
                 x, kernel, stride = features[5] if level == 6 else levels[level - 1], 3, 2
             start = XavierUniform()
             x = Conv(*(width, kernel, stride, False, start), name=f"{name}_conv", dtype=dtype)(x)
-            levels[level] = keras.layers.GroupNormalization(
-                math.gcd(32, width), epsilon=EPSILON, name=f"{name}_norm", dtype=dtype
-            )(x)
+            levels[level] = group_norm(f"{name}_norm", width, dtype)(x)
         super().__init__(
             backbone=backbone,
             pyramid_outputs={f"P{level}": x for level, x in levels.items()},

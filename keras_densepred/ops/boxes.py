@@ -67,10 +67,21 @@ def decode_boxes(
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2.0 + deltas[..., :2] * anchor_size
     half = anchor_size * ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_RATIO, MAX_LOG_RATIO)) / 2.0
     corners = ops.concatenate([centre - half, centre + half], axis=-1)
-    if height is None:
-        return corners
+    return corners if height is None else clip_boxes(corners, height, width)
+
+
+def clip_boxes(boxes: Tensor, height: int | Tensor, width: int | Tensor | None) -> Tensor:
+    """(..., 4) float32 xyxy with all corners in 0 <= x <= `width`, 0 <= y <= `height`."""
     limit = ops.cast(ops.stack([width, height, width, height]), "float32")
-    return ops.minimum(ops.maximum(corners, 0.0), limit)
+    return ops.minimum(ops.maximum(boxes, 0.0), limit)
+
+
+def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
+    """Sum over the last axis of `e^2 / (2 beta)` below `beta`, `|e| - beta / 2` above; 0: L1."""
+    size = ops.abs(error)
+    # Of the two branches the unused one must be finite, too.
+    square = 0.5 * ops.square(size) / ops.maximum(beta, 1e-6)
+    return ops.sum(ops.where(size < beta, square, size - 0.5 * beta), axis=-1)
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:

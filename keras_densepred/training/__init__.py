@@ -30,6 +30,7 @@ if TYPE_CHECKING or start.is_loaded():
     from keras_densepred.saved.preprocessing import Preprocessing
     from keras_densepred.training.build import (
         build_backbone,
+        detection_preprocessing,
         image_scaling,
         is_pretrained,
         make_optimizer,
@@ -100,6 +101,7 @@ __all__ = [
     "current_cluster",
     "decisive_settings",
     "describe_iou",
+    "detection_preprocessing",
     "distribute",
     "draw_classified",
     "draw_confusion",

@@ -8,6 +8,7 @@ import keras
 
 from keras_densepred import backbones
 from keras_densepred.faults import SettingsError
+from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training import protocols
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
@@ -73,6 +74,21 @@ def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:
     if settings.freeze_backbone:
         backbone.trainable = False
     return backbone
+
+
+def detection_preprocessing(settings: Any, published: int | None) -> Preprocessing:
+    """How the images of a detector's recipe are prepared for tests.
+
+    Args:
+        settings: `DetectionSettings`, complete.
+        published: the `image_size` with which a paper's experiment is tested at 800/1333 px, and
+            smaller runs of it at as much less; None fits images into their square.
+    """
+    frame: dict[str, Any] = {"image_size": settings.image_size}
+    if published is not None:
+        share = settings.image_size / published
+        frame = {"short_side": round(800 * share), "long_side": round(1333 * share)}
+    return Preprocessing("detection", *image_scaling(settings), **frame)
 
 
 def make_schedule(

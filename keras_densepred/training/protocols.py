@@ -105,6 +105,26 @@ BICSNET_ON_COCO: dict[str, Any] = {
     "evaluate_every": 10,
 }
 
+# MSFM, section 4, which is MMDetection's 1x schedule. The frame differs: images fit into a square
+# of 1088 px (photos of 4:3 have a short side of 816 in it, for the paper's 800).
+MSFM_ON_COCO: dict[str, Any] = {
+    "preset": "msfm_resnet50",
+    "image_size": 1088,
+    "batch_size": 16,
+    "epochs": 12,
+    "scale_min": 1.0,
+    "scale_max": 1.0,
+    "copy_paste": False,
+    "width": 256,
+    "optimizer": "sgd",
+    "learning_rate": PerBatch(0.02, 16),
+    "weight_decay": 1e-4,
+    "schedule": "steps",
+    "warmup_steps": 500,
+    "evaluate_every": 1,
+}
+MSFM_DROPS = (8 / 12, 11 / 12)
+
 # Ours, for some hundred to some thousand images and random weights.
 FEW_IMAGES: dict[str, Any] = {
     "image_size": 512,

@@ -22,6 +22,7 @@ from keras_densepred.models.reppoints.targets import (
 )
 from tests.models.conftest import ToyPyramid
 from tests.networks import trainable_parameters
+from tests.weights import gradients_of
 
 BACKEND = keras.config.backend()
 LEVELS = (3, 4, 5, 6, 7)
@@ -185,26 +186,6 @@ def test_reference_losses(reference):
         np.testing.assert_allclose(
             float(numpy(losses[f"{name}_loss"])), reference[f"loss_{theirs}"].sum(), rtol=2e-4
         )
-
-
-def gradients_of(loss, variables):
-    """Of a function of nothing that reads these variables."""
-    if BACKEND == "jax":
-        import jax
-
-        def stateless(values):
-            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-                return loss()
-
-        return jax.jit(jax.grad(stateless))([variable.value for variable in variables])
-    if BACKEND == "torch":
-        loss().backward()
-        return [variable.value.grad for variable in variables]
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        value = loss()
-    return tape.gradient(value, [variable.value for variable in variables])
 
 
 @pytest.mark.slow_on("jax")

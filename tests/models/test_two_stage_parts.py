@@ -9,6 +9,7 @@ from keras_densepred import BiFPN, FeaturePyramid, ResNetBackbone
 from keras_densepred.models.rcnn import dynamic, losses
 from keras_densepred.models.rcnn.heads import MaskHead
 from keras_densepred.models.rcnn.regions import Truth, draw_rows, propose, sample_regions
+from keras_densepred.ops.boxes import smooth_l1
 from tests.networks import images, run, trainable_parameters
 from tests.weights import set_deterministic_weights
 
@@ -92,8 +93,8 @@ def test_proposals_are_the_best_boxes_of_each_level():
 
 def test_losses():
     error = np.array([[0.5, -2.0, 0.0, 0.0]], "float32")
-    assert numpy(losses.smooth_l1(*tensors(error), 0.0)).tolist() == [2.5]
-    assert numpy(losses.smooth_l1(*tensors(error), 1.0)).tolist() == [0.125 + 1.5]
+    assert numpy(smooth_l1(*tensors(error), 0.0)).tolist() == [2.5]
+    assert numpy(smooth_l1(*tensors(error), 1.0)).tolist() == [0.125 + 1.5]
     logits = np.array([[2.0, -1.0, 0.5]], "float32")
     expected = -np.log(np.exp(-1.0) / np.exp(logits).sum())
     labels = np.array([1], "int32")

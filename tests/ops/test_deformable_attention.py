@@ -1,47 +1,14 @@
 """Multi-scale deformable attention against the reference outputs, values and gradients."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from keras_densepred.ops.deformable_attention import deformable_attention
+from tests.weights import value_and_gradients
 
 GRADIENTS = ("d_value", "d_locations", "d_weights")
-
-
-def value_and_gradients(function, inputs, upstream):
-    """`function(*inputs)` and the gradient of its product with `upstream` for each input."""
-    backend = keras.config.backend()
-    if backend == "jax":
-        outputs, gradients = compiled_gradients(function)(upstream, *inputs)
-    elif backend == "torch":
-        tensors = [ops.convert_to_tensor(x).clone().requires_grad_() for x in inputs]
-        outputs = function(*tensors)
-        outputs.backward(ops.convert_to_tensor(upstream))
-        gradients = [tensor.grad for tensor in tensors]
-    else:
-        import tensorflow as tf
-
-        tensors = [tf.constant(x) for x in inputs]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            outputs = function(*tensors)
-        gradients = tape.gradient(outputs, tensors, upstream)
-    return ops.convert_to_numpy(outputs), [ops.convert_to_numpy(g) for g in gradients]
-
-
-@functools.cache
-def compiled_gradients(function):
-    import jax
-
-    def call(upstream, *inputs):
-        outputs, pull = jax.vjp(function, *inputs)
-        return outputs, pull(upstream)
-
-    return jax.jit(call)
 
 
 def test_reference_values_and_gradients(golden):

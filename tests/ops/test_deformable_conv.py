@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_densepred.ops.conv import conv2d
 from keras_densepred.ops.deformable_conv import deformable_conv
+from tests.weights import value_and_gradients
 
 CASES = (
     "v1_3x3",
@@ -27,33 +28,6 @@ CASES = (
     "v1_1pixel",
     "v1_integer",
 )
-
-
-def value_and_gradients(function, inputs, upstream):
-    """`function(*inputs)` and the gradient of its product with `upstream` for each input."""
-    backend = keras.config.backend()
-    if backend == "jax":
-        import jax
-
-        def call(upstream, *inputs):
-            outputs, pull = jax.vjp(function, *inputs)
-            return outputs, pull(upstream)
-
-        outputs, gradients = jax.jit(call)(upstream, *inputs)
-    elif backend == "torch":
-        tensors = [ops.convert_to_tensor(x).clone().requires_grad_() for x in inputs]
-        outputs = function(*tensors)
-        outputs.backward(ops.convert_to_tensor(upstream))
-        gradients = [tensor.grad for tensor in tensors]
-    else:
-        import tensorflow as tf
-
-        tensors = [tf.constant(x) for x in inputs]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            outputs = function(*tensors)
-        gradients = tape.gradient(outputs, tensors, tf.constant(upstream))
-    return ops.convert_to_numpy(outputs), [ops.convert_to_numpy(g) for g in gradients]
 
 
 def channels_last(array):

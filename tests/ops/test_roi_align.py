@@ -8,6 +8,7 @@ from keras import ops
 from keras_densepred.ops.box_masks import crop_masks, paste_masks
 from keras_densepred.ops.roi_align import assign_levels, roi_align
 from keras_densepred.ops.weighted_gather import weighted_gather
+from tests.weights import value_and_gradients
 
 STRIDES = (4, 8)
 
@@ -54,30 +55,6 @@ def reference(features, boxes, size, samples, aligned, upstream):
                                     weight / samples**2 * upstream[b, n, i, j]
                                 )
     return outputs, gradients
-
-
-def value_and_gradients(function, inputs, upstream):
-    """`function(*inputs)` and the gradient of its product with `upstream` for each input."""
-    backend = keras.config.backend()
-    if backend == "jax":
-        import jax
-
-        outputs, pull = jax.vjp(function, *inputs)
-        gradients = pull(ops.convert_to_tensor(upstream))
-    elif backend == "torch":
-        tensors = [ops.convert_to_tensor(x).clone().requires_grad_() for x in inputs]
-        outputs = function(*tensors)
-        outputs.backward(ops.convert_to_tensor(upstream))
-        gradients = [tensor.grad for tensor in tensors]
-    else:
-        import tensorflow as tf
-
-        tensors = [tf.constant(x) for x in inputs]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            outputs = function(*tensors)
-        gradients = tape.gradient(outputs, tensors, upstream)
-    return ops.convert_to_numpy(outputs), [ops.convert_to_numpy(g) for g in gradients]
 
 
 def example():

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred import CEDNetBackbone, HostBackbone, data, training
+from keras_densepred import CEDNetBackbone, FeaturePyramid, HostBackbone, data, training
 from recipes import coco_retinanet as recipe
 from tests.hosts import needs_keras_cv
+from tests.networks import trainable_parameters
 from tests.recipes import toy
 from tests.recipes.toy import Split
 
@@ -228,3 +229,27 @@ def test_convnext_is_trained_as_cednets_baseline():
     assert (settings.epochs, settings.batch_size, settings.layer_decay) == (36, 16, 0.95)
     prepared = recipe.preprocessing(settings)
     assert (prepared.short_side, prepared.long_side) == (800, 1333)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "preset, parameters", [("resnet50", 37_743_348), ("msfm_resnet50", 40_062_076)]
+)
+def test_msfms_retinanet(preset, parameters):
+    """Table 4: with an FPN whose P6 is of C5, and MMDetection's rate and schedule."""
+    given = recipe.Settings(preset=preset, head="ours")
+    settings = recipe.RECIPE.complete(given, Split(117_266))
+    assert settings.experiment == "msfm"
+    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (12, 16, 0.01)
+    schedule = recipe.make_schedule(settings)
+    assert float(schedule(0)) == pytest.approx(0.01 * 0.001)
+    assert schedule.drops == (8 * settings.steps_per_epoch, 11 * settings.steps_per_epoch)
+    prepared = recipe.preprocessing(settings)
+    assert (prepared.short_side, prepared.long_side) == (800, 1333)
+    model = recipe.build_model(settings, data.ShapesDataset(1, 64))
+    assert isinstance(model.backbone, FeaturePyramid)
+    classes = model.get_layer("classification_head").prediction
+    others = 81 - len(data.ShapesDataset(1, 64).class_names) - 1
+    frozen = 225_344  # stem and first stage, which train from random weights
+    counted = trainable_parameters(model) + others * 9 * (classes.kernel.shape[2] * 9 + 1) - frozen
+    assert counted == parameters

@@ -123,6 +123,7 @@ def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
     [
         ("coco_retinanet", "bicsnet_lite0", "bicsnet_b"),
         ("coco_retinanet", "csp_resnext_50", "cednet"),
+        ("coco_retinanet", "msfm_resnet50", "msfm"),
         ("coco_reppoints", "resnet50", "msfm"),
         ("coco_mask_rcnn", "csp_resnext_50", "msfm"),
         ("coco_mask_rcnn", "cednet_resnet50", "cednet"),

@@ -9,13 +9,13 @@ from keras import ops
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.deformable_attention import DeformableEncoder
 from keras_densepred.layers.initializers import FanInUniform, XavierUniform
+from keras_densepred.layers.norm import group_norm
 from keras_densepred.layers.token_maps import TokenLayout
 from keras_densepred.ops.resize import resize_bilinear
 
 Tensor = Any
 
 LEVELS = 3  # that are mixed
-EPSILON = 1e-5  # of group norms
 _CAFFE = math.sqrt(3.0)  # Caffe's "Xavier": variance 1 / fan_in
 
 
@@ -83,10 +83,7 @@ class PixelDecoder(keras.layers.Layer):
         )
 
     def _norm(self, name: str) -> keras.layers.GroupNormalization:
-        groups = math.gcd(32, self.width)
-        return keras.layers.GroupNormalization(
-            groups, epsilon=EPSILON, name=name, dtype=self.dtype_policy
-        )
+        return group_norm(name, self.width, self.dtype_policy)
 
     def build(self, input_shape: list[tuple[Any, ...]]) -> None:
         own = (None, None, None, self.width)

@@ -16,6 +16,7 @@ from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.grid_head import GRID_SIZE, HEAT_SIZE, POINTS, SIDE, GridHead
 from keras_densepred.models.rcnn.region_stage import on_filled_places, pool_regions
 from keras_densepred.models.rcnn.regions import Sample, Truth, draw_rows
+from keras_densepred.ops.boxes import clip_boxes
 from keras_densepred.ops.nms import gather_rows
 from keras_densepred.runtime.replicas import devices_of_a_replica, loss_normalizer
 
@@ -47,12 +48,6 @@ def jitter_boxes(
     centre = 0.5 * (boxes[:, :2] + boxes[:, 2:]) + random[:, :2] * size
     half = 0.5 * size * (1.0 + random[:, 2:])
     return clip_boxes(ops.concatenate([centre - half, centre + half], -1), height - 1, width - 1)
-
-
-def clip_boxes(boxes: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
-    """(..., 4) xyxy with all corners in 0 <= x <= `width`, 0 <= y <= `height`."""
-    corner = ops.cast(ops.stack([width, height, width, height]), boxes.dtype)
-    return ops.minimum(ops.maximum(boxes, 0.0), corner)
 
 
 def grid_targets(boxes: Tensor, objects: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from keras import ops
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanOutNormal, FixedNormal
+from keras_densepred.layers.norm import group_norm
 
 Tensor = Any
 
@@ -212,11 +213,14 @@ class GridHead(keras.layers.Layer):
             )
             for i in range(num_convs)
         ]
-        self.norms = [_group_norm(norm_groups, f"norm{i + 1}", dtype) for i in range(num_convs)]
+        channels = POINTS * width
+        self.norms = [
+            group_norm(f"norm{i + 1}", channels, dtype, norm_groups) for i in range(num_convs)
+        ]
         self.first_order = PointMessages(width, name="first_order", dtype=dtype)
         self.second_order = PointMessages(width, name="second_order", dtype=dtype)
         self.doubling1 = GroupedDoubling(POINTS * width, POINTS, name="doubling1", dtype=dtype)
-        self.doubling_norm = _group_norm(POINTS, "doubling_norm", dtype)
+        self.doubling_norm = group_norm("doubling_norm", channels, dtype, POINTS)
         # Where a heat map is highest is read from its cells: half precision has too few values.
         self.doubling2 = GroupedDoubling(
             POINTS, POINTS, -math.log(1 / PRIOR - 1), name="doubling2", dtype="float32"
@@ -267,7 +271,3 @@ class GridHead(keras.layers.Layer):
             "width": self.width,
             "norm_groups": self.norm_groups,
         }
-
-
-def _group_norm(groups: int, name: str, dtype: Any) -> keras.layers.GroupNormalization:
-    return keras.layers.GroupNormalization(groups, epsilon=1e-5, name=name, dtype=dtype)

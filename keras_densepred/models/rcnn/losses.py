@@ -19,11 +19,3 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of logits, elementwise."""
     return ops.softplus(logits) - targets * logits
-
-
-def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
-    """Sum over the last axis of `e^2 / (2 beta)` below `beta`, `|e| - beta / 2` above; 0: L1."""
-    size = ops.abs(error)
-    # Of the two branches the unused one must be finite, too.
-    square = 0.5 * ops.square(size) / ops.maximum(beta, 1e-6)
-    return ops.sum(ops.where(size < beta, square, size - 0.5 * beta), axis=-1)

@@ -10,6 +10,7 @@ from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.heads import RegionProposalHead
 from keras_densepred.models.rcnn.regions import Truth, draw_rows, propose
+from keras_densepred.ops.boxes import smooth_l1
 from keras_densepred.ops.nms import gather_rows
 from keras_densepred.runtime.replicas import loss_normalizer
 
@@ -123,7 +124,7 @@ class ProposalStage(keras.layers.Layer):
         normalizer = loss_normalizer(ops.sum(drawn))
         return {
             "rpn_objectness_loss": ops.sum(objectness * drawn) / normalizer,
-            "rpn_box_loss": ops.sum(losses.smooth_l1(error, self.beta) * positive) / normalizer,
+            "rpn_box_loss": ops.sum(smooth_l1(error, self.beta) * positive) / normalizer,
         }
 
     def _anchors(self, height: int | Tensor, width: int | Tensor) -> list[Tensor]:

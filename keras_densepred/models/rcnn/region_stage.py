@@ -13,7 +13,7 @@ from keras_densepred.models.rcnn.dynamic import DynamicTraining
 from keras_densepred.models.rcnn.heads import BOX_SIZE, MASK_SIZE, BoxHead, MaskHead
 from keras_densepred.models.rcnn.regions import Sample, Truth, sample_regions
 from keras_densepred.ops.box_masks import crop_masks
-from keras_densepred.ops.boxes import decode_boxes, encode_boxes, giou_loss
+from keras_densepred.ops.boxes import decode_boxes, encode_boxes, giou_loss, smooth_l1
 from keras_densepred.ops.loops import switch
 from keras_densepred.ops.nms import gather_rows
 from keras_densepred.ops.roi_align import roi_align
@@ -213,7 +213,7 @@ class RegionStage(keras.layers.Layer):
             if self.dynamic is not None:
                 self.dynamic.update(overlaps, targets, sample.positive)
                 beta = ops.convert_to_tensor(self.dynamic.beta)
-            box = losses.smooth_l1(deltas / self._deviations() - targets, beta)
+            box = smooth_l1(deltas / self._deviations() - targets, beta)
         return [of_class, ops.sum(box * positive) / normalizer]
 
     def mask_loss(self, features: dict[str, Tensor], sample: Sample, truth: Truth) -> Tensor:

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.layers.initializers import FixedNormal
+from keras_densepred.layers.norm import group_norm
 from keras_densepred.models.reppoints.points import NUM_POINTS, points_to_boxes
 from keras_densepred.models.retinanet.head import FOCAL_PRIOR, HIDDEN_GAIN, PREDICTION_STDDEV
 from keras_densepred.ops.deformable_conv import deformable_conv
@@ -15,8 +16,6 @@ from keras_densepred.ops.deformable_conv import deformable_conv
 Tensor = Any
 
 _POINT_GRADIENT = 0.1  # of what the second stage gives the first ("gradient_mul")
-_EPSILON = 1e-5
-_GROUPS = 32
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -73,14 +72,7 @@ class RepPointsHead(keras.layers.Layer):
         for i in range(self.depth):
             tower.append(self._conv(f"{name}_conv_{i}", not self.norm))
             if self.norm:
-                tower.append(
-                    keras.layers.GroupNormalization(
-                        math.gcd(_GROUPS, self.width),
-                        epsilon=_EPSILON,
-                        name=f"{name}_norm_{i}",
-                        dtype=self.dtype_policy,
-                    )
-                )
+                tower.append(group_norm(f"{name}_norm_{i}", self.width, self.dtype_policy))
             tower.append(keras.layers.ReLU(name=f"{name}_act_{i}", dtype=self.dtype_policy))
         return tower
 

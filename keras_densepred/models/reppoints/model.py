@@ -20,6 +20,7 @@ from keras_densepred.models.reppoints.targets import (
 )
 from keras_densepred.models.retinanet.losses import SigmoidFocalLoss
 from keras_densepred.necks.fpn import FeaturePyramid
+from keras_densepred.ops.boxes import clip_boxes, smooth_l1
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
@@ -167,7 +168,7 @@ class RepPoints(DenseDetector, keras.Model):
             positive = ops.cast(owner >= 0, "float32")
             normalizer = loss_normalizer(ops.sum(ops.maximum(ops.sum(positive, axis=1), 1.0)))
             own = ops.take_along_axis(boxes, ops.maximum(owner, 0)[..., None], axis=1)
-            difference = ops.sum(smooth_l1((outputs[name] - own) / (_BOX_UNIT * strides)), axis=-1)
+            difference = smooth_l1((outputs[name] - own) / (_BOX_UNIT * strides), _BETA)
             # Where there is no object, boxes of padding may give anything.
             difference = ops.where(owner >= 0, difference, 0.0)
             losses[f"{name}_loss"] = _WEIGHTS[name] * ops.sum(difference) / normalizer
@@ -184,20 +185,13 @@ class RepPoints(DenseDetector, keras.Model):
 
     def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = ops.shape(images)[1:3]
-        limit = ops.cast(ops.stack([width, height, width, height]), "float32")
-        boxes = ops.minimum(ops.maximum(outputs["refined_boxes"], 0.0), limit)
+        boxes = clip_boxes(outputs["refined_boxes"], height, width)
         return boxes, ops.sigmoid(outputs["classification"])
 
     def _grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = ops.shape(images)[1:3]
         sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in self.pyramid_levels]
         return grid_points(sizes, self.pyramid_levels)
-
-
-def smooth_l1(difference: Tensor) -> Tensor:
-    """Half of the square over beta below it, the distance less half of beta above."""
-    distance = ops.abs(difference)
-    return ops.where(distance < _BETA, 0.5 * ops.square(difference) / _BETA, distance - 0.5 * _BETA)
 
 
 def _check(num_classes: int, head_width: int | None, head_depth: int, transform: str) -> None:
