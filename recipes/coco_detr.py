@@ -259,6 +259,15 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     return training.detection_preprocessing(settings, published)
 
 
+def check(settings: Settings, train: Any, cluster: Any) -> None:
+    """Refuses what these detectors would learn wrongly."""
+    if settings.copy_paste:
+        raise training.SettingsError(
+            "--copy-paste mixes images that are padded before, and a transformer must know where "
+            "they end: leave it out."
+        )
+
+
 if __name__ == "__main__":
     training.answer_flags(Settings, __doc__, EXPERIMENTS)  # before Keras is imported
 
@@ -271,6 +280,7 @@ RECIPE = training.Detection(
     augmentation,
     preprocessing,
     defaults={"copy_paste": False},
+    check=check,
 )
 main = RECIPE.main
 

@@ -12,7 +12,6 @@ border cells at -1 and at the size included, it is 0.
 `tools/timing/deformable_conv.py` times it beside the ordinary convolution.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +23,6 @@ from keras_densepred.ops.deformable_attention import (
     neighbour_shares,
     share_gradients,
 )
-from keras_densepred.ops.loops import scan_tensorflow
 from keras_densepred.runtime.devices import writes_onnx
 
 Tensor = Any
@@ -126,30 +124,42 @@ def deformable_conv(
     return ops.cast(outputs, inputs.dtype)
 
 
-# What the loop is made of, for a table of rows (N, C), the rows of four neighbours of M samples and
-# four times (M,) shares:
+# What the loop is made of, for the rows (N, C) of maps with their border, the rows of the four
+# neighbours of M samples, upper left first, and four times (M,) shares; `shape` is of the maps:
+#   table(shape, maps): what is read, and in the backward pass added to; most often the rows.
 #   read(table, index, shares): their weighted sum (M, C).
-#   add(shape, total, index, shares, rows): a table with the rows (M, C), by shares, at the index;
-#       `shape` is that of the maps with their border.
+#   add(shape, total, index, shares, rows): a table with the rows (M, C), by shares, at the index.
 #   products(shape, table, index, rows): four times (M,), of the rows (M, C) with each neighbour.
+#   maps(shape, total): the maps of a table.
 #   scan(function, carry, xs, number of ys): as `keras.ops.scan`, gives (carry, ys).
 Index = Sequence[Tensor]
 
 
 class Parts(NamedTuple):
+    table: Callable[[tuple, Tensor], Tensor]
     read: Callable[[Tensor, Index, Sequence[Tensor]], Tensor]
     add: Callable[[tuple, Tensor, Index, Sequence[Tensor], Tensor], Tensor]
     products: Callable[[tuple, Tensor, Index, Tensor], Sequence[Tensor]]
+    maps: Callable[[tuple, Tensor], Tensor]
     scan: Callable[..., tuple]
+
+
+def rows_of(shape: tuple, maps: Tensor) -> Tensor:
+    return ops.reshape(maps, (-1, shape[-1]))
+
+
+def maps_of(shape: tuple, rows: Tensor) -> Tensor:
+    return ops.reshape(rows, shape)
 
 
 def forward(inputs: Sequence[Tensor], parts: Parts) -> Tensor:
     """(B * H_out * W_out, filters) of maps, y, x, mask and kernel."""
     maps, y, x, mask, kernel = inputs
-    table = with_border(maps)
-    _, _, _, groups, channels = ops.shape(table)
+    bordered = with_border(maps)
+    shape = ops.shape(bordered)
+    groups = shape[3]
     rows, samples, _ = tap_samples(maps, y, x, mask)
-    table = ops.reshape(table, (-1, channels))
+    table = parts.table(shape, bordered)
 
     def add_tap(total: Tensor, tap: Sequence[Tensor]) -> tuple[Tensor, tuple]:
         (row, offset_y, offset_x, share), tap_kernel = tap[:4], tap[4]
@@ -169,7 +179,7 @@ def backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple[
     shape = ops.shape(bordered)
     groups, channels = shape[3:]
     rows, samples, slope = tap_samples(maps, y, x, mask)
-    table = ops.reshape(bordered, (-1, channels))
+    table = parts.table(shape, bordered)
 
     def add_tap(total: Tensor, tap: Sequence[Tensor]) -> tuple[Tensor, tuple]:
         (row, offset_y, offset_x, share), tap_kernel = tap[:4], tap[4]
@@ -186,7 +196,7 @@ def backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple[
 
     total, ys = parts.scan(add_tap, ops.zeros_like(table), (*samples, kernel), 4)
     of_y, of_x, of_mask = (_taps_last(part, y) for part in ys[:3])
-    of_maps = ops.reshape(total, shape)[:, 1:-1, 1:-1]
+    of_maps = parts.maps(shape, total)[:, 1:-1, 1:-1]
     return of_maps, of_y * slope, of_x * slope, of_mask, ys[3]
 
 
@@ -267,7 +277,9 @@ def _product_gradients(sampled: Tensor, kernel: Tensor, gradient: Tensor) -> tup
 def _function() -> Callable[..., Tensor]:
     backend = keras.config.backend()
     if backend == "tensorflow":
-        return _tensorflow_function()
+        from keras_densepred.ops import deformable_conv_tensorflow
+
+        return deformable_conv_tensorflow.convolve
     if backend == "jax":
         from keras_densepred.ops import deformable_conv_jax
 
@@ -275,33 +287,6 @@ def _function() -> Callable[..., Tensor]:
     from keras_densepred.ops.deformable_conv_torch import by_grid_sample, convolve
 
     return by_grid_sample if writes_onnx() else convolve
-
-
-def read_rows(take: Any, table: Tensor, index: Index, shares: Sequence[Tensor]) -> Tensor:
-    """The sum of the rows that `take` reads of a table at each index, by shares."""
-    parts = (s[:, None] * take(table, i) for i, s in zip(index, shares, strict=True))
-    return functools.reduce(lambda a, b: a + b, parts)
-
-
-@functools.cache
-def _tensorflow_function() -> Any:
-    import tensorflow as tf
-
-    def add(_: tuple, total: Tensor, index: Index, shares: Any, rows: Tensor) -> Tensor:
-        for i, share in zip(index, shares, strict=True):
-            total = tf.tensor_scatter_nd_add(total, i[:, None], share[:, None] * rows)
-        return total
-
-    def products(_: tuple, table: Tensor, index: Index, rows: Tensor) -> list[Tensor]:
-        return [ops.sum(tf.gather(table, i) * rows, axis=1) for i in index]
-
-    parts = Parts(functools.partial(read_rows, tf.gather), add, products, scan_tensorflow)
-
-    @tf.custom_gradient
-    def convolve(*inputs: Tensor) -> tuple[Tensor, Any]:
-        return forward(inputs, parts), lambda gradient: backward(inputs, gradient, parts)
-
-    return convolve
 
 
 def _check(

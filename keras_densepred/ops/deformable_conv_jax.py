@@ -5,6 +5,7 @@ Imported on the JAX backend only; `deformable_conv.py` says what is computed. A 
 rows, and takes 2.2 times with windows (two cores).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from keras_densepred.ops.deformable_conv import (
     Parts,
     backward,
     forward,
-    read_rows,
+    maps_of,
+    rows_of,
 )
 
 Tensor = Any
@@ -34,7 +36,8 @@ _MODE = lax.GatherScatterMode.PROMISE_IN_BOUNDS
 
 
 def _read(table: Tensor, index: Index, shares: Sequence[Tensor]) -> Tensor:
-    return read_rows(lambda rows, i: rows.at[i].get(mode=_MODE), table, index, shares)
+    parts = (s[:, None] * table.at[i].get(mode=_MODE) for i, s in zip(index, shares, strict=True))
+    return functools.reduce(lambda a, b: a + b, parts)
 
 
 def _add(shape: tuple, total: Tensor, index: Index, shares: Sequence[Tensor], rows: Tensor):
@@ -63,7 +66,11 @@ def _cells(shape: tuple, index: Index) -> Tensor:
     return jnp.stack((cell // width, cell % width, index[0] % groups), -1)
 
 
-_PARTS = Parts(_read, _add, _products, lambda function, carry, xs, _: lax.scan(function, carry, xs))
+def _scan(function: Any, carry: Tensor, xs: Sequence[Tensor], _: int) -> tuple:
+    return lax.scan(function, carry, xs)
+
+
+_PARTS = Parts(rows_of, _read, _add, _products, maps_of, _scan)
 
 
 @jax.custom_vjp

@@ -204,3 +204,11 @@ def test_images_are_resized_as_in_the_papers():
 def test_impossible_numbers_are_named_by_their_flags_before_data_are_read(flag, value, said):
     with pytest.raises(training.SettingsError, match=f"{flag} {value} .*{said}"):
         recipe.main([flag, value, "--data-dir", "not looked at"])
+
+
+@pytest.mark.backend_free
+def test_copy_paste_is_refused(flags, tmp_path):
+    """It pads images before, and boxes are learned in shares of where an image ends."""
+    with pytest.raises(training.SettingsError, match="--copy-paste mixes images"):
+        recipe.main([*flags, "--copy-paste", "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

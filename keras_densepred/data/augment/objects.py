@@ -234,7 +234,8 @@ def coco_augmentation(
         copy_paste: whether to end with `RectangleCopyPaste`.
 
     Returns:
-        The transforms in order, for `train_batches(augment=...)`.
+        The transforms in order, for `train_batches(augment=...)`. Images may stay smaller than
+        `size`, which the batches pad; before `RectangleCopyPaste` all are padded.
     """
     steps: list[Transform] = [
         LargeScaleJitter(size, scale_range),
