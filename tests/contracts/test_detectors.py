@@ -34,6 +34,7 @@ DETECTORS = {
     "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
     "retinanet_cv": lambda *args, **options: models.RetinaNetKerasCV(*args, **HEADS, **options),
     "reppoints": lambda *args, **options: models.RepPoints(*args, **HEADS, **options),
+    "dense": lambda *args, **options: models.TaskAlignedDetector(*args, **HEADS, **options),
     "yolov3": lambda *args, **options: models.YOLOv3Detector(*args, neck="prn", **options),
     "yolov8_cv": lambda *args, **options: models.YOLOV8KerasCV(*args, fpn_depth=1, **options),
     "faster": lambda *args, **options: models.FasterRCNN(*args, **RCNN, **options),
