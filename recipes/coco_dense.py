@@ -89,7 +89,7 @@ class Settings(training.RandomScaleSettings, training.DetectionSettings):
     size: str | None = training.setting(None, "of the whole detector", tuple(SIZES))
     neck_depth: int | None = training.setting(None, "blocks of each fusion in the neck")
     head_depth: int | None = training.setting(None, "convolutions per head")
-    focal_gamma: float = training.setting(
+    gamma: float = training.setting(
         2.0, "exponent of the class loss; 0: cross-entropy", group="optimizer"
     )
     class_loss: str = training.setting(
@@ -110,7 +110,7 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
         head_width=settings.width,
         head_depth=settings.head_depth,
         class_loss=settings.class_loss,
-        focal_gamma=settings.focal_gamma,
+        focal_gamma=settings.gamma,
     )
     model.compile(training.make_optimizer(settings, model, training.make_schedule(settings)))
     return model
