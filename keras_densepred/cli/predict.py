@@ -182,6 +182,7 @@ def _detect(
                 model.class_names,
                 scores=found["confidence"][sure],
                 masks=found["masks"][sure] if "masks" in found else None,
+                note=f"nothing with a confidence from {options.score:g}",
             )
             options.folder.write(f"pictures/{names[index]}", _png(drawn))
         results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)

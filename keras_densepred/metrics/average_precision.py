@@ -18,6 +18,7 @@ from keras_densepred.metrics.mask_results import (
     segmentations_as_arrays,
     segmentations_from_arrays,
 )
+from keras_densepred.metrics.shown import OnBatch, shown
 
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 """The numbers that `coco_average_precision` gives for all classes together."""
@@ -263,7 +264,8 @@ class CocoEvaluation(keras.callbacks.Callback):
     After an epoch the numbers of `SUMMARY_KEYS` are in the logs as `val_AP`, `val_AP50` and so on,
     those of masks as `val_mask_AP` and so on, so that `CSVLogger`,
     `ModelCheckpoint(monitor="val_AP", mode="max")` and the history see them, provided this callback
-    is listed before them.
+    is listed before them. Those without any object to measure, such as `val_APl` of a split without
+    large objects, are left out.
 
     Args:
         batches: `data.eval_batches` of the split.
@@ -274,6 +276,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         predictor: predicts instead of the model, such as `training.Cluster.predictor(model)`.
         gather: as in `evaluate_detector`.
         verbose: whether to show progress and print the result.
+        on_batch: called with the batches done and all of them, instead of Keras' progress bar.
 
     Attributes:
         results: what `coco_average_precision` gave last, single classes included.
@@ -289,6 +292,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         predictor: Any = None,
         gather: Gather | None = None,
         verbose: bool = True,
+        on_batch: OnBatch | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -300,25 +304,24 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.predictor = predictor
         self.gather = gather
         self.verbose = verbose
+        self.on_batch = on_batch
         self.results: dict[str, float] = {}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         is_last = epoch + 1 == (self.params or {}).get("epochs")
         if (epoch + 1) % self.every and not is_last:
             return
-        progress = (
-            keras.utils.Progbar(len(self.batches), unit_name="batch") if self.verbose else None
-        )
+        show = shown(self.batches, self.on_batch, self.verbose)
         with self.weights():
             self.results = evaluate_detector(
                 self.predictor or self.model,
                 self.batches,
                 self.dataset,
-                progress.update if progress else None,
+                show,
                 self.gather,
             )
         keys = [*SUMMARY_KEYS, *(f"{MASK_PREFIX}{key}" for key in SUMMARY_KEYS)]
-        keys = [key for key in keys if key in self.results]
+        keys = [key for key in keys if self.results.get(key, -1.0) >= 0]
         if logs is not None:
             logs.update({f"val_{key}": self.results[key] for key in keys})
         if self.verbose:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_densepred.metrics.average_precision import EvaluationBatches
+from keras_densepred.metrics.shown import OnBatch, shown
 
 _TOP = 5
 Gather = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -149,6 +150,7 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         gather: puts the counts of several processes together, as `training.Cluster.gather`; all
             processes then evaluate alike, each its share of the batches.
         verbose: whether to show progress and print the result.
+        on_batch: called with the batches done and all of them, instead of Keras' progress bar.
 
     Attributes:
         results: the last numbers, by their names in the logs.
@@ -167,6 +169,7 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         predictor: Any = None,
         gather: Gather | None = None,
         verbose: bool = True,
+        on_batch: OnBatch | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -178,6 +181,7 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         self.predictor = predictor
         self.gather = gather
         self.verbose = verbose
+        self.on_batch = on_batch
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
 
@@ -214,15 +218,13 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         for prefix, context in contexts.items():
             if context is None:
                 continue
-            progress = (
-                keras.utils.Progbar(len(self.batches), unit_name="batch") if self.verbose else None
-            )
+            show = shown(self.batches, self.on_batch, self.verbose)
             with context():
                 counts = count_predictions(
                     self.predictor or model,
                     self.batches,
                     self.num_classes,
-                    progress.update if progress else None,
+                    show,
                 )
             if self.gather is not None:
                 counts = counts.gathered(self.gather)

@@ -12,6 +12,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL
 from keras_densepred.metrics.average_precision import EvaluationBatches, Gather
+from keras_densepred.metrics.shown import OnBatch, shown
 
 SEGMENTATION_KEYS = ("mIoU", "pixel_accuracy")
 """The numbers of all classes together in the logs and results of segmentation."""
@@ -201,6 +202,7 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         gather: puts the counts of several processes together, as `training.Cluster.gather`; all
             processes then evaluate alike, each its share of the batches.
         verbose: whether to show progress and print the result.
+        on_batch: called with the batches done and all of them, instead of Keras' progress bar.
 
     Attributes:
         results: what `PixelCounts.results` gave last, single classes included.
@@ -219,6 +221,7 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         predictor: Any = None,
         gather: Gather | None = None,
         verbose: bool = True,
+        on_batch: OnBatch | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -231,6 +234,7 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         self.predictor = predictor
         self.gather = gather
         self.verbose = verbose
+        self.on_batch = on_batch
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
 
@@ -265,15 +269,13 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         predict = (self.predictor or model).predict_on_batch
         if self.inference is not None:
             predict = self.inference(predict)
-        progress = (
-            keras.utils.Progbar(len(self.batches), unit_name="batch") if self.verbose else None
-        )
+        show = shown(self.batches, self.on_batch, self.verbose)
         with self.weights():
             counts = count_pixels(
                 predict,
                 self.batches,
                 len(self.class_names),
-                progress.update if progress else None,
+                show,
             )
         if self.gather is not None:
             counts = counts.gathered(self.gather)

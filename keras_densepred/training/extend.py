@@ -17,7 +17,7 @@ _OF_A_PLACE = ("layout", "val_share", "train_images", "val_annotations", "val_im
 # How long the run trained, and what it started from.
 _OF_ITS_START = ("epochs", "steps", "preset", "weights", "weights_of", "extend")
 # Of the schedule; decided anew for the new one, if the run's are what nobody asked for.
-_OF_THE_SCHEDULE = (
+OF_THE_SCHEDULE = (
     *("learning_rate", "floor", "warmup_steps", "steps_per_epoch"),
     "evaluate_every",
 )
@@ -47,6 +47,7 @@ def flags_of_run(
     run = files.expanded(said["extend"])
     recorded = _recorded(run)
     known = {field.name for field in dataclasses.fields(settings)}
+    given = recorded.pop(identity.GIVEN, ())
     unknown = recorded.keys() - known - {*identity.FACTS, identity.FOLDER}
     if unknown:
         raise SettingsError(
@@ -65,8 +66,8 @@ def flags_of_run(
     kept = {
         name: decided[name] for name in known - set(_OF_ITS_START) if decided.get(name) is not None
     }
-    for name in _OF_THE_SCHEDULE:
-        if name in kept and follows(recorded, name, experiments, defaults):
+    for name in OF_THE_SCHEDULE:
+        if name in kept and name not in given and follows(recorded, name, experiments, defaults):
             del kept[name]
     if any(said.get(name) for name in _PLACES):
         for name in (*_PLACES, *_OF_A_PLACE):

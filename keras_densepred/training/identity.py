@@ -15,6 +15,7 @@ from keras_densepred.training.settings import flag_of
 
 FILE_NAME = "settings.json"
 FACTS = ("backend", "train_images", "classes")  # that decide a run and are no settings
+GIVEN = "given"  # names of settings that flags gave to a run when it was started
 FOLDER = "train_images_folder"  # the setting `train_images`, beside the fact of that name
 # Settings that follow from others where no flag gives them.
 _FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_every")
@@ -58,8 +59,8 @@ def claim_output(
 ) -> pathlib.Path:
     """Takes a directory for a run, see `require_output`.
 
-    Writes `settings.json` there, by which the next start recognises the run; that of a run which
-    is there already stays as it is.
+    Writes `settings.json` there, by which the next start recognises the run, with the names of what
+    flags gave; that of a run which is there already stays as it is.
 
     Returns:
         The directory.
@@ -72,6 +73,7 @@ def claim_output(
     path = output / FILE_NAME
     if not path.is_file():
         ours = json.loads(json.dumps(dict(settings)))
+        ours[GIVEN] = sorted(ours.keys() - {*left_open, *FACTS})
         write_atomically(path, (json.dumps(ours, indent=2) + "\n").encode())
     return output
 
@@ -93,7 +95,7 @@ def require_output(
     path = output / FILE_NAME
     ours = json.loads(json.dumps(dict(settings)))
     if path.is_file():
-        theirs = read_settings(path)
+        theirs = _decisive(read_settings(path))
         if "classes" in ours:
             theirs.setdefault("classes", _written_classes(output) or ours["classes"])
         if FOLDER in ours:
@@ -173,7 +175,11 @@ def recorded_settings(output: str | pathlib.Path, settings: Mapping[str, Any]) -
         settings: those of this start, for a process that does not see the directory.
     """
     path = pathlib.Path(output) / FILE_NAME
-    return read_settings(path) if path.is_file() else dict(settings)
+    return _decisive(read_settings(path)) if path.is_file() else dict(settings)
+
+
+def _decisive(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recorded.items() if name != GIVEN}
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:

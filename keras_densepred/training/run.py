@@ -24,7 +24,7 @@ from keras_densepred.training.checks import (
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete
-from keras_densepred.training.extend import flags_of_run
+from keras_densepred.training.extend import OF_THE_SCHEDULE, flags_of_run
 from keras_densepred.training.identity import (
     claim_output,
     decisive_settings,
@@ -122,6 +122,7 @@ class Recipe:
         left_open = {field.name for field in dataclasses.fields(self.settings)} - said.keys()
         if said.get("extend"):
             said = flags_of_run(self.settings, said, self.experiments, self.defaults)
+            left_open -= said.keys() & set(OF_THE_SCHEDULE)  # those that someone asked for
         given = _with_homes(self.settings(**said))
         check_numbers(given)
         for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
@@ -303,7 +304,7 @@ class Run:
 def fit_in_output(
     model: keras.Model,
     batches_from: Batches,
-    evaluation: keras.callbacks.Callback,
+    evaluation: Any,
     *,
     cluster: Cluster,
     output: pathlib.Path,
@@ -314,7 +315,10 @@ def fit_in_output(
     steps_per_epoch: int,
     checkpoint_minutes: float,
 ) -> None:
-    """Claims an output and fits a model in it: progress, `metrics.csv`, curves and checkpoints."""
+    """Claims an output and fits a model in it: progress, `metrics.csv`, curves and checkpoints.
+
+    The evaluation, a callback, tells the progress how far it is.
+    """
     cluster.run_on_main(lambda: claim_output(output, decisive, left_open))
     checkpoint = ResumableCheckpoint(
         output / "checkpoints",
@@ -323,6 +327,7 @@ def fit_in_output(
     )
     log = MetricsLog(output / "metrics.csv", output / "curves.png")
     with contextlib.closing(Progress(step_size)) as progress:
+        evaluation.on_batch = progress.on_evaluation_batch
         fit(
             model,
             batches_from,

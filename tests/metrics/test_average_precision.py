@@ -295,11 +295,17 @@ def fit(callback, epochs):
 
 def test_callback_evaluates_the_model_in_training():
     split = FixedSplit()
-    callback = metrics.CocoEvaluation(split.batches(), split, verbose=False)
+    shown = []
+    callback = metrics.CocoEvaluation(
+        split.batches(), split, verbose=False, on_batch=lambda *numbers: shown.append(numbers)
+    )
     history, _ = fit(callback, epochs=2)
+    assert shown == [(1, 1)] * 2
     # The weight is 1 after the first epoch's step of 0.5 * 2, so both evaluations find all.
     assert history.history["val_AP"] == [1.0, 1.0]
-    assert set(history.history) == {"loss", *(f"val_{key}" for key in metrics.SUMMARY_KEYS)}
+    measured = {f"val_{key}" for key in metrics.SUMMARY_KEYS} - {"val_APl"}
+    assert set(history.history) == {"loss", *measured}, "only sizes that there are"
+    assert callback.results["APl"] == -1
     assert callback.results["AP/thing"] == 1.0
 
 

@@ -40,11 +40,13 @@ class Data(Split):
 
 def save_run(output, **given):
     """What a finished run of 80 images leaves, as far as it is read here."""
+    left_open = {field.name for field in dataclasses.fields(Settings)} - given.keys()
     settings = training.experiments.complete(Settings(**given), EXPERIMENTS, Split(80), large=1000)
     (output / "preset").mkdir(parents=True)
     (output / "preset" / "detector.keras").touch()
     recorded = training.decisive_settings(settings, Data(80))
-    (output / "settings.json").write_text(json.dumps(recorded))
+    training.claim_output(output / "new", recorded, left_open)
+    (output / "new" / "settings.json").rename(output / "settings.json")
     return output
 
 
@@ -71,6 +73,8 @@ def test_the_schedule_starts_again_from_what_was_said(tmp_path):
     kept = extended(save_run(tmp_path / "b", data_dir="x", **said))
     assert {name: kept[name] for name in said} == said
     assert "floor" not in kept
+    equal = extended(save_run(tmp_path / "c", data_dir="x", steps_per_epoch=10), batch_size=4)
+    assert equal["steps_per_epoch"] == 10, "asked for, though it is what 80 images give"
 
 
 @pytest.mark.parametrize("place", ["data_dir", "tfds", "train_annotations"])

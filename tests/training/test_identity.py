@@ -16,10 +16,12 @@ pytestmark = pytest.mark.backend_free
 
 
 def test_claims_a_new_directory_and_the_same_run(tmp_path):
-    output = identity.claim_output(tmp_path / "a" / "b", {"epochs": 3})
-    assert json.loads((output / "settings.json").read_text()) == {"epochs": 3}
+    run = {"epochs": 3, "seed": 0}
+    output = identity.claim_output(tmp_path / "a" / "b", run, left_open={"seed"})
+    assert json.loads((output / "settings.json").read_text()) == {**run, "given": ["epochs"]}
     (output / "metrics.csv").write_text("epoch\n")
-    assert identity.claim_output(output, {"epochs": 3}) == output
+    assert identity.claim_output(output, run) == output, "however it was asked for"
+    assert identity.recorded_settings(output, {}) == run
 
 
 def test_refuses_another_run(tmp_path):

@@ -3,15 +3,17 @@
 import csv
 import io
 import json
+import re
 import types
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from keras_densepred import training as report
-from keras_densepred.training.report import progress
+from keras_densepred.training.report.progress_line import ProgressLine, duration
 
 ROWS = [
     {"epoch": 1, "learning_rate": 0.1, "loss": 2.0, "box_loss": 1.5},
@@ -84,6 +86,9 @@ def test_predictions_beside_the_truth(tmp_path):
     )
     assert inked(path, 0.0, 0.5) > 500
     assert inked(path, 0.5, 1.0) == 0  # below the confidence that is drawn
+    with Image.open(path) as sheet:
+        corner = np.asarray(sheet.convert("L"))[30:60, sheet.width // 2 : sheet.width // 2 + 80]
+    assert (corner < 20).sum() > 200, "and it says that there is nothing"
     found["confidence"] = np.array([0.9])
     report.draw_predictions(
         [image] * 3, [{"boxes": box, "labels": label}] * 3, [found] * 3, ("cat", "dog"), path
@@ -104,9 +109,77 @@ def test_progress(stream_class):
     progress = report.Progress(batch_size=2, stream=stream)
     model.fit(x, x[:, :1], batch_size=2, epochs=2, verbose=0, callbacks=[progress])
     text = stream.getvalue()
-    for expected in ("epoch 1/2 done: loss", "images/s", "lr 2.50e-01", "left"):
+    for expected in ("epoch 1/2 done: loss", "/s", "lr 2.50e-01", "left"):
         assert expected in text
+    if stream_class is io.StringIO:
+        lines = text.splitlines()
+        assert lines[0] == "epoch 1: compiling and running the first step ..."
+        assert re.fullmatch(
+            r"epoch 1/2, step 2/10: loss \d+\.\d{3}, lr 2\.50e-01, \d+\.\d images/s, 0:00 left",
+            lines[2],
+        ), lines
+        assert len(lines) == 1 + 2 * 11 and "compiling" not in "".join(lines[1:])
     progress.close()  # twice is no mistake
+
+
+def rendered(line, width, height=24):
+    """The lines as a terminal of some width shows them."""
+    console = Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None
+    )
+    console.print(line)
+    return console.file.getvalue().splitlines()
+
+
+LOSSES = {f"{part}_loss": "0.123" for part in ("rpn_objectness", "rpn_box", "class", "box", "mask")}
+LONG = ProgressLine("epoch", "120/350", 1000, 7330, 45296, 1234.5, 12.345, "", LOSSES)
+SHORT = ProgressLine("epoch", "3/12", 45, 100, 83, 7.56, 1.234, "", {"lr": "1.00e-04"})
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+@pytest.mark.parametrize("line", [LONG, SHORT])
+def test_a_progress_line_fits_the_terminal(line, width):
+    first, second = rendered(line, width)
+    assert max(len(first), len(second)) <= width
+    assert f"{line.place} ━━━━━━" in first, "epoch and bar"
+    for part in (f" {line.done}/{line.steps}  ", duration(line.seconds_left), "/s", "loss"):
+        assert part in first
+    assert first.endswith(f"loss {line.loss}")
+    assert set(second.split("  ")) <= {f"{name} {text}" for name, text in line.details.items()}
+    if width >= 80:
+        assert first.startswith(f"epoch {line.place} ")
+    assert len(rendered(line, width, height=3)) == 1
+
+
+@pytest.mark.backend_free
+def test_a_line_without_room_for_a_bar_has_the_numbers():
+    (first, *_) = rendered(SHORT, 40)
+    assert first == "3/12 45/100  1:23  7.56/s  loss 1.234"
+    (first,) = rendered(ProgressLine(place="1/2", steps=9, note="compiling"), 40)
+    assert first.startswith("epoch 1/2 ━━━") and first.endswith("━ 0/9  compiling")
+
+
+def test_the_evaluation_shows_how_far_it_is():
+    stream = Terminal()
+    progress = report.Progress(batch_size=2, stream=stream)
+    progress.on_train_begin()
+    for done in (1, 2, 3):
+        progress.on_evaluation_batch(done, 3)
+    progress.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "evaluating ━" in text and "3/3  0:00 left" in text
+
+
+def test_without_a_step_to_train_nothing_compiles():
+    """As where a resumed run has only its last evaluation to do."""
+    stream = io.StringIO()
+    progress = report.Progress(batch_size=2, stream=stream)
+    progress.set_params({"epochs": 1, "steps": 3})
+    progress.on_train_begin()
+    progress.on_epoch_begin(0)
+    progress.on_epoch_end(0, {"loss": 1.0})
+    assert stream.getvalue() == "epoch 1/1 done: loss 1\n"
 
 
 @pytest.mark.backend_free
@@ -114,7 +187,7 @@ def test_progress(stream_class):
     ("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7322, "2:02:02")]
 )
 def test_durations(seconds, text):
-    assert progress._duration(seconds) == text
+    assert duration(seconds) == text
 
 
 @pytest.mark.backend_free

@@ -38,6 +38,7 @@ def draw_objects(
     scores: np.ndarray | None = None,
     crowd: np.ndarray | None = None,
     masks: np.ndarray | None = None,
+    note: str = "",
 ) -> np.ndarray:
     """Draws objects on a copy of an image. Requires Pillow, extra `data`.
 
@@ -49,6 +50,7 @@ def draw_objects(
         scores: `(N,)` confidences between 0 and 1, written behind the names.
         crowd: `(N,)` bool; names of crowd regions are followed by "crowd".
         masks: `(N, H, W)` bool, tinted.
+        note: written in the upper left corner of a picture without any object.
 
     Returns:
         `(s * H, s * W, 3)` uint8, RGB; the whole number `s` is 1 for images whose long side has
@@ -75,6 +77,9 @@ def draw_objects(
     line = max(2, round(long_side / 400))
     # Smaller names where there are many, which would cover the image.
     font = pil_font.load_default(size=max(10, round(long_side / (45 if len(boxes) < 40 else 60))))
+    if note and not len(boxes):
+        draw.rectangle(draw.textbbox((2 * line, 2 * line), note, font=font), fill="black")
+        draw.text((2 * line, 2 * line), note, fill="white", font=font)
     tags = []
     for i in order:
         colour = class_colour(int(labels[i]))

@@ -51,6 +51,7 @@ def draw_predictions(
             real["labels"],
             class_names,
             masks=_resized_masks(real.get("masks"), small),
+            note="no object",
         )
         right = draw_objects(
             small,
@@ -59,6 +60,7 @@ def draw_predictions(
             class_names,
             scores=found["confidence"][sure],
             masks=_resized_masks(found["masks"][sure] if "masks" in found else None, small),
+            note="nothing found",
         )
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
     titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
