@@ -7,6 +7,7 @@ from keras_densepred.metrics.average_precision import (
     coco_average_precision,
     detections_on_image,
     detections_to_coco,
+    evaluate_and_choose,
     evaluate_detector,
 )
 from keras_densepred.metrics.classification import (
@@ -21,6 +22,7 @@ from keras_densepred.metrics.mean_iou import (
     count_pixels,
     labels_at_own_size,
 )
+from keras_densepred.metrics.threshold import best_threshold
 
 __all__ = [
     "MASK_PREFIX",
@@ -31,11 +33,13 @@ __all__ = [
     "CocoEvaluation",
     "PixelCounts",
     "SegmentationEvaluation",
+    "best_threshold",
     "coco_average_precision",
     "count_pixels",
     "count_predictions",
     "detections_on_image",
     "detections_to_coco",
+    "evaluate_and_choose",
     "evaluate_detector",
     "labels_at_own_size",
 ]

@@ -19,6 +19,7 @@ from keras_densepred.metrics.mask_results import (
     segmentations_from_arrays,
 )
 from keras_densepred.metrics.shown import OnBatch, shown
+from keras_densepred.metrics.threshold import best_threshold
 
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 """The numbers that `coco_average_precision` gives for all classes together."""
@@ -211,6 +212,17 @@ def evaluate_detector(
         What `coco_average_precision` returns; of a model that predicts masks, on a split that has
         them, also the same for masks, under names that begin with `MASK_PREFIX`.
     """
+    return evaluate_and_choose(model, batches, dataset, on_batch, gather)[0]
+
+
+def evaluate_and_choose(
+    model: Any,
+    batches: EvaluationBatches,
+    dataset: EvaluationDataset,
+    on_batch: Callable[[int], None] | None = None,
+    gather: Gather | None = None,
+) -> tuple[dict[str, float], float]:
+    """`evaluate_detector`, and the score threshold of the best F1 (`best_threshold`)."""
     ground_truth = dataset.ground_truth()
     image_sizes = {item["id"]: (item["height"], item["width"]) for item in ground_truth["images"]}
     has_masks = all("segmentation" in item for item in ground_truth["annotations"])
@@ -231,7 +243,7 @@ def evaluate_detector(
         masks = [{k: v for k, v in item.items() if k != "bbox"} for item in detections]
         scores = coco_average_precision(ground_truth, masks, "segm")
         results |= {f"{MASK_PREFIX}{key}": value for key, value in scores.items()}
-    return results
+    return results, best_threshold(ground_truth, detections)[0]
 
 
 def _as_arrays(detections: Sequence[Mapping[str, Any]], has_masks: bool) -> dict[str, np.ndarray]:
@@ -280,6 +292,7 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     Attributes:
         results: what `coco_average_precision` gave last, single classes included.
+        threshold: the score from which on F1 was best then.
     """
 
     def __init__(
@@ -306,6 +319,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.verbose = verbose
         self.on_batch = on_batch
         self.results: dict[str, float] = {}
+        self.threshold = 0.0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         is_last = epoch + 1 == (self.params or {}).get("epochs")
@@ -313,7 +327,7 @@ class CocoEvaluation(keras.callbacks.Callback):
             return
         show = shown(self.batches, self.on_batch, self.verbose)
         with self.weights():
-            self.results = evaluate_detector(
+            self.results, self.threshold = evaluate_and_choose(
                 self.predictor or self.model,
                 self.batches,
                 self.dataset,

@@ -20,6 +20,7 @@ def draw_predictions(
     path: str | os.PathLike[str],
     *,
     min_confidence: float = 0.3,
+    chosen_by: str = "",
     side: int = 512,
 ) -> None:
     """Draws ground truth (left) and predictions (right) of some images as one PNG sheet.
@@ -32,6 +33,7 @@ def draw_predictions(
         class_names: by label.
         path: of the PNG.
         min_confidence: predictions below it are not drawn.
+        chosen_by: how it was chosen, for the title.
         side: longer side of each image on the sheet, in pixels; at least 512, for legible names.
 
     Raises:
@@ -63,7 +65,8 @@ def draw_predictions(
             note="nothing found",
         )
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
-    titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
+    title = f"predictions, confidence from {min_confidence:.2g}"
+    titles = ("ground truth", f"{title} ({chosen_by})" if chosen_by else title)
     buffer = io.BytesIO()
     picture_sheet(rows, titles, side).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())

@@ -198,7 +198,7 @@ def train_detector(
     )
     if not evaluation.results:  # the run had been finished before
         cluster.say("Evaluating ...")
-        evaluation.results = metrics.evaluate_detector(
+        evaluation.results, evaluation.threshold = metrics.evaluate_and_choose(
             predictor, eval_batches, val, gather=cluster.gather
         )
     cluster.say("Drawing predictions and saving the preset ...")
@@ -207,7 +207,10 @@ def train_detector(
     samples = predict_samples(predictor, eval_batches, val, enough)
 
     def write() -> None:
-        draw_predictions(*samples, val.class_names, output / "predictions.png")
+        chosen: dict[str, Any] = {}
+        if evaluation.threshold:  # 0 where nothing was found
+            chosen = {"min_confidence": evaluation.threshold, "chosen_by": "best F1 on validation"}
+        draw_predictions(*samples, val.class_names, output / "predictions.png", **chosen)
         with renewing(output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
             model.save(preset / "detector.keras")
