@@ -42,7 +42,7 @@ from keras_densepred.models.rcnn import (
 from keras_densepred.models.reppoints.model import RepPoints
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
-from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.models.retinanet.losses import BoxGIoULoss, BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet.model import RetinaNet
 from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
 from keras_densepred.models.upernet.model import UPERNET_HEADS, UperNet
@@ -59,6 +59,7 @@ __all__ = [
     "YOLO_LOSSES",
     "YOLO_NECKS",
     "BiCSNetImageClassifier",
+    "BoxGIoULoss",
     "BoxL1Loss",
     "CEDNetImageClassifier",
     "CSPNetImageClassifier",

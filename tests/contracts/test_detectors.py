@@ -234,6 +234,19 @@ def test_box_formats_change_numbers_only(model, make):
     )
 
 
+def test_another_decoder_decodes(model):
+    if not isinstance(model, models.DenseDetector):
+        pytest.skip("it has no decoder to exchange")
+    confident(model)
+    before, decoder = model.predict_on_batch(IMAGES), model.prediction_decoder
+    config = {**decoder.get_config(), "name": "fewer", "max_detections": 2}
+    model.prediction_decoder = type(decoder).from_config(config)
+    assert model.prediction_decoder.name == "fewer"
+    after = model.predict_on_batch(IMAGES)
+    assert before["labels"].shape[1] > 2 == after["labels"].shape[1]
+    model.prediction_decoder = decoder
+
+
 def test_refusals_are_one_sentence(model, make):
     name = type(model).__name__
     for arguments in ({"loss": "mse"}, {"metrics": ["accuracy"]}):
