@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_densepred.metrics.average_precision import EvaluationBatches
+from keras_densepred.metrics.detection_evaluation import EvaluationBatches
 from keras_densepred.metrics.shown import OnBatch, shown
 
 _TOP = 5

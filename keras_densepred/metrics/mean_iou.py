@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL
-from keras_densepred.metrics.average_precision import EvaluationBatches, Gather
+from keras_densepred.metrics.coco_results import Gather
+from keras_densepred.metrics.detection_evaluation import EvaluationBatches
 from keras_densepred.metrics.shown import OnBatch, shown
 
 SEGMENTATION_KEYS = ("mIoU", "pixel_accuracy")

@@ -116,10 +116,19 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
         data.ShapesDataset(3, 64, 0, split).write_coco(tree)
     out = tmp_path / "result.json"
     assert main(["evaluate", str(detector), "--data-dir", str(tree), "--output", str(out)]) == 0
-    assert "AP50" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "AP50" in printed and "boxes" in printed and "background" in printed
     content = json.loads(out.read_text())
     assert content["images"] == 3 and 0 <= content["results"]["AP"] <= 1
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["result.json"]
+    files = {path.name for path in (tmp_path / "result").glob("[!.]*")}
+    assert files == {"per_class.csv", "precision_recall.png", "confusion.png", "worst.png"}
+    with (tmp_path / "result" / "per_class.csv").open(newline="") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    assert tuple(rows) == SHAPES.class_names
+    objects = np.bincount(np.concatenate([SHAPES[index].labels for index in range(3)]))
+    assert [int(row["objects"]) for row in rows.values()][: len(objects)] == objects.tolist()
+    assert sum(content["errors_at_threshold"].values()) > 0 and "AP50_lost" in content
 
     file = tree / "annotations" / "instances_val.json"
     annotations = json.loads(file.read_text())
@@ -175,7 +184,7 @@ def test_other_layouts_and_splits(detector, tmp_path, capsys):
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
-def test_masks_are_drawn_and_measured(photos, tmp_path):
+def test_masks_are_drawn_and_measured(photos, tmp_path, capsys):
     split = data.ShapesDataset(2, 64, 0, "val", with_masks=True)
     split.write_coco(tmp_path / "tree")
     pyramid = FeaturePyramid(ResNetBackbone((1, 1, 1, 1), width=2, fixed_batch_norm=True), width=8)
@@ -191,10 +200,22 @@ def test_masks_are_drawn_and_measured(photos, tmp_path):
     assert results and all(r["segmentation"]["size"] == sizes[r["image_id"]] for r in results)
     place = tmp_path / "tree"
     paths = ["--annotations", str(place / "annotations" / "instances_val.json")]
-    paths += ["--images", str(place / "images" / "val"), "--masks"]
+    paths += ["--images", str(place / "images" / "val")]
     file = tmp_path / "ap.json"
-    assert main(["evaluate", str(run), *paths, "--output", str(file)]) == 0
-    assert {"AP", "mask_AP"} <= set(json.loads(file.read_text())["results"])
+    command = ["evaluate", str(run), *paths, "--output", str(file)]
+    assert main(command) == 0
+    content = json.loads(file.read_text())
+    assert {"AP", "mask_AP"} <= set(content["results"]), "without being asked"
+    assert set(content["by_class"]) == {"boxes", "masks"}
+    assert "mask_AP50" in (tmp_path / "ap" / "per_class.csv").read_text()
+    annotations = json.loads(Path(paths[1]).read_text())
+    for item in annotations["annotations"]:
+        del item["segmentation"]
+    Path(paths[1]).write_text(json.dumps(annotations))
+    assert main(command) == 0
+    assert "mask_AP" not in json.loads(file.read_text())["results"]
+    assert "boxes alone are evaluated" in capsys.readouterr().out
+    assert main([*command, "--masks"]) == 1
 
 
 def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):

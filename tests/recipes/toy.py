@@ -115,6 +115,10 @@ def classification(directory):
     ]
 
 
+REPORTS = {"evaluation.json", "per_class.csv", "precision_recall.png", "confusion.png", "worst.png"}
+"""What is written about a detector at the end of a run."""
+
+
 def kill_after(batches):
     """Makes the progress of recipes kill the process after so many batches."""
 

@@ -39,6 +39,7 @@ def draw_objects(
     crowd: np.ndarray | None = None,
     masks: np.ndarray | None = None,
     note: str = "",
+    remarks: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draws objects on a copy of an image. Requires Pillow, extra `data`.
 
@@ -50,6 +51,7 @@ def draw_objects(
         scores: `(N,)` confidences between 0 and 1, written behind the names.
         crowd: `(N,)` bool; names of crowd regions are followed by "crowd".
         masks: `(N, H, W)` bool, tinted.
+        remarks: of each object, written behind its name and score.
         note: written in the upper left corner of a picture without any object.
 
     Returns:
@@ -91,6 +93,8 @@ def draw_objects(
             text = f"{text} {scores[i]:.2f}".strip()
         if crowd is not None and crowd[i]:
             text = f"{text} (crowd)".strip()
+        if remarks is not None:
+            text = f"{text} {remarks[i]}".strip()
         if text:
             tags.append((corners, colour, text))
     for (x1, y1, _, _), colour, text in tags:

@@ -9,10 +9,12 @@ import numpy as np
 
 from keras_densepred import data, metrics, models
 from keras_densepred.faults import SettingsError
-from keras_densepred.files import renewing
+from keras_densepred.files import renewing, write_atomically
+from keras_densepred.report.confusion import draw_confusion
+from keras_densepred.report.detection import evaluation_json
+from keras_densepred.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.training.optim import averaged_weights
-from keras_densepred.training.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
 from keras_densepred.training.tasks.semantic_testing import LimitedTest, count_under_limits
@@ -103,16 +105,23 @@ class Segmentation(Recipe):
 
         evaluation = evaluation_of(run.val, every=settings.evaluate_every)
         run.fit(evaluation)
+        if evaluation.confusion is None:  # the run had been finished before
+            cluster.say("Evaluating ...")
+            evaluation.evaluate(model)
         results = {"val": evaluation.results}
+        confusion = evaluation.confusion
         rows = cluster.rows(settings.step_size)
         inference = inference_of(settings, rows, model.size_divisor)
         if inference is not None and self.test_under_limits:
             cluster.say("Testing on the validation images, one by one ...")
-            results["val, tested"] = self.test(run, predictor, rows)
+            counts = self.test(run, predictor, rows)
+            results["val, tested"] = counts.results(run.val.class_names)
+            confusion = counts.confusion
         elif inference is not None:
             cluster.say("Testing on the validation images ...")
             tester = evaluation_of(run.val, settings.sliding_window, inference=inference)
             results["val, tested"] = tester.evaluate(model)
+            confusion = tester.confusion
         if settings.evaluate_train:
             cluster.say("Evaluating the training images ...")
             results["train"] = evaluation_of(run.train).evaluate(model)
@@ -120,10 +129,10 @@ class Segmentation(Recipe):
         # The same number of batches in all processes, some of which may have fewer images in them.
         enough = -(-NUM_SAMPLES // rows)
         samples = predict_samples(predictor, evaluation.batches, run.val, enough)
-        cluster.run_on_main(lambda: self.write(run, results, samples))
+        cluster.run_on_main(lambda: self.write(run, results, confusion, samples))
         return _report(run, results)
 
-    def test(self, run: Run, predictor: Any, rows: int) -> dict[str, float]:
+    def test(self, run: Run, predictor: Any, rows: int) -> metrics.PixelCounts:
         """Tests under two limits. Each process tests all images: their windows differ in number."""
         settings, model = run.settings, run.model
         options = self.preprocessing(settings).batch_options()
@@ -139,14 +148,27 @@ class Segmentation(Recipe):
             rows=rows,
         )
         with averaged_weights(model):
-            return count_under_limits(test, run.val).results(run.val.class_names)
+            return count_under_limits(test, run.val)
 
     def write(
-        self, run: Run, results: dict[str, dict[str, float]], samples: tuple[list, list, list]
+        self,
+        run: Run,
+        results: dict[str, dict[str, float]],
+        confusion: np.ndarray,
+        samples: tuple[list, list, list],
     ) -> None:
-        """Writes the table of classes, the drawn predictions and the preset with its model card."""
+        """Writes tables and pictures of the classes and the preset with its model card."""
         model, train = run.model, run.train
         write_iou(run.output / "iou.csv", results)
+        draw_confusion(confusion, train.class_names, run.output / "confusion.png", counted="pixels")
+        content = {
+            "data": repr(run.val),
+            "images": len(run.val),
+            "results": results.get("val, tested", results["val"]),
+            "classes": list(train.class_names),
+            "confusion": confusion.tolist(),
+        }
+        write_atomically(run.output / "evaluation.json", evaluation_json(content))
         draw_segmentations(
             *samples,
             train.class_names,
@@ -173,7 +195,10 @@ class Segmentation(Recipe):
 def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Says what was written and found; returns the last results."""
     say, output = run.cluster.say, run.output
-    files = ("settings.json", "metrics.csv", "curves.png", "iou.csv", "predictions.png", "preset/")
+    files = (
+        *("settings.json", "metrics.csv", "curves.png", "iou.csv", "evaluation.json"),
+        *("confusion.png", "predictions.png", "preset/"),
+    )
     say(f"Wrote {', '.join(str(output / name) for name in files)}")
     say(describe_iou(results))
     last = dict(results.get("val, tested", results["val"]))
