@@ -1,6 +1,7 @@
 """What all tests share: a quiet TensorFlow, a fixed seed, and where the golden files are."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -8,6 +9,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Tests compile far more than they compute: without XLA's optimisations, in half of the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# What one process or module compiled, the next ones of the same run need not.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="compiled_by_jax_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import keras
 import pytest

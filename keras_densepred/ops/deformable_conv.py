@@ -126,30 +126,18 @@ def deformable_conv(
 
 # What the loop is made of, for the rows (N, C) of maps with their border, the rows of the four
 # neighbours of M samples, upper left first, and four times (M,) shares; `shape` is of the maps:
-#   table(shape, maps): what is read, and in the backward pass added to; most often the rows.
 #   read(table, index, shares): their weighted sum (M, C).
-#   add(shape, total, index, shares, rows): a table with the rows (M, C), by shares, at the index.
+#   add(shape, total, index, shares, rows): `total` (N, C) with the rows (M, C) added, by shares.
 #   products(shape, table, index, rows): four times (M,), of the rows (M, C) with each neighbour.
-#   maps(shape, total): the maps of a table.
 #   scan(function, carry, xs, number of ys): as `keras.ops.scan`, gives (carry, ys).
 Index = Sequence[Tensor]
 
 
 class Parts(NamedTuple):
-    table: Callable[[tuple, Tensor], Tensor]
     read: Callable[[Tensor, Index, Sequence[Tensor]], Tensor]
     add: Callable[[tuple, Tensor, Index, Sequence[Tensor], Tensor], Tensor]
     products: Callable[[tuple, Tensor, Index, Tensor], Sequence[Tensor]]
-    maps: Callable[[tuple, Tensor], Tensor]
     scan: Callable[..., tuple]
-
-
-def rows_of(shape: tuple, maps: Tensor) -> Tensor:
-    return ops.reshape(maps, (-1, shape[-1]))
-
-
-def maps_of(shape: tuple, rows: Tensor) -> Tensor:
-    return ops.reshape(rows, shape)
 
 
 def forward(inputs: Sequence[Tensor], parts: Parts) -> Tensor:
@@ -159,7 +147,7 @@ def forward(inputs: Sequence[Tensor], parts: Parts) -> Tensor:
     shape = ops.shape(bordered)
     groups = shape[3]
     rows, samples, _ = tap_samples(maps, y, x, mask)
-    table = parts.table(shape, bordered)
+    table = ops.reshape(bordered, (-1, shape[-1]))
 
     def add_tap(total: Tensor, tap: Sequence[Tensor]) -> tuple[Tensor, tuple]:
         (row, offset_y, offset_x, share), tap_kernel = tap[:4], tap[4]
@@ -179,7 +167,7 @@ def backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple[
     shape = ops.shape(bordered)
     groups, channels = shape[3:]
     rows, samples, slope = tap_samples(maps, y, x, mask)
-    table = parts.table(shape, bordered)
+    table = ops.reshape(bordered, (-1, shape[-1]))
 
     def add_tap(total: Tensor, tap: Sequence[Tensor]) -> tuple[Tensor, tuple]:
         (row, offset_y, offset_x, share), tap_kernel = tap[:4], tap[4]
@@ -196,7 +184,7 @@ def backward(inputs: Sequence[Tensor], gradient: Tensor, parts: Parts) -> tuple[
 
     total, ys = parts.scan(add_tap, ops.zeros_like(table), (*samples, kernel), 4)
     of_y, of_x, of_mask = (_taps_last(part, y) for part in ys[:3])
-    of_maps = parts.maps(shape, total)[:, 1:-1, 1:-1]
+    of_maps = ops.reshape(total, shape)[:, 1:-1, 1:-1]
     return of_maps, of_y * slope, of_x * slope, of_mask, ys[3]
 
 

@@ -18,8 +18,6 @@ from keras_densepred.ops.deformable_conv import (
     Parts,
     backward,
     forward,
-    maps_of,
-    rows_of,
 )
 
 Tensor = Any
@@ -70,7 +68,7 @@ def _scan(function: Any, carry: Tensor, xs: Sequence[Tensor], _: int) -> tuple:
     return lax.scan(function, carry, xs)
 
 
-_PARTS = Parts(rows_of, _read, _add, _products, maps_of, _scan)
+_PARTS = Parts(_read, _add, _products, _scan)
 
 
 @jax.custom_vjp

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import embedding_bag, grid_sample
 
 from keras_densepred.ops.deformable_attention_torch import shares_gradient, table_gradient
-from keras_densepred.ops.deformable_conv import Parts, backward, forward, maps_of, rows_of
+from keras_densepred.ops.deformable_conv import Parts, backward, forward
 
 Tensor = torch.Tensor
 
@@ -69,7 +69,7 @@ def _scan(function: Any, carry: Tensor, xs: Sequence[Tensor], num_ys: int) -> tu
     return carry, [torch.stack(parts) for parts in zip(*rounds, strict=True)][:num_ys]
 
 
-_PARTS = Parts(rows_of, _read, _add, _products, maps_of, _scan)
+_PARTS = Parts(_read, _add, _products, _scan)
 
 
 def by_grid_sample(maps: Tensor, y: Tensor, x: Tensor, mask: Tensor, kernel: Tensor) -> Tensor:
