@@ -39,9 +39,9 @@ from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import (
     IGNORED_COLOUR,
-    draw_legend,
     draw_semantic,
     label_colour,
+    with_legend,
 )
 from keras_densepred.data.readers.unlabelled import (
     UnlabelledClassImages,
@@ -209,8 +209,8 @@ def _segment(
             classes, colours = model.class_names, model.class_colours
             drawn = draw_semantic(images[index].image, labels, classes, colours)
             seen = np.unique(labels).tolist()
-            legend = draw_legend(seen, classes, drawn.shape[1], colours)
-            options.folder.write(f"pictures/{names[index]}", _png(np.concatenate([legend, drawn])))
+            drawn = with_legend(drawn, seen, classes, colours)
+            options.folder.write(f"pictures/{names[index]}", _png(drawn))
             if options.ade20k_labels:
                 mask = _png(labels + np.uint8(1))
             else:

@@ -21,6 +21,7 @@ def draw_predictions(
     path: str | os.PathLike[str],
     *,
     min_confidence: float = 0.3,
+    chosen: str = "",
     side: int = 512,
 ) -> None:
     """Draws ground truth (left) and predictions (right) of some images as one PNG sheet.
@@ -33,6 +34,7 @@ def draw_predictions(
         class_names: by label.
         path: of the PNG.
         min_confidence: predictions below it are not drawn.
+        chosen: how that was chosen, written behind it.
         side: longer side of each image on the sheet, in pixels; at least 512, for legible names.
 
     Raises:
@@ -64,7 +66,8 @@ def draw_predictions(
             note="nothing found",
         )
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
-    titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
+    least = f"{min_confidence:g} {chosen and f'({chosen})'}".rstrip()
+    titles = ("ground truth", f"predictions, confidence from {least}")
     write_atomically(path, sheet_png(picture_sheet(rows, titles, side)))
 
 

@@ -220,7 +220,8 @@ def train_detector(
         report = metrics.DetectionReport.of(found, results)
         samples = samples_of(found, val, NUM_SAMPLES)
         path = output / "predictions.png"
-        draw_predictions(*samples, val.class_names, path, min_confidence=report.threshold)
+        least, why = report.threshold, "best F1"
+        draw_predictions(*samples, val.class_names, path, min_confidence=least, chosen=why)
         text = evaluation_json({"data": repr(val), "images": len(val), **report.as_json()})
         write_atomically(output / "evaluation.json", text)
         files.extend(

@@ -1,7 +1,6 @@
 """Recipes that train segmenters."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -126,9 +125,10 @@ class Segmentation(Recipe):
             cluster.say("Evaluating the training images ...")
             results["train"] = evaluation_of(run.train).evaluate(model)
         cluster.say("Drawing predictions and saving the preset ...")
-        # The same number of batches in all processes, some of which may have fewer images in them.
-        enough = -(-NUM_SAMPLES // rows)
-        samples = predict_samples(predictor, evaluation.batches, run.val, enough)
+        # Enough for the share of this process.
+        chosen = spread(run.val, NUM_SAMPLES * cluster.shard[1])
+        batches = self.open_evaluation(settings, chosen, cluster.shard)
+        samples = predict_samples(predictor, batches, chosen)
         cluster.run_on_main(lambda: self.write(run, results, confusion, samples))
         return _report(run, results)
 
@@ -230,13 +230,36 @@ def inference_of(
     return inference
 
 
-def predict_samples(
-    predictor: Any, batches: Any, val: Any, batch_count: int
-) -> tuple[list, list, list]:
-    """Takes up to eight of this process' validation images: images, masks, what is found."""
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some images of a segmentation data set, as one."""
+
+    split: Any
+    positions: tuple[int, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label."""
+        return self.split.class_names
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.split[self.positions[index]]
+
+
+def spread(split: Any, count: int) -> Chosen:
+    """Images from all over a split: neighbours are often of one scene."""
+    positions = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    return Chosen(split, tuple(positions.tolist()))
+
+
+def predict_samples(predictor: Any, batches: Any, val: Any) -> tuple[list, list, list]:
+    """Takes up to eight of this process' images: images, masks, what is found."""
     images: list[np.ndarray] = []
     truth, found = [], []
-    for batch in itertools.islice(batches, batch_count):
+    for batch in batches:
         scores = np.asarray(predictor.predict_on_batch(batch["images"]))
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)].tolist():
             record = val[int(batch["indices"][row])]
