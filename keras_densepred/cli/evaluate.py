@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("train", "val", "test"),
         default="val",
-        help="of --data-dir (default: val; test of detection data only)",
+        help="of --data-dir (default: val)",
     )
     add_output_arguments(parser, "JSON file", "runs/evaluation.json")
 
@@ -153,9 +153,11 @@ def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> M
     if options.mask_dir:
         reduce = options.reduce_zero_label
         return data.MaskFolder(options.images, options.mask_dir, names, reduce_zero_label=reduce)
-    _require_split(options)
-    splits = data.find_segmentation_splits(options.data_dir, names, options.reduce_zero_label)
-    return splits[options.split]
+    _require_folder(options)
+    where = options.data_dir, names, options.reduce_zero_label
+    if options.split == "test":
+        return data.find_segmentation_test(*where)
+    return data.find_segmentation_splits(*where)[options.split]
 
 
 def _classifier(
@@ -163,8 +165,11 @@ def _classifier(
 ) -> tuple[Any, dict[str, Any]]:
     if not options.data_dir:
         raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
-    _require_split(options)
-    folder = data.find_class_folders(options.data_dir)[options.split]
+    _require_folder(options)
+    if options.split == "test":
+        folder = data.find_class_test(options.data_dir)
+    else:
+        folder = data.find_class_folders(options.data_dir)[options.split]
     split = data.ImageFolder(folder, model.class_names if model.is_named else None)
     _require_classes(model, split.class_names, folder)
     batches = data.eval_class_batches(
@@ -191,9 +196,7 @@ def _with_confusion(
     return {"results": results, "classes": names, "confusion": confusion.tolist()}
 
 
-def _require_split(options: argparse.Namespace) -> None:
-    if options.split == "test":
-        raise ValueError("--split test is of detection data: give train or val.")
+def _require_folder(options: argparse.Namespace) -> None:
     if not options.data_dir:
         raise ValueError("--train-annotations is for detectors: give --data-dir.")
 

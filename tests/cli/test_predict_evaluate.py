@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,8 +180,23 @@ def test_other_layouts_and_splits(detector, tmp_path, capsys):
     assert pictures == {"sub/0.png", "sub/1.png", "sub/2.png", "top.png"}
     with pytest.raises(SystemExit):
         main(["predict", str(detector), str(path), "--data-dir", str(yolo)])
-    assert main(["evaluate", str(detector), "--data-dir", str(coco), "--split", "test"]) == 1
-    assert "has no test split" in capsys.readouterr().err
+    command = ["evaluate", str(detector), "--data-dir", str(coco), "--split", "test"]
+    assert main([*command, "--output", str(tmp_path / "x.json")]) == 1
+    assert "without a test split" in capsys.readouterr().err
+    # Trees with nothing else.
+    (coco / "annotations" / "instances_val.json").rename(
+        coco / "annotations" / "instances_test.json"
+    )
+    (coco / "images" / "val").rename(coco / "images" / "test")
+    (coco / "annotations" / "instances_train.json").unlink()
+    (yolo / "data.yaml").write_text(f"names: [{names}]\ntest: images/val\n")
+    (yolo / "images" / "val" / "top.png").unlink()
+    for folder in (coco, yolo):
+        out = tmp_path / "result.json"
+        command = ["evaluate", str(detector), "--data-dir", str(folder), "--split", "test"]
+        assert main([*command, "--output", str(out)]) == 0
+        again = json.loads(out.read_text())["results"]
+        assert again == pytest.approx(results[0], abs=1e-5)
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
@@ -249,7 +265,18 @@ def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
     paths = ["--images", str(photos), "--mask-dir", str(tmp_path / "truth")]
     file = tmp_path / "iou.json"
     assert main(["evaluate", str(run), *paths, "--output", str(file)]) == 0
-    assert json.loads(file.read_text())["results"]["mIoU"] == 1.0
+    content = json.loads(file.read_text())
+    assert content["results"]["mIoU"] == 1.0
+    assert np.trace(content["confusion"]) == 40 * 60 + 80 * 50 + 64 * 64
+    assert {p.name for p in (tmp_path / "iou").glob("[!.]*")} == {"iou.csv", "confusion.png"}
+    test = tmp_path / "tree" / "test"
+    shutil.copytree(tmp_path / "truth", test / "masks")
+    (test / "images").mkdir()
+    for photo in photos.glob("*.*g"):
+        shutil.copy(photo, test / "images")
+    command = ["evaluate", str(run), "--data-dir", str(tmp_path / "tree"), "--split", "test"]
+    assert main([*command, "--output", str(file)]) == 0
+    assert json.loads(file.read_text())["results"] == content["results"]
     write_mask(tmp_path / "truth" / "a.png", np.full((40, 60), 7, np.uint8))
     assert main(["evaluate", str(run), *paths]) == 1
     assert "labels up to 7" in capsys.readouterr().err
@@ -280,6 +307,12 @@ def test_a_classifier_ranks_classes(tmp_path, capsys):
     top1 = json.loads(file.read_text())["results"]["top1"]
     right = [row for row in rows if row["rank"] == "1" and f"/{row['class']}/" in row["file_name"]]
     assert top1 == len(right) / 6
+    assert {p.name for p in (tmp_path / "top").glob("[!.]*")} == {"confusion.png"}
+    (tmp_path / "tree" / "val").rename(tmp_path / "tree" / "test")
+    shutil.rmtree(tmp_path / "tree" / "train")
+    assert main([*command, "--split", "test"]) == 0
+    assert json.loads(file.read_text())["results"]["top1"] == top1
+    assert main([*command, "--split", "val"]) == 1
 
 
 def test_a_model_without_its_preprocessing(detector, photos, tmp_path, capsys):
