@@ -185,6 +185,15 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
 
+    @property
+    def monitor(self) -> str:
+        """What makes an epoch the best."""
+        return "val_top1" if self.averaged is None else "ema_val_top1"
+
+    def forget(self) -> None:
+        """Forgets the last numbers, which are of other weights than the model has now."""
+        self.results, self.confusion = {}, None
+
     def get_state(self) -> dict[str, float]:
         """The last numbers, ready for JSON."""
         return dict(self.results)

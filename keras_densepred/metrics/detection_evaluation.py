@@ -192,6 +192,12 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.results: dict[str, float] = {}
         self.found: Found | None = None
 
+    monitor = "val_AP"  # what makes an epoch the best
+
+    def forget(self) -> None:
+        """Forgets the last numbers, which are of other weights than the model has now."""
+        self.results, self.found = {}, None
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         is_last = epoch + 1 == (self.params or {}).get("epochs")
         if (epoch + 1) % self.every and not is_last:

@@ -239,6 +239,12 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
 
+    monitor = "val_mIoU"  # what makes an epoch the best
+
+    def forget(self) -> None:
+        """Forgets the last numbers, which are of other weights than the model has now."""
+        self.results, self.confusion = {}, None
+
     def get_state(self) -> dict[str, float]:
         """The last numbers, ready for JSON."""
         return dict(self.results)

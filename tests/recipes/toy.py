@@ -130,7 +130,7 @@ def kill_after(batches):
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    importlib.import_module("keras_densepred.training.run").Progress = KillingProgress
+    importlib.import_module("keras_densepred.training.loop.in_output").Progress = KillingProgress
 
 
 def run(recipe, kill_after, flags):

@@ -20,8 +20,15 @@ from keras_densepred.report.objects import draw_predictions, samples_of
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
+from keras_densepred.training.loop.in_output import (
+    NO_EXTRAS,
+    Batches,
+    Extras,
+    fit_in_output,
+    tell_skipped,
+)
 from keras_densepred.training.optim import averaged_weights
-from keras_densepred.training.run import Batches, Recipe, Run, fit_in_output, tell_skipped
+from keras_densepred.training.run import Recipe, Run
 
 NUM_SAMPLES = 8
 SHAPES_SIZE = 96  # side of the built-in pictures
@@ -111,6 +118,7 @@ class Detection(Recipe):
             steps_per_epoch=settings.steps_per_epoch,
             evaluate_every=settings.evaluate_every,
             checkpoint_minutes=settings.checkpoint_minutes,
+            extras=run.extras,
         )
         tell_skipped(streams)
         return results
@@ -145,6 +153,7 @@ def train_detector(
     steps_per_epoch: int,
     evaluate_every: int,
     checkpoint_minutes: float,
+    extras: Extras = NO_EXTRAS,
 ) -> dict[str, float]:
     """Fits a detector, or goes on with it, evaluates, and writes everything to `output`.
 
@@ -169,6 +178,7 @@ def train_detector(
         steps_per_epoch: batches in an epoch.
         evaluate_every: epochs between evaluations.
         checkpoint_minutes: between checkpoints within an epoch.
+        extras: early stopping, loggers, more callbacks.
 
     Returns:
         What `metrics.evaluate_detector` gives for the validation split, with averaged weights where
@@ -201,6 +211,7 @@ def train_detector(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         checkpoint_minutes=checkpoint_minutes,
+        extras=extras,
     )
     found = evaluation.found
     if found is None:  # the run had been finished before

@@ -1,5 +1,6 @@
 """Recipes that train segmenters."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -95,15 +96,17 @@ class Segmentation(Recipe):
             return metrics.SegmentationEvaluation(
                 self.open_evaluation(settings, split, cluster.shard, own_size),
                 split.class_names,
-                weights=lambda: averaged_weights(model),
                 predictor=predictor,
                 gather=cluster.gather,
                 verbose=False,
                 **options,
             )
 
-        evaluation = evaluation_of(run.val, every=settings.evaluate_every)
+        evaluation = evaluation_of(
+            run.val, every=settings.evaluate_every, weights=lambda: averaged_weights(model)
+        )
         run.fit(evaluation)
+        evaluation.weights = contextlib.nullcontext  # the model holds the averages now
         if evaluation.confusion is None:  # the run had been finished before
             cluster.say("Evaluating ...")
             evaluation.evaluate(model)
@@ -147,8 +150,7 @@ class Segmentation(Recipe):
             size_multiple=model.size_divisor,
             rows=rows,
         )
-        with averaged_weights(model):
-            return count_under_limits(test, run.val)
+        return count_under_limits(test, run.val)
 
     def write(
         self,
