@@ -24,9 +24,9 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e ".[$(EXTRAS)]"
 	touch $@
 
-# Trains a small detector on the built-in shapes, evaluates it and draws its boxes.
+# Trains our smallest dense detector on the built-in shapes, evaluates it and draws its boxes.
 demo: install
-	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python recipes/coco_retinanet.py --output $(DEMO_OUTPUT)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python recipes/coco_dense.py --output $(DEMO_OUTPUT)
 
 lint: install
 	$(BIN)/ruff check .

@@ -280,7 +280,7 @@ def test_eight_pictures_are_learned_by_heart():
     model = models.dense_detector("pico", len(pictures.class_names))
     model.compile(keras.optimizers.AdamW(2e-3))
     targets = {name: batch[name] for name in ("boxes", "labels")}
-    for _ in range(150):
+    for _ in range(400):  # moving statistics of batch norms lag behind
         model.train_on_batch(batch["images"], targets)
     results = metrics.evaluate_detector(model, data.eval_batches(pictures, **options), pictures)
     assert results["AP"] >= 0.9

@@ -7,6 +7,7 @@ import keras_hub
 import numpy as np
 import pytest
 
+from keras_densepred import models
 from keras_densepred.models import RetinaNetKerasHub
 from keras_densepred.models import anchors as anchor_ops
 
@@ -275,3 +276,19 @@ def test_wrong_inputs_get_one_sentence(toy_pyramid, model):
     channels_first.data_format = "channels_first"
     with pytest.raises(ValueError, match="channels_first"):
         RetinaNetKerasHub(channels_first, num_classes=1)
+
+
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_each_object_may_have_its_own_threshold(toy_pyramid, tmp_path):
+    """ATSS and GIoU train, and are what a saved model goes on with."""
+    with pytest.raises(ValueError, match="`assigner` must be one of"):
+        models.RetinaNet(toy_pyramid, 3, assigner="nearest")
+    model = models.RetinaNet(toy_pyramid, 3, head_width=8, head_depth=1, assigner="atss")
+    model.compile("sgd", box_loss=models.BoxGIoULoss())
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    targets = {"boxes": np.array([[[8, 8, 40, 50.0]]], "float32"), "labels": np.array([[1]])}
+    logs = model.train_on_batch(images, targets, return_dict=True)
+    assert np.isfinite(list(logs.values())).all() and logs["box_loss"] > 0
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert copy.assigner == "atss" and isinstance(copy.box_loss, models.BoxGIoULoss)
