@@ -29,6 +29,7 @@ from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.detr.model import DeformableDETR
 from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
+from keras_densepred.models.inference.optimized import optimize
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.mask2former.model import Mask2Former
 from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
@@ -101,6 +102,7 @@ __all__ = [
     "fold_batch_norm",
     "image_classifier",
     "multi_scale",
+    "optimize",
     "register_classifier",
     "sliding_window",
 ]
