@@ -330,7 +330,7 @@ class DenseDetector(Detector):
         # On PyTorch a layer is a `torch.nn.Module`, and one of these takes another as its own
         # without asking a property's setter (torch 2.13).
         if name == "prediction_decoder":
-            DenseDetector.prediction_decoder.__set__(self, value)
+            object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 

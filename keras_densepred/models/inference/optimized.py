@@ -70,7 +70,7 @@ class InferenceGraph(_NotSaved, keras.Model):
                 self._recording = Recording(graph)
         # With a recording the graph's own weights, those that were packed, are not kept.
         self.graph = None if self._recording else graph
-        self._call = None if self._recording else _compiled(graph)
+        self._call: Any = None if self._recording else _compiled(graph)
         self.built = True
 
     def call(self, images: Tensor, training: bool | None = None) -> Any:

@@ -258,7 +258,9 @@ def _plain(call: Any) -> Callable[..., Any]:
     if isinstance(operation, LayerNorm) and operation.axis in (-1, [-1]):
         gamma, beta = (keras.ops.convert_to_tensor(w) for w in (operation.gamma, operation.beta))
         return packed_torch.layer_norm(gamma, beta, operation.epsilon)
-    function = operation.call if isinstance(operation, Stateless) else operation
+    function: Any = operation
+    if isinstance(operation, Stateless):  # what Keras does around a call is for training
+        function = operation.call  # type: ignore[attr-defined]
     constants = {name: value for name, value in kwargs.items() if name != "training"}
     if isinstance(operation, keras.layers.Layer) and operation._call_has_training_arg:
         constants["training"] = False
