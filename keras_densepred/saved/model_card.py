@@ -21,6 +21,8 @@ def write_model_card(
     settings: Mapping[str, Any],
     usage: str,
     parameters: int,
+    by_class: Mapping[str, Mapping[str, float]] | None = None,
+    command: str | None = None,
 ) -> pathlib.Path:
     """Writes the model card that Hugging Face and Kaggle show for an uploaded preset.
 
@@ -33,6 +35,9 @@ def write_model_card(
         settings: those of the run.
         usage: Python that loads the preset and uses it.
         parameters: of the whole model.
+        by_class: class name to its numbers, the same for all; fractions, whole numbers, or -1 where
+            there is nothing to measure.
+        command: that trained it.
 
     Returns:
         The card's path.
@@ -44,6 +49,7 @@ def write_model_card(
     text = f"""---
 library_name: keras-hub
 pipeline_tag: {task}
+license: other  # that of the training data: write its name here
 ---
 
 # {title}
@@ -60,7 +66,7 @@ Trained with keras_densepred {__version__} (Keras {keras.version()}, {keras.back
 | on the validation split | |
 |---|---|
 {rows}
-
+{_class_table(by_class or {})}
 ## Use
 
 ```python
@@ -68,7 +74,7 @@ Trained with keras_densepred {__version__} (Keras {keras.version()}, {keras.back
 ```
 
 ## Settings
-
+{(command and _fenced(command)) or ""}
 | setting | value |
 |---|---|
 {flags}
@@ -76,3 +82,29 @@ Trained with keras_densepred {__version__} (Keras {keras.version()}, {keras.back
     path = pathlib.Path(directory) / "README.md"
     write_atomically(path, text.encode("utf-8"))
     return path
+
+
+def _class_table(by_class: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown, with empty lines around it; nothing without classes."""
+    if not by_class:
+        return ""
+    columns = list(next(iter(by_class.values())))
+    lines = [
+        f"| class | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
+        *(
+            f"| {name.replace('|', chr(92) + '|')} | {' | '.join(map(_cell, row.values()))} |"
+            for name, row in by_class.items()
+        ),
+    ]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _cell(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value < 0 else f"{value:.4f}"
+
+
+def _fenced(command: str) -> str:
+    return f"\n```\n{command}\n```\n"

@@ -126,7 +126,7 @@ _EVALUATION_SHARE = 0.1  # of the cost of training
 def often_enough(plan: "Plan") -> int:
     """Epochs between evaluations: ten in a run, or as many as cost a tenth of the training."""
     trained = _STEP_COST * plan.steps_per_epoch * plan.batch_size
-    affordable = math.ceil(plan.val_images / (_EVALUATION_SHARE * trained))
+    affordable = math.ceil(plan.evaluated / (_EVALUATION_SHARE * trained))
     return min(plan.epochs, max(1, plan.epochs // 10, affordable))
 
 
@@ -152,7 +152,7 @@ class Plan:
 
     Attributes:
         images: number of training images.
-        val_images: number of validation images.
+        evaluated: number of validation images.
         network: what `backbones.find_backbone` says of the backbone.
     """
 
@@ -161,12 +161,12 @@ class Plan:
         given: Mapping[str, Any],
         rules: Mapping[str, Any],
         images: int,
-        val_images: int = 0,
+        evaluated: int = 0,
     ):
         self._decided = dict(given)
         self._rules = rules
         self.images = images
-        self.val_images = val_images
+        self.evaluated = evaluated
         self._network: Any = None
 
     @property

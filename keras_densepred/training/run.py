@@ -135,6 +135,7 @@ class Recipe:
             TrainingDiverged: if the loss becomes NaN.
         """
         started = start.BEGAN if start.is_command() else time.monotonic()
+        flags = tuple(sys.argv[1:] if argv is None else argv)
         said = parse_flags(self.settings, argv, self.description, self.experiments)
         if said.get("minutes") and said.get("epochs"):
             raise SettingsError("Give --minutes or --epochs, not both.")
@@ -177,7 +178,7 @@ class Recipe:
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
             with _own_output(cluster, settings.output):
-                return self.run(settings, cluster, train, val, left_open, callbacks, plan)
+                return self.run(settings, cluster, train, val, left_open, callbacks, plan, flags)
 
     def complete(self, settings: Any, train: Any, val: Any = ()) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""
@@ -199,6 +200,7 @@ class Recipe:
         left_open: set[str],
         callbacks: Sequence[keras.callbacks.Callback] = (),
         plan: Callable[[], Any] | None = None,
+        argv: Sequence[str] = (),
     ) -> dict[str, float]:
         """Does what `main` promises, with every setting decided; in all processes alike.
 
@@ -234,7 +236,7 @@ class Recipe:
         )
         extras = Extras(settings.patience, settings.logger, tuple(callbacks))
         return self.train(
-            Run(self, settings, cluster, train, val, model, decisive, left_open, extras)
+            Run(self, settings, cluster, train, val, model, decisive, left_open, extras, argv)
         )
 
     def batches(
@@ -307,6 +309,7 @@ class Run:
         decisive: what decides the run's result, see `decisive_settings`.
         left_open: names of settings that no flag gave.
         extras: loggers and the like.
+        argv: the flags, for the model card.
     """
 
     recipe: Recipe
@@ -318,6 +321,7 @@ class Run:
     decisive: Mapping[str, Any]
     left_open: set[str]
     extras: Extras = NO_EXTRAS
+    argv: Sequence[str] = ()
 
     @property
     def output(self) -> pathlib.Path:

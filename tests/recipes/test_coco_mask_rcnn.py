@@ -43,6 +43,12 @@ def test_from_flags_to_files(flags, tmp_path, capsys, detector):
     model = keras.saving.load_model(output / "preset" / "detector.keras")
     classes = json.loads((output / "preset" / "classes.json").read_text())
     assert [entry["name"] for entry in classes] == list(data.ShapesDataset(1, 64).class_names)
+    card = (output / "preset" / "README.md").read_text()
+    assert f"python recipes/coco_mask_rcnn.py {flags[0]} {flags[1]}" in card
+    assert "| class | objects | AP | AP50 |" in card and "| mask AP | mask AP50 |" in card
+    assert "license: other" in card and "pipeline_tag: image-segmentation" in card
+    for entry in classes:
+        assert f"| {entry['name']} | " in card
     assert type(model).__name__ == "MaskRCNN" and len(classes) == model.num_classes
     assert isinstance(
         CEDNetBackbone.from_preset(str(output / "preset" / "backbone")), CEDNetBackbone

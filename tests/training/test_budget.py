@@ -71,6 +71,7 @@ def test_a_run_takes_the_time_that_it_may(
     if evaluation < 0.005 * 60 * minutes:
         assert evaluations >= 10
     assert settings.minutes == minutes, "by which the run is known"
+    assert settings.val_images is None, "a flag, and no number of images"
 
 
 def test_what_is_given_stays(monkeypatch, tmp_path):

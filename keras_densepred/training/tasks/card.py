@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping
 
 from keras_densepred.saved.model_card import write_model_card
@@ -16,6 +17,7 @@ def write_card(
     task: str,
     results: Mapping[str, float],
     usage: str,
+    by_class: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Writes the model card of what a run trained.
 
@@ -26,6 +28,7 @@ def write_card(
         task: the hub's name of the task.
         results: of the validation split.
         usage: Python that loads the preset and uses it.
+        by_class: class name to its numbers.
     """
     settings, train = run.settings, run.train
     source = settings.tfds or settings.data_dir or "the built-in shapes"
@@ -42,4 +45,6 @@ def write_card(
         settings=dataclasses.asdict(settings),
         usage=usage,
         parameters=run.model.count_params(),
+        by_class=by_class,
+        command=shlex.join(["python", f"recipes/{run.recipe.name}.py", *run.argv]),
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -29,6 +30,7 @@ from keras_densepred.training.loop.in_output import (
 )
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.run import Recipe, Run
+from keras_densepred.training.tasks.card import write_card
 
 NUM_SAMPLES = 8
 SHAPES_SIZE = 96  # side of the built-in pictures
@@ -123,6 +125,7 @@ class Detection(Recipe):
             evaluate_every=settings.evaluate_every,
             checkpoint_minutes=settings.checkpoint_minutes,
             extras=run.extras,
+            card=functools.partial(write_detector_card, run),
         )
         tell_skipped(streams)
         return results
@@ -158,6 +161,7 @@ def train_detector(
     evaluate_every: int,
     checkpoint_minutes: float,
     extras: Extras = NO_EXTRAS,
+    card: Callable[[pathlib.Path, metrics.DetectionReport], None] | None = None,
 ) -> dict[str, float]:
     """Fits a detector, or goes on with it, evaluates, and writes everything to `output`.
 
@@ -183,6 +187,7 @@ def train_detector(
         evaluate_every: epochs between evaluations.
         checkpoint_minutes: between checkpoints within an epoch.
         extras: early stopping, loggers, more callbacks.
+        card: writes a model card into the preset's directory.
 
     Returns:
         What `metrics.evaluate_detector` gives for the validation split, with averaged weights where
@@ -227,12 +232,14 @@ def train_detector(
     files = ["settings.json", "metrics.csv", "curves.png", "predictions.png", "evaluation.json"]
 
     def write() -> None:
+        report = metrics.DetectionReport.of(found, results)
         with renewing(output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
             model.save(preset / "detector.keras")
             write_classes(preset / "classes.json", train)
             preprocessing.write(preset)
-        report = metrics.DetectionReport.of(found, results)
+            if card is not None:
+                card(preset, report)
         samples = samples_of(found, val, NUM_SAMPLES)
         path = output / "predictions.png"
         least, why = report.threshold, "best F1"
@@ -255,6 +262,37 @@ def train_detector(
         f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}{masks} on {len(val)} validation images"
     )
     return results
+
+
+def write_detector_card(run: Run, preset: pathlib.Path, report: metrics.DetectionReport) -> None:
+    """Writes the model card of a detector.
+
+    Args:
+        run: that trained it.
+        preset: the preset's directory.
+        report: of the validation split.
+    """
+    model = run.model
+    columns = ("objects", "AP", "AP50", "APs", "APm", "APl", "AR100")
+    masks = report.by_class.get("masks", {})
+    by_class = {}
+    for name, row in report.by_class["boxes"].items():
+        of_masks = {f"mask {key}": masks[name][key] for key in ("AP", "AP50")} if masks else {}
+        by_class[name] = {**{column: row[column] for column in columns}, **of_masks}
+    write_card(
+        run,
+        preset,
+        title=f"{type(model).__name__} with {type(model.plain_backbone).__name__}",
+        task="image-segmentation" if masks else "object-detection",
+        results={
+            **{n: v for n, v in report.results.items() if "AP/" not in n and v >= 0},
+            "best confidence (F1)": report.threshold,
+        },
+        by_class=by_class,
+        usage="import keras\nimport keras_densepred\n\n"
+        'model = keras.saving.load_model("DIRECTORY/detector.keras")\n'
+        "detections = model.predict(images)",
+    )
 
 
 def predict_samples(

@@ -187,11 +187,24 @@ class Segmentation(Recipe):
                 preset,
                 title=f"{type(model).__name__} with {type(model.plain_backbone).__name__}",
                 task="image-segmentation",
-                results=results.get("val, tested", results["val"]),
+                results=_together(results.get("val, tested", results["val"])),
+                by_class=_classes_of(results.get("val, tested", results["val"])),
                 usage="import keras\nimport keras_densepred\n\n"
                 'model = keras.saving.load_model("DIRECTORY/segmenter.keras")\n'
                 "labels = model.predict(images).argmax(axis=-1)",
             )
+
+
+def _classes_of(results: dict[str, float]) -> dict[str, dict[str, float]]:
+    return {
+        name.removeprefix("IoU/"): {"IoU": value}
+        for name, value in results.items()
+        if name.startswith("IoU/")
+    }
+
+
+def _together(results: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in results.items() if not name.startswith("IoU/")}
 
 
 def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
