@@ -1,7 +1,7 @@
 """A trained model and what its user must know: loading, preprocessing, classes, model card."""
 
 from keras_densepred.saved.classes import read_classes, write_classes
-from keras_densepred.saved.load import (
+from keras_densepred.saved.opening import (
     SavedModel,
     find_model,
     is_backbone,
@@ -12,6 +12,7 @@ from keras_densepred.saved.load import (
 )
 from keras_densepred.saved.model_card import write_model_card
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.saved.writing import save_copy, without_training_state
 
 __all__ = [
     "Preprocessing",
@@ -22,7 +23,9 @@ __all__ = [
     "open_model",
     "read_classes",
     "require_size",
+    "save_copy",
     "saved_preprocessing",
+    "without_training_state",
     "write_classes",
     "write_model_card",
 ]

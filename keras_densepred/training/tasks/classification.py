@@ -9,6 +9,7 @@ from keras_densepred import data, metrics
 from keras_densepred.faults import SettingsError
 from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
+from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.classification import draw_classified, draw_confusion
 from keras_densepred.training.run import Recipe, Run
@@ -131,7 +132,8 @@ class Classification(Recipe):
         # With averaged weights the model holds those now.
         averaged = {n[4:]: v for n, v in evaluation.results.items() if n.startswith("ema_")}
         with renewing(run.output / "preset") as preset:
-            model.save_to_preset(str(preset / "classifier"))
+            with without_training_state(model):
+                model.save_to_preset(str(preset / "classifier"))
             model.backbone.save_to_preset(str(preset / "backbone"))
             write_classes(preset / "classes.json", train)
             self.preprocessing(settings).write(preset)

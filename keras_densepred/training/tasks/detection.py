@@ -13,6 +13,7 @@ from keras_densepred import data, metrics
 from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.objects import draw_predictions
@@ -210,7 +211,8 @@ def train_detector(
         draw_predictions(*samples, val.class_names, output / "predictions.png")
         with renewing(output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
-            model.save(preset / "detector.keras")
+            with without_training_state(model):
+                model.save(preset / "detector.keras")
             write_classes(preset / "classes.json", train)
             preprocessing.write(preset)
 

@@ -11,6 +11,7 @@ from keras_densepred import data, metrics, models
 from keras_densepred.faults import SettingsError
 from keras_densepred.files import renewing
 from keras_densepred.saved.classes import write_classes
+from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.training.run import Recipe, Run
@@ -155,7 +156,8 @@ class Segmentation(Recipe):
         )
         with renewing(run.output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
-            model.save(preset / "segmenter.keras")
+            with without_training_state(model):
+                model.save(preset / "segmenter.keras")
             write_classes(preset / "classes.json", train)
             self.preprocessing(run.settings).write(preset)
             write_card(
