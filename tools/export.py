@@ -5,9 +5,9 @@
         --weights int8 --image-size 416 --output detector.tflite
 
 MODEL is a run's folder, its preset, a saved `.keras` model (detector, classifier, segmenter), or a
-preset of a backbone, by name or directory. A detector's file decodes its boxes and suppresses; what goes in and comes out is
-said in `keras_densepred.export`. The images' size is by default the one that the recipe wrote into
-`preprocessing.json` beside the model.
+preset of a backbone, by name or directory. A detector's file decodes its boxes and suppresses; what
+goes in and comes out is said in `keras_densepred.export`. The images' size is by default the one
+that the recipe wrote into `preprocessing.json` beside the model.
 
 From TensorFlow: onnx, saved_model, litert, openvino; from PyTorch: onnx, torch, openvino; from JAX:
 saved_model. `--weights` is LiteRT's, and prints what float32 weights would give beside it.

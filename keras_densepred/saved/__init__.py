@@ -1,6 +1,7 @@
 """A trained model and what its user must know: loading, preprocessing, classes, model card."""
 
 from keras_densepred.saved.classes import read_classes, write_classes
+from keras_densepred.saved.model_card import write_model_card
 from keras_densepred.saved.opening import (
     SavedModel,
     find_model,
@@ -10,7 +11,6 @@ from keras_densepred.saved.opening import (
     require_size,
     saved_preprocessing,
 )
-from keras_densepred.saved.model_card import write_model_card
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.saved.writing import save_copy, without_training_state
 
