@@ -23,7 +23,7 @@ TOOLS = ("check_dataset.py", "convert_dataset.py", "convert_weights.py", "export
 _FOLDERS = (_PACKAGE.parent, _PACKAGE / "scripts")
 # Rooms that the modules of commands name at their top and need only once they work.
 _NETWORKS = ("backbones", "layers", "models", "necks", "ops")
-_ROOMS = (*_NETWORKS, "convert", "data", "export", "metrics", "saved")
+_ROOMS = (*_NETWORKS, "convert", "data", "export", "metrics", "report", "saved")
 _WITHOUT_KERAS = ("data",)
 
 _postponed: list[str] = []  # packages of which only the light half is imported

@@ -93,7 +93,6 @@ EXPERIMENTS = {
             "batch_size": 8,
             "steps": 900,
             "steps_per_epoch": lambda plan: min(plan.steps, 100),
-            "evaluate_every": lambda plan: max(1, plan.epochs // 3),
             "scale_min": 0.8,
             "scale_max": 1.25,
             "photometric": False,

@@ -124,7 +124,6 @@ EXPERIMENTS = {
             "warmup_epochs": 2.0,
             "weight_decay": 0.05,
             "ema": 0.99,
-            "evaluate_every": lambda plan: max(1, plan.epochs // 5),
         },
     ),
 }

@@ -76,7 +76,6 @@ EXPERIMENTS = {
             "optimizer": "adamw",
             "warmup_steps": lambda plan: min(50, plan.steps // 10),
             "ema": 0.99,
-            "evaluate_every": lambda plan: max(1, plan.epochs // 3),
         },
         # Shapes come in all sizes, and a run sees few of them twice.
         on_shapes={"image_size": 192, "batch_size": 4, "scale_min": 1.0, "scale_max": 1.0},

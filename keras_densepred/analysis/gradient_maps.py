@@ -24,11 +24,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_densepred.metrics.average_precision import (
-    EvaluationDataset,
-    coco_average_precision,
-    detections_to_coco,
-)
+from keras_densepred.metrics.average_precision import coco_average_precision
+from keras_densepred.metrics.coco_results import detections_to_coco
+from keras_densepred.metrics.detection_evaluation import EvaluationDataset
 from keras_densepred.runtime.input_gradient import input_gradient
 
 THRESHOLDS = np.arange(100) / 100

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from keras_densepred.cli.arguments import (
 )
 from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
-from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic
+from keras_densepred.data.drawing.semantic import draw_legend, draw_semantic, with_legend
 from keras_densepred.data.layouts import LAYOUTS, layout_evidence
 from keras_densepred.data.open import hold_out_split, same_classes
 from keras_densepred.data.readers.class_folders import is_class_tree
@@ -38,6 +38,7 @@ from keras_densepred.data.readers.mask_files import MaskFiles
 from keras_densepred.data.readers.mask_folders import is_segmentation_tree
 from keras_densepred.data.readers.object_files import ObjectFiles
 from keras_densepred.data.readers.readable import find_unreadable
+from keras_densepred.data.readers.summary import DatasetSummary
 from keras_densepred.data.readers.trainable import Summary, require_evaluable_data
 from keras_densepred.files import CommandFolder, claim_folder
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 NAME = "check-data"
 SUMMARY = "tell whether a data set can be trained on, and show what is in it"
 _MAX_FAULTS = 20
+_NAMED = 8  # classes without objects
 _SAMPLE_HEIGHT = 480  # pixels of one image in the sheet of samples
 
 Split = ObjectFiles | MaskFiles | data.ImageFolder
@@ -102,6 +104,7 @@ def _check(options: argparse.Namespace, console: Console, folder: CommandFolder 
         if not (broken and isinstance(dataset, MaskFiles)):
             summaries.append(dataset.summary())
             console.print(summaries[-1])
+            _tell_unused(console, name, summaries[-1])
         if folder is not None:
             path = _write_samples(folder, name, dataset, options.samples, set(broken))
             if path is not None:
@@ -151,14 +154,17 @@ def _open_objects(
     splits: dict[str, ObjectFiles] = {}
     if options.annotations:
         console.print(f"Reading {options.annotations} ...")
-        dataset = data.CocoDataset(options.annotations, options.images, with_masks=options.masks)
+        files = options.annotations, options.images
+        dataset = _with_masks(
+            lambda masks: data.CocoDataset(*files, with_masks=masks), options, console
+        )
         return same_classes({"data": dataset})
     layout = detection_files(options).find()
     console.print(f"Found {layout}")
     for name, place in layout.splits.items():
         console.print(f"Reading {name} ...")
         try:
-            splits[name] = place.open(options.masks)
+            splits[name] = _with_masks(place.open, options, console)
         except data.DatasetError as error:
             faults.append(str(error))
     if options.val_share is not None and set(splits) == {"train"}:
@@ -172,6 +178,20 @@ def _open_objects(
     except data.DatasetError as error:
         faults.append(str(error))
     return splits
+
+
+def _with_masks(
+    open_split: Callable[[bool], ObjectFiles], options: argparse.Namespace, console: Console
+) -> ObjectFiles:
+    """Opens a split with its masks, where it has some that can be used; with --masks it must."""
+    dataset = open_split(options.masks)
+    if options.masks or not dataset.segmented:
+        return dataset
+    try:
+        return open_split(True)
+    except data.DatasetError as error:
+        console.print(f"! boxes can be used, masks cannot: {error}", style="yellow")
+        return dataset
 
 
 def _open_masks(options: argparse.Namespace) -> dict[str, MaskFiles]:
@@ -201,6 +221,18 @@ def _decode_all(console: Console, name: str, dataset: Split) -> dict[int, str]:
     return faults
 
 
+def _tell_unused(console: Console, name: str, summary: Summary) -> None:
+    """Names classes without objects."""
+    if not isinstance(summary, DatasetSummary):
+        return
+    unused = [label for label, count in summary.boxes_per_class.items() if not count]
+    if not unused or not summary.boxes:
+        return
+    named = ", ".join(unused[:_NAMED]) + (" ..." if len(unused) > _NAMED else "")
+    classes = "1 class has" if len(unused) == 1 else f"{len(unused)} classes have"
+    console.print(f"  ! {classes} no object in {name}: {named}", style="yellow")
+
+
 def _write_samples(
     folder: CommandFolder, name: str, dataset: Split, count: int, broken: set[int]
 ) -> Path | None:
@@ -216,8 +248,7 @@ def _write_samples(
     for position in np.linspace(0, len(usable) - 1, count).astype(int):
         record = dataset[usable[position]]
         if isinstance(record, data.LabelledImage):
-            legend_of_one = draw_legend([record.label], dataset.class_names, record.image.shape[1])
-            drawn = np.concatenate([legend_of_one, record.image])
+            drawn = with_legend(record.image, [record.label], dataset.class_names)
         elif record.semantic is not None:
             drawn = draw_semantic(record.image, record.semantic, dataset.class_names, colours)
             seen |= set(np.unique(record.semantic).tolist())

@@ -1,11 +1,16 @@
 """Measures a trained model on a split: average precision, mean IoU, or top-1 and top-5.
 
   python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES
+  python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES --split test
   python -m keras_densepred evaluate detector.keras --annotations val.json --images val/
 
 The data are in COCO's layout, Roboflow's, YOLO's or Pascal VOC's for a detector, in Pascal VOC's or
-folders of images and masks for a segmenter, and in class folders for a classifier. Prints a table
-and writes it as JSON."""
+folders of images and masks for a segmenter, and in class folders for a classifier. Prints tables
+and writes all numbers as JSON (OUTPUT.json), and beside it into the folder OUTPUT
+
+  detectors:    per_class.csv, precision_recall.png, confusion.png, worst.png (most errors)
+  segmenters:   iou.csv, confusion.png
+  classifiers:  confusion.png"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_densepred import data, metrics, saved
+from keras_densepred import data, metrics, report, saved
 from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
     add_data_arguments,
@@ -26,9 +31,10 @@ from keras_densepred.cli.arguments import (
 )
 from keras_densepred.cli.console import progress
 from keras_densepred.data.readers.mask_files import MaskFiles
-from keras_densepred.files import require_new_file, write_atomically
+from keras_densepred.files import claim_folder, require_new_file, write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
 NAME = "evaluate"
@@ -43,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("train", "val", "test"),
         default="val",
-        help="of --data-dir (default: val; test of detection data only)",
+        help="of --data-dir (default: val)",
     )
     add_output_arguments(parser, "JSON file", "runs/evaluation.json")
 
@@ -54,53 +60,74 @@ def run(options: argparse.Namespace, console: Console) -> int:
     options.output = require_new_file(
         options.output, inputs=[options.model], overwrite=options.overwrite, is_ours=_is_evaluation
     )
-    model = open_chosen_model(options)
-    task = {"detection": _detector, "segmentation": _segmenter, "classification": _classifier}
-    split, results = task[model.task](model, options, console)
-    _print_table(console, model, split, results)
-    content = {
-        "model": str(model.path),
-        "data": repr(split),
-        "images": len(split),
-        "results": results,
-    }
-    replaces = " in place of an earlier evaluation" if options.output.exists() else ""
-    write_atomically(options.output, (json.dumps(content, indent=2) + "\n").encode())
-    console.print(f"Wrote {options.output}{replaces}")
+    suffix = "" if options.output.suffix else "_files"
+    with claim_folder(
+        f"{options.output.with_suffix('')}{suffix}",
+        NAME,
+        inputs=[options.model, *filter(None, [options.data_dir, options.images])],
+        overwrite=options.overwrite,
+    ) as options.folder:
+        model = open_chosen_model(options)
+        task = {"detection": _detector, "segmentation": _segmenter, "classification": _classifier}
+        split, results = task[model.task](model, options, console)
+        content = {"model": str(model.path), "data": repr(split), "images": len(split), **results}
+        replaces = " in place of an earlier evaluation" if options.output.exists() else ""
+        write_atomically(options.output, report.evaluation_json(content))
+        console.print(f"Wrote {options.output}{replaces}, and more in {options.folder.path}")
     return 0
 
 
 def _detector(
     model: saved.SavedModel, options: argparse.Namespace, console: Console
-) -> tuple[Any, dict[str, float]]:
+) -> tuple[Any, dict[str, Any]]:
     if options.mask_dir:
         raise ValueError("--mask-dir is for segmenters, and this is a detector: give --data-dir.")
-    if options.masks and not getattr(model.model, "with_masks", False):
+    predicts_masks = bool(getattr(model.model, "with_masks", False))
+    if options.masks and not predicts_masks:
         raise ValueError(f"{model.path} predicts no masks: leave --masks out.")
+    split = _open_objects(model, options, console, with_masks=predicts_masks)
+    _require_classes(model, split.class_names, split.source)
+    batches = data.eval_batches(
+        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
+    )
+    with progress(console, "Evaluating, in batches", len(batches)) as show:
+        found = metrics.find_objects(model.model, batches, split, show)
+    results = found.results()
+    _print_table(console, model, split, results)
+    evaluation = metrics.DetectionReport.of(found, results)
+    _print_classes(console, evaluation)
+    console.print(report.describe_errors(evaluation))
+    report.write_detection_report(evaluation, split, options.folder.write)
+    return split, evaluation.as_json()
+
+
+def _open_objects(
+    model: saved.SavedModel, options: argparse.Namespace, console: Console, with_masks: bool
+) -> Any:
+    """The split; masks of which the data have none are asked for by --masks only."""
     files = detection_files(options)
     if options.annotations:
         pair = dict(train_annotations=options.annotations, train_images=options.images)
         files = data.DetectionFiles(**pair)
     name = "train" if options.annotations else options.split
     known = model.class_names if model.is_named else ()
-    split = data.open_splits(
-        files,
-        with_masks=options.masks,
-        only=name,
-        known=known,
-        say=lambda text: console.print(text),
-    )[name]
-    _require_classes(model, split.class_names, split.source)
-    batches = data.eval_batches(
-        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
-    )
-    with progress(console, "Evaluating, in batches", len(batches)) as show:
-        return split, metrics.evaluate_detector(model.model, batches, split, show)
+
+    def opened(masks: bool, say: Any) -> Any:
+        return data.open_splits(files, with_masks=masks, only=name, known=known, say=say)[name]
+
+    try:
+        return opened(with_masks, console.print)
+    except data.DatasetError as error:
+        if not with_masks or options.masks:
+            raise
+        split = opened(False, lambda text: None)
+        console.print(f"! boxes alone are evaluated, not masks: {error}", style="yellow")
+        return split
 
 
 def _segmenter(
     model: saved.SavedModel, options: argparse.Namespace, console: Console
-) -> tuple[Any, dict[str, float]]:
+) -> tuple[Any, dict[str, Any]]:
     if options.annotations:
         raise ValueError("--annotations is for detectors, and this is a segmenter.")
     split = _open_masks(options, None)
@@ -116,25 +143,33 @@ def _segmenter(
         counts = metrics.count_pixels(
             model.model.predict_on_batch, batches, len(split.class_names), show
         )
-    return split, counts.results(split.class_names)
+    results = counts.results(split.class_names)
+    _print_table(console, model, split, results)
+    options.folder.write("iou.csv", report.iou_csv({options.split: results}))
+    return split, _with_confusion(options, results, counts.confusion, split, "pixels")
 
 
 def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
     if options.mask_dir:
         reduce = options.reduce_zero_label
         return data.MaskFolder(options.images, options.mask_dir, names, reduce_zero_label=reduce)
-    _require_split(options)
-    splits = data.find_segmentation_splits(options.data_dir, names, options.reduce_zero_label)
-    return splits[options.split]
+    _require_folder(options)
+    where = options.data_dir, names, options.reduce_zero_label
+    if options.split == "test":
+        return data.find_segmentation_test(*where)
+    return data.find_segmentation_splits(*where)[options.split]
 
 
 def _classifier(
     model: saved.SavedModel, options: argparse.Namespace, console: Console
-) -> tuple[Any, dict[str, float]]:
+) -> tuple[Any, dict[str, Any]]:
     if not options.data_dir:
         raise ValueError("A classifier is evaluated on class folders: give --data-dir.")
-    _require_split(options)
-    folder = data.find_class_folders(options.data_dir)[options.split]
+    _require_folder(options)
+    if options.split == "test":
+        folder = data.find_class_test(options.data_dir)
+    else:
+        folder = data.find_class_folders(options.data_dir)[options.split]
     split = data.ImageFolder(folder, model.class_names if model.is_named else None)
     _require_classes(model, split.class_names, folder)
     batches = data.eval_class_batches(
@@ -142,12 +177,26 @@ def _classifier(
     )
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         counts = metrics.count_predictions(model.model, batches, len(split.class_names), show)
-    return split, counts.results()
+    results = counts.results()
+    _print_table(console, model, split, results)
+    return split, _with_confusion(options, results, counts.confusion, split, "images")
 
 
-def _require_split(options: argparse.Namespace) -> None:
-    if options.split == "test":
-        raise ValueError("--split test is of detection data: give train or val.")
+def _with_confusion(
+    options: argparse.Namespace,
+    results: dict[str, float],
+    confusion: np.ndarray,
+    split: Any,
+    counted: str,
+) -> dict[str, Any]:
+    """Draws the confusion of classes; returns what goes into the JSON file."""
+    names = list(split.class_names)
+    drawn = report.confusion_png(confusion, names, counted=counted)
+    options.folder.write("confusion.png", drawn)
+    return {"results": results, "classes": names, "confusion": confusion.tolist()}
+
+
+def _require_folder(options: argparse.Namespace) -> None:
     if not options.data_dir:
         raise ValueError("--train-annotations is for detectors: give --data-dir.")
 
@@ -180,20 +229,42 @@ def _require_at_most(model: saved.SavedModel, count: int, place: str) -> None:
 def _print_table(
     console: Console, model: saved.SavedModel, split: Any, results: dict[str, float]
 ) -> None:
-    """All classes together, then each; masks in a column beside boxes."""
+    """All classes together; masks in a column beside boxes, and single classes where no other
+    table has them."""
     table_module = require("rich.table", "data")
     has_masks = any(name.startswith(metrics.MASK_PREFIX) for name in results)
     table = table_module.Table(title=f"{model.path}, {len(split):,} images", title_justify="left")
-    table.add_column("")
-    for column in ("boxes", "masks") if has_masks else ("",):
+    table.add_column("measure")
+    is_detector = model.task == "detection"
+    for column in ("boxes", "masks") if has_masks else ("boxes",) if is_detector else ("value",):
         table.add_column(column, justify="right")
     for name, value in results.items():
-        if name.startswith(metrics.MASK_PREFIX):
+        if name.startswith((metrics.MASK_PREFIX, "AP/")):
             continue
         values = (value, results[f"{metrics.MASK_PREFIX}{name}"]) if has_masks else (value,)
-        cells = ("-" if number < 0 else f"{number:.3f}" for number in values)
+        table.add_row(name, *map(_cell, values))
+    console.print(table)
+
+
+def _print_classes(console: Console, evaluation: metrics.DetectionReport) -> None:
+    """Class by class."""
+    table = require("rich.table", "data").Table()
+    table.add_column("class")
+    columns = ("objects", "AP", "AP50", "APs", "APm", "APl", "AR100")
+    for column in columns:
+        table.add_column(column, justify="right")
+    masks = evaluation.by_class.get("masks")
+    for column in ("AP", "AP50") if masks else ():
+        table.add_column(f"mask {column}", justify="right")
+    for name, row in evaluation.by_class["boxes"].items():
+        cells = [f"{row['objects']:,}", *(_cell(row[column]) for column in columns[1:])]
+        cells += [_cell(masks[name][column]) for column in ("AP", "AP50")] if masks else []
         table.add_row(name, *cells)
     console.print(table)
+
+
+def _cell(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
 
 
 def _is_evaluation(path: Path) -> bool:

@@ -39,9 +39,9 @@ from keras_densepred.cli.console import progress
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import (
     IGNORED_COLOUR,
-    draw_legend,
     draw_semantic,
     label_colour,
+    with_legend,
 )
 from keras_densepred.data.readers.unlabelled import (
     UnlabelledClassImages,
@@ -125,12 +125,14 @@ def _images_of_split(model: saved.SavedModel, options: argparse.Namespace) -> li
     split: Any
     if model.task == "detection":
         split = data.open_splits(detection_files(options), only=options.split)[options.split]
-    elif options.split == "test":
-        raise ValueError("--split test is of detection data: give train or val.")
     elif model.task == "segmentation":
-        split = data.find_segmentation_splits(
-            options.data_dir, reduce_zero_label=options.reduce_zero_label
-        )[options.split]
+        where, reduce = options.data_dir, options.reduce_zero_label
+        if options.split == "test":
+            split = data.find_segmentation_test(where, reduce_zero_label=reduce)
+        else:
+            split = data.find_segmentation_splits(where, reduce_zero_label=reduce)[options.split]
+    elif options.split == "test":
+        split = data.ImageFolder(data.find_class_test(options.data_dir))
     else:
         split = data.ImageFolder(data.find_class_folders(options.data_dir)[options.split])
     return [Path(split.image_path(index)) for index in range(len(split))]
@@ -209,8 +211,8 @@ def _segment(
             classes, colours = model.class_names, model.class_colours
             drawn = draw_semantic(images[index].image, labels, classes, colours)
             seen = np.unique(labels).tolist()
-            legend = draw_legend(seen, classes, drawn.shape[1], colours)
-            options.folder.write(f"pictures/{names[index]}", _png(np.concatenate([legend, drawn])))
+            drawn = with_legend(drawn, seen, classes, colours)
+            options.folder.write(f"pictures/{names[index]}", _png(drawn))
             if options.ade20k_labels:
                 mask = _png(labels + np.uint8(1))
             else:

@@ -65,12 +65,15 @@ class DetectionLayout:
         return f"{self.root}: {self.title}, {places}"
 
 
-def find_layout(data_dir: str | os.PathLike[str], layout: str | None = None) -> DetectionLayout:
+def find_layout(
+    data_dir: str | os.PathLike[str], layout: str | None = None, *, needs: str = "train"
+) -> DetectionLayout:
     """Finds out how a folder of detection data is arranged.
 
     Args:
         data_dir: the folder, or a YOLO tree's yaml file.
         layout: one of `LAYOUTS`, for folders that have several.
+        needs: the split without which the folder is refused.
 
     Returns:
         What was found; no annotation is read yet but for the names of classes.
@@ -89,7 +92,7 @@ def find_layout(data_dir: str | os.PathLike[str], layout: str | None = None) -> 
         if layout not in found:
             shown = _shown(found) or "none"
             raise DatasetError(f"{root} has no {LAYOUTS[layout][0]} (found: {shown}).")
-        return _open_layout(root, layout, found[layout])
+        return _open_layout(root, layout, found[layout], needs)
     if not found:
         raise DatasetError(
             f"{root} has no detection data of a known layout: looked for COCO's annotations/"
@@ -101,7 +104,7 @@ def find_layout(data_dir: str | os.PathLike[str], layout: str | None = None) -> 
         flags = " or ".join(f"--layout {name}" for name in found)
         raise DatasetError(f"{root} has more than one layout: {_shown(found)}: choose by {flags}.")
     ((name, evidence),) = found.items()
-    return _open_layout(root, name, evidence)
+    return _open_layout(root, name, evidence, needs)
 
 
 def layout_evidence(data_dir: str | os.PathLike[str]) -> dict[str, str]:
@@ -135,13 +138,14 @@ def _shown(found: Mapping[str, str]) -> str:
     return " and ".join(f"{LAYOUTS[name][0]} ({text})" for name, text in found.items())
 
 
-def _open_layout(root: Path, name: str, evidence: str) -> DetectionLayout:
+def _open_layout(root: Path, name: str, evidence: str, needs: str) -> DetectionLayout:
     title, _, find_splits = LAYOUTS[name]
     splits = find_splits(root)
-    if "train" not in splits:
+    if needs not in splits:
         there = ", ".join(f"{split} in {place.text}" for split, place in splits.items())
+        called = {"train": "training", "val": "validation"}.get(needs, needs)
         raise DatasetError(
-            f"{root} has {title} without a training split (found: {there}): add one."
+            f"{root} has {title} without a {called} split (found: {there}): add one."
         )
     return DetectionLayout(root, name, f"{title} ({evidence})", splits)
 
@@ -157,7 +161,7 @@ def _coco_place(annotations: Path, images: Path) -> SplitPlace:
 
 
 def _coco_evidence(root: Path) -> str | None:
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         for year in ("", "2017", "2014"):
             name = f"annotations/instances_{split}{year}.json"
             if (root / name).is_file():
@@ -166,9 +170,11 @@ def _coco_evidence(root: Path) -> str | None:
 
 
 def _coco_splits(root: Path) -> dict[str, SplitPlace]:
-    splits = {"train": _coco_place(*find_coco_split(root, "train"))}
-    if any(root.glob("annotations/instances_val*.json")):
-        splits["val"] = _coco_place(*find_coco_split(root, "val"))
+    splits = {
+        split: _coco_place(*find_coco_split(root, split))
+        for split in ("train", "val")
+        if any(root.glob(f"annotations/instances_{split}*.json"))
+    }
     test = (root / "annotations" / "instances_test.json", root / "images" / "test")
     if test[0].is_file() and test[1].is_dir():
         splits["test"] = _coco_place(*test)

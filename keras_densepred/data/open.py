@@ -52,8 +52,11 @@ class DetectionFiles:
         """Whether there is anything but the built-in data."""
         return any(value is not None for value in dataclasses.asdict(self).values())
 
-    def find(self) -> DetectionLayout:
+    def find(self, needs: str = "train") -> DetectionLayout:
         """Finds the splits; reads no annotation yet.
+
+        Args:
+            needs: the split without which a folder is refused.
 
         Raises:
             DatasetError: if what is given does not go together, or nothing is there.
@@ -77,7 +80,7 @@ class DetectionFiles:
         if self.data_dir is None:
             given = "--layout" if self.layout is not None else "--val-share"
             raise DatasetError(f"{given} goes with --data-dir: give the folder of the data.")
-        return self._checked(find_layout(self.data_dir, self.layout))
+        return self._checked(find_layout(self.data_dir, self.layout, needs=needs))
 
     def _checked(self, layout: DetectionLayout) -> DetectionLayout:
         if self.val_share is not None and "val" in layout.splits:
@@ -112,7 +115,7 @@ def open_splits(
         DatasetError: if a split is not there or not in order.
     """
     say = say or (lambda text: None)
-    layout = files.find()
+    layout = files.find("test" if only == "test" else "train")
     say(f"Found {layout}")
     if "val" not in layout.splits and files.val_share is None and only in (None, "val"):
         raise DatasetError(

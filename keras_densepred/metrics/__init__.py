@@ -3,17 +3,24 @@
 from keras_densepred.metrics.average_precision import (
     MASK_PREFIX,
     SUMMARY_KEYS,
-    CocoEvaluation,
+    CocoScores,
     coco_average_precision,
-    detections_on_image,
-    detections_to_coco,
-    evaluate_detector,
 )
 from keras_densepred.metrics.classification import (
     ClassificationCounts,
     ClassificationEvaluation,
     count_predictions,
 )
+from keras_densepred.metrics.coco_results import detections_on_image, detections_to_coco
+from keras_densepred.metrics.detection_evaluation import (
+    CocoEvaluation,
+    Found,
+    evaluate_detector,
+    find_objects,
+)
+from keras_densepred.metrics.detection_report import DetectionReport
+from keras_densepred.metrics.error_split import ERRORS, ErrorSplit, split_errors
+from keras_densepred.metrics.matching import Matching, best_threshold, match
 from keras_densepred.metrics.mean_iou import (
     SEGMENTATION_KEYS,
     PixelCounts,
@@ -23,19 +30,29 @@ from keras_densepred.metrics.mean_iou import (
 )
 
 __all__ = [
+    "ERRORS",
     "MASK_PREFIX",
     "SEGMENTATION_KEYS",
     "SUMMARY_KEYS",
     "ClassificationCounts",
     "ClassificationEvaluation",
     "CocoEvaluation",
+    "CocoScores",
+    "DetectionReport",
+    "ErrorSplit",
+    "Found",
+    "Matching",
     "PixelCounts",
     "SegmentationEvaluation",
+    "best_threshold",
     "coco_average_precision",
     "count_pixels",
     "count_predictions",
     "detections_on_image",
     "detections_to_coco",
     "evaluate_detector",
+    "find_objects",
     "labels_at_own_size",
+    "match",
+    "split_errors",
 ]

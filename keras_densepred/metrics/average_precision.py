@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.batches.model_input import model_input
-from keras_densepred.metrics.mask_results import (
-    masks_on_image,
-    masks_to_rle,
-    segmentations_as_arrays,
-    segmentations_from_arrays,
-)
-from keras_densepred.metrics.shown import OnBatch, shown
 
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 """The numbers that `coco_average_precision` gives for all classes together."""
@@ -26,30 +16,16 @@ SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 MASK_PREFIX = "mask_"
 """What precedes the names of the same numbers for masks."""
 
-Gather = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+"""COCO's sizes of objects: area in pixels, from and up to."""
 
-
-class EvaluationDataset(Protocol):
-    """What evaluation needs of a data set; all of `keras_densepred.data` provide it."""
-
-    @property
-    def category_ids(self) -> tuple[int, ...]: ...
-
-    def ground_truth(self) -> dict: ...
-
-
-class EvaluationBatches(Protocol):
-    """What evaluation needs of `data.eval_batches`."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Any: ...
+IouType = Literal["bbox", "segm"]
 
 
 def coco_average_precision(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
-    iou_type: Literal["bbox", "segm"] = "bbox",
+    iou_type: IouType = "bbox",
 ) -> dict[str, float]:
     """COCO's detection metrics of a whole split.
 
@@ -74,258 +50,106 @@ def coco_average_precision(
             or its score or box is not finite.
         ImportError: if faster-coco-eval is not installed.
     """
-    if iou_type not in ("bbox", "segm"):
-        raise ValueError(f'`iou_type` must be "bbox" or "segm", and is {iou_type!r}.')
-    evaluator = require("faster_coco_eval", "data")
-    _check_detections(ground_truth, detections)
-    truth = evaluator.COCO(_plain_ground_truth(ground_truth))
-    # Copies of everything: the evaluator writes into what it is given.
-    found = truth.loadRes([dict(item) for item in detections])
-    run = evaluator.COCOeval_faster(truth, found, iou_type, print_function=_silent)
-    run.evaluate()
-    run.accumulate()
-
-    # precision: (IoU, recall, class, area, detections), recall: (IoU, class, area, detections);
-    # area is all, small, medium, large; the last number of detections is 100.
-    precision, recall = run.eval["precision"][..., -1], run.eval["recall"][..., -1]
-    iou = np.round(run.params.iouThrs, 2)
-    metrics = {
-        "AP": _mean(precision[..., 0]),
-        "AP50": _mean(precision[iou == 0.5][..., 0]),
-        "AP75": _mean(precision[iou == 0.75][..., 0]),
-        "APs": _mean(precision[..., 1]),
-        "APm": _mean(precision[..., 2]),
-        "APl": _mean(precision[..., 3]),
-        "AR100": _mean(recall[..., 0]),
-    }
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    for position, category_id in enumerate(run.params.catIds):
-        metrics[f"AP/{names[category_id]}"] = _mean(precision[:, :, position, 0])
-    return metrics
+    return CocoScores(ground_truth, detections, iou_type).summary()
 
 
-def detections_to_coco(
-    predictions: Mapping[str, np.ndarray],
-    batch: Mapping[str, np.ndarray],
-    category_ids: Sequence[int],
-    image_sizes: Mapping[int, tuple[int, int]],
-) -> list[dict[str, Any]]:
-    """A batch of decoded predictions as COCO results in original pixels.
+class CocoScores:
+    """What COCO's evaluation says of a split, see `coco_average_precision`.
 
     Args:
-        predictions: `boxes` `(B, K, 4)` xyxy in pixels of the network input, `labels` `(B, K)`
-            with -1 in unused rows, `confidence` `(B, K)`; and of detectors with masks `masks`
-            `(B, K, S, S)` probabilities from edge to edge of the boxes.
-        batch: of `data.eval_batches`: `image_ids` `(B,)`, `scales` `(B, 2)` (y, x), `valid`
-            `(B,)`; rows that are not valid are left out.
-        category_ids: label -> COCO category id.
-        image_sizes: image id -> `(height, width)` in original pixels; boxes are cut there.
-
-    Returns:
-        One dictionary for each detection: `image_id`, `category_id`, `bbox`, `score`, and with
-        masks `segmentation`.
-    """
-    results = []
-    for row in np.flatnonzero(batch["valid"]):
-        used = np.asarray(predictions["labels"][row]) >= 0
-        image_id = int(batch["image_ids"][row])
-        height, width = image_sizes[image_id]
-        scale_y, scale_x = batch["scales"][row].astype(np.float64)
-        boxes = np.asarray(predictions["boxes"][row], np.float64)[used]
-        boxes = boxes / (scale_x, scale_y, scale_x, scale_y)
-        segmentations: list[dict[str, Any]] = [{} for _ in boxes]
-        if "masks" in predictions:
-            masks = np.asarray(predictions["masks"][row], np.float64)[used]
-            segmentations = [
-                {"segmentation": rle} for rle in masks_to_rle(masks, boxes, height, width)
-            ]
-        # After the masks, which reach from edge to edge of the boxes as they are.
-        boxes = np.clip(boxes, 0, (width, height, width, height))
-        boxes[:, 2:] -= boxes[:, :2]
-        labels = np.asarray(predictions["labels"][row])[used].tolist()
-        scores = np.asarray(predictions["confidence"][row], np.float64)[used].tolist()
-        for box, label, score, segmentation in zip(
-            boxes.tolist(), labels, scores, segmentations, strict=True
-        ):
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": int(category_ids[label]),
-                    "bbox": box,
-                    "score": score,
-                    **segmentation,
-                }
-            )
-    return results
-
-
-def detections_on_image(
-    predictions: Mapping[str, np.ndarray],
-    batch: Mapping[str, np.ndarray],
-    row: int,
-    size: tuple[int, int],
-) -> dict[str, np.ndarray]:
-    """What a detector found in an image, in pixels of the image as it is in its file.
-
-    Args:
-        predictions: of the detector for a batch.
-        batch: of `data.eval_batches`.
-        row: which image.
-        size: height and width of the image in pixels.
-
-    Returns:
-        `"boxes"` (N, 4) xyxy, `"labels"` (N,), `"confidence"` (N,), and where they are predicted
-        `"masks"` (N, H, W) bool.
-    """
-    used = predictions["labels"][row] >= 0
-    boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
-    detections = {
-        "boxes": boxes,
-        "labels": predictions["labels"][row][used],
-        "confidence": predictions["confidence"][row][used],
-    }
-    if "masks" in predictions:
-        detections["masks"] = masks_on_image(predictions["masks"][row][used], boxes, *size)
-    return detections
-
-
-def evaluate_detector(
-    model: Any,
-    batches: EvaluationBatches,
-    dataset: EvaluationDataset,
-    on_batch: Callable[[int], None] | None = None,
-    gather: Gather | None = None,
-) -> dict[str, float]:
-    """Average precision of a model on a split.
-
-    Args:
-        model: whatever has `predict_on_batch(images) -> {"boxes", "labels", "confidence"}` as
-            `detections_to_coco` takes them; see `data.model_input` for what it is given.
-        batches: `data.eval_batches` of the split; with `gather` this process' share of them.
-        dataset: the split.
-        on_batch: called with the number of batches done, for progress.
-        gather: concatenates the arrays of several processes, as `training.Cluster.gather` does; all
-            processes then call this function and get the same result.
-
-    Returns:
-        What `coco_average_precision` returns; of a model that predicts masks, on a split that has
-        them, also the same for masks, under names that begin with `MASK_PREFIX`.
-    """
-    ground_truth = dataset.ground_truth()
-    image_sizes = {item["id"]: (item["height"], item["width"]) for item in ground_truth["images"]}
-    has_masks = all("segmentation" in item for item in ground_truth["annotations"])
-    detections: list[dict[str, Any]] = []
-    for done, batch in enumerate(batches, start=1):
-        predictions = model.predict_on_batch(model_input(model, batch))
-        has_masks &= "masks" in predictions
-        if not has_masks:
-            predictions = {key: value for key, value in predictions.items() if key != "masks"}
-        detections += detections_to_coco(predictions, batch, dataset.category_ids, image_sizes)
-        if on_batch is not None:
-            on_batch(done)
-    if gather is not None:
-        detections = _from_arrays(gather(_as_arrays(detections, has_masks)))
-    results = coco_average_precision(ground_truth, detections)
-    if has_masks:
-        # With a box beside it the evaluator would measure an object by its box.
-        masks = [{k: v for k, v in item.items() if k != "bbox"} for item in detections]
-        scores = coco_average_precision(ground_truth, masks, "segm")
-        results |= {f"{MASK_PREFIX}{key}": value for key, value in scores.items()}
-    return results
-
-
-def _as_arrays(detections: Sequence[Mapping[str, Any]], has_masks: bool) -> dict[str, np.ndarray]:
-    ids = [(item["image_id"], item["category_id"]) for item in detections]
-    numbers = [(*item["bbox"], item["score"]) for item in detections]
-    return {
-        "ids": np.array(ids, np.int64).reshape(-1, 2),
-        "numbers": np.array(numbers, np.float64).reshape(-1, 5),
-        **(segmentations_as_arrays(detections) if has_masks else {}),
-    }
-
-
-def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    detections = [
-        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-        for (image_id, category_id), (*box, score) in zip(
-            arrays["ids"].tolist(), arrays["numbers"].tolist(), strict=True
-        )
-    ]
-    if "rle_bytes" in arrays:
-        segmentations = segmentations_from_arrays(arrays)
-        for item, segmentation in zip(detections, segmentations, strict=True):
-            item["segmentation"] = segmentation
-    return detections
-
-
-class CocoEvaluation(keras.callbacks.Callback):
-    """Evaluates average precision during `fit`, on any backend.
-
-    After an epoch the numbers of `SUMMARY_KEYS` are in the logs as `val_AP`, `val_AP50` and so on,
-    those of masks as `val_mask_AP` and so on, so that `CSVLogger`,
-    `ModelCheckpoint(monitor="val_AP", mode="max")` and the history see them, provided this callback
-    is listed before them. Those without any object to measure, such as `val_APl` of a split without
-    large objects, are left out.
-
-    Args:
-        batches: `data.eval_batches` of the split.
-        dataset: the split.
-        every: epochs between evaluations; the last epoch is always evaluated.
-        weights: returns a context in which the model has the weights to evaluate, such as their
-            moving averages; by default its current weights.
-        predictor: predicts instead of the model, such as `training.Cluster.predictor(model)`.
-        gather: as in `evaluate_detector`.
-        verbose: whether to show progress and print the result.
-        on_batch: called with the batches done and all of them, instead of Keras' progress bar.
+        ground_truth: a COCO dictionary; left as it is.
+        detections: COCO results.
+        iou_type: `"bbox"` or `"segm"`.
 
     Attributes:
-        results: what `coco_average_precision` gave last, single classes included.
+        names: of the classes, in the order of their ids, as in all that follows.
+
+    Raises:
+        ValueError: see `coco_average_precision`.
+        ImportError: if faster-coco-eval is not installed.
     """
 
     def __init__(
         self,
-        batches: EvaluationBatches,
-        dataset: EvaluationDataset,
-        *,
-        every: int = 1,
-        weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-        predictor: Any = None,
-        gather: Gather | None = None,
-        verbose: bool = True,
-        on_batch: OnBatch | None = None,
+        ground_truth: Mapping[str, Any],
+        detections: Sequence[Mapping[str, Any]],
+        iou_type: IouType = "bbox",
     ) -> None:
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1 epoch, and is {every}.")
-        self.batches = batches
-        self.dataset = dataset
-        self.every = every
-        self.weights = weights
-        self.predictor = predictor
-        self.gather = gather
-        self.verbose = verbose
-        self.on_batch = on_batch
-        self.results: dict[str, float] = {}
+        if iou_type not in ("bbox", "segm"):
+            raise ValueError(f'`iou_type` must be "bbox" or "segm", and is {iou_type!r}.')
+        evaluator = require("faster_coco_eval", "data")
+        _check_detections(ground_truth, detections)
+        truth = evaluator.COCO(_plain_ground_truth(ground_truth))
+        # Copies of everything: the evaluator writes into what it is given.
+        found = truth.loadRes([dict(item) for item in detections])
+        run = evaluator.COCOeval_faster(truth, found, iou_type, print_function=_silent)
+        run.evaluate()
+        run.accumulate()
+        # precision: (IoU, recall, class, area, detections), recall: (IoU, class, area, detections);
+        # area is all, small, medium, large; the last number of detections is 100.
+        self._precision = run.eval["precision"][..., -1]
+        self._recall = run.eval["recall"][..., -1]
+        self._iou = np.round(run.params.iouThrs, 2)
+        self._class_ids = [int(category_id) for category_id in run.params.catIds]
+        self._ground_truth = ground_truth
+        names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+        self.names = tuple(str(names[category_id]) for category_id in self._class_ids)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        is_last = epoch + 1 == (self.params or {}).get("epochs")
-        if (epoch + 1) % self.every and not is_last:
-            return
-        show = shown(self.batches, self.on_batch, self.verbose)
-        with self.weights():
-            self.results = evaluate_detector(
-                self.predictor or self.model,
-                self.batches,
-                self.dataset,
-                show,
-                self.gather,
-            )
-        keys = [*SUMMARY_KEYS, *(f"{MASK_PREFIX}{key}" for key in SUMMARY_KEYS)]
-        keys = [key for key in keys if self.results.get(key, -1.0) >= 0]
-        if logs is not None:
-            logs.update({f"val_{key}": self.results[key] for key in keys})
-        if self.verbose:
-            print(", ".join(f"val_{key} {self.results[key]:.3f}" for key in keys))
+    def summary(self) -> dict[str, float]:
+        """What `coco_average_precision` returns."""
+        metrics = self._numbers(slice(None))
+        precision = self._precision[..., 0]
+        each = {f"AP/{name}": _mean(precision[:, :, k]) for k, name in enumerate(self.names)}
+        return {key: metrics[key] for key in SUMMARY_KEYS} | each
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """The numbers of each class, by its name.
+
+        Returns:
+            For each `objects`, `objects_small` and so on (`SIZES`; without crowd regions), `AP`,
+            `AP50`, `AP75`, `APs`, `APm`, `APl`, and the mean recall over IoU 0.50:0.95 with 100
+            detections, `AR100`, `ARs`, `ARm`, `ARl`; -1 where there is nothing to measure.
+        """
+        areas: dict[int, list[float]] = {category_id: [] for category_id in self._class_ids}
+        for item in self._ground_truth["annotations"]:
+            if not item.get("iscrowd"):
+                area = item.get("area", item["bbox"][2] * item["bbox"][3])
+                areas[item["category_id"]].append(area)
+        table = {}
+        for position, (name, category_id) in enumerate(zip(self.names, areas, strict=True)):
+            table[name] = _count(areas[category_id]) | self._numbers([position])
+        return table
+
+    def curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Precision over recall at IoU 0.5.
+
+        Returns:
+            `(101,)` recalls from 0 to 1, and `(101,)` precision of each class that has objects.
+        """
+        at_half = self._precision[self._iou == 0.5][0][..., 0]
+        curves = {name: at_half[:, k] for k, name in enumerate(self.names)}
+        seen = {name: curve for name, curve in curves.items() if (curve > -1).any()}
+        return np.linspace(0, 1, len(at_half)), seen
+
+    def _numbers(self, classes: Any) -> dict[str, float]:
+        precision, recall = self._precision[:, :, classes], self._recall[:, classes]
+        return {
+            "AP": _mean(precision[..., 0]),
+            "AP50": _mean(precision[self._iou == 0.5][..., 0]),
+            "AP75": _mean(precision[self._iou == 0.75][..., 0]),
+            **{f"AP{size[0]}": _mean(precision[..., k]) for k, size in enumerate(SIZES, 1)},
+            "AR100": _mean(recall[..., 0]),
+            **{f"AR{size[0]}": _mean(recall[..., k]) for k, size in enumerate(SIZES, 1)},
+        }
+
+
+def _count(areas: Sequence[float]) -> dict[str, float]:
+    values = np.asarray(areas, np.float64)
+    sizes = {size: (values >= low) & (values < high) for size, (low, high) in SIZES.items()}
+    return {
+        "objects": len(values),
+        **{f"objects_{size}": int(inside.sum()) for size, inside in sizes.items()},
+    }
 
 
 def _check_detections(

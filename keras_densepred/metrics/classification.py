@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_densepred.metrics.average_precision import EvaluationBatches
+from keras_densepred.metrics.detection_evaluation import EvaluationBatches
 from keras_densepred.metrics.shown import OnBatch, shown
 
 _TOP = 5
@@ -184,6 +184,15 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         self.on_batch = on_batch
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
+
+    @property
+    def monitor(self) -> str:
+        """What makes an epoch the best."""
+        return "val_top1" if self.averaged is None else "ema_val_top1"
+
+    def forget(self) -> None:
+        """Forgets the last numbers, which are of other weights than the model has now."""
+        self.results, self.confusion = {}, None
 
     def get_state(self) -> dict[str, float]:
         """The last numbers, ready for JSON."""

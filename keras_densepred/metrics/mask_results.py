@@ -53,10 +53,14 @@ def masks_to_rle(
 
 def masks_on_image(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     """The masks of `masks_to_rle` as `(N, height, width)` bool, for drawing."""
-    if not len(masks):
+    return rle_to_masks(masks_to_rle(masks, boxes, height, width), height, width)
+
+
+def rle_to_masks(lengths: Sequence[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
+    """Compressed run lengths as `(N, height, width)` bool."""
+    if not lengths:
         return np.zeros((0, height, width), bool)
-    api = require("faster_coco_eval.core.mask", "data")
-    stacked = api.decode(masks_to_rle(masks, boxes, height, width))
+    stacked = require("faster_coco_eval.core.mask", "data").decode(list(lengths))
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(bool)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL
-from keras_densepred.metrics.average_precision import EvaluationBatches, Gather
+from keras_densepred.metrics.coco_results import Gather
+from keras_densepred.metrics.detection_evaluation import EvaluationBatches
 from keras_densepred.metrics.shown import OnBatch, shown
 
 SEGMENTATION_KEYS = ("mIoU", "pixel_accuracy")
@@ -237,6 +238,12 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         self.on_batch = on_batch
         self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
+
+    monitor = "val_mIoU"  # what makes an epoch the best
+
+    def forget(self) -> None:
+        """Forgets the last numbers, which are of other weights than the model has now."""
+        self.results, self.confusion = {}, None
 
     def get_state(self) -> dict[str, float]:
         """The last numbers, ready for JSON."""

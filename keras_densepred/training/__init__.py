@@ -25,6 +25,14 @@ from keras_densepred.training.settings import (
 )
 
 if TYPE_CHECKING or start.is_loaded():
+    from keras_densepred.report.classification import draw_classified
+    from keras_densepred.report.confusion import draw_confusion
+    from keras_densepred.report.objects import draw_predictions
+    from keras_densepred.report.semantic import (
+        describe_iou,
+        draw_segmentations,
+        write_iou,
+    )
     from keras_densepred.saved.classes import write_classes
     from keras_densepred.saved.model_card import write_model_card
     from keras_densepred.saved.preprocessing import Preprocessing
@@ -44,19 +52,13 @@ if TYPE_CHECKING or start.is_loaded():
     from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
     from keras_densepred.training.loop.divergence import NanGuard, TrainingDiverged
     from keras_densepred.training.loop.fit import fit
+    from keras_densepred.training.loop.in_output import tell_skipped
     from keras_densepred.training.loop.memory import keep_freed_memory
     from keras_densepred.training.loop.snapshots import CheckpointError, Position
     from keras_densepred.training.optim import AdamW, averaged_weights, momentum_sgd
-    from keras_densepred.training.report.classification import draw_classified, draw_confusion
     from keras_densepred.training.report.metrics_log import MetricsLog, plot_curves
-    from keras_densepred.training.report.objects import draw_predictions
     from keras_densepred.training.report.progress import Progress
-    from keras_densepred.training.report.semantic import (
-        describe_iou,
-        draw_segmentations,
-        write_iou,
-    )
-    from keras_densepred.training.run import Recipe, run_script, tell_skipped
+    from keras_densepred.training.run import Recipe, run_script
     from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
     from keras_densepred.training.tasks.classification import Classification
     from keras_densepred.training.tasks.detection import Detection, predict_samples, train_detector

@@ -1,6 +1,7 @@
 """Published training settings by name, and how they fill in what a user's flags leave open."""
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Mapping, Sized
 from typing import Any, TypeVar
@@ -118,6 +119,17 @@ class AtLeast:
         return f"{self.epochs} or for {self.steps} steps"
 
 
+_STEP_COST = 3  # of an image that is trained, in images that are predicted
+_EVALUATION_SHARE = 0.1  # of the cost of training
+
+
+def often_enough(plan: "Plan") -> int:
+    """Epochs between evaluations: ten in a run, or as many as cost a tenth of the training."""
+    trained = _STEP_COST * plan.steps_per_epoch * plan.batch_size
+    affordable = math.ceil(plan.val_images / (_EVALUATION_SHARE * trained))
+    return min(plan.epochs, max(1, plan.epochs // 10, affordable))
+
+
 # What an experiment says if it does not say otherwise.
 _DEFAULTS: dict[str, Any] = {
     "preset": "cednet_next_pico",
@@ -131,7 +143,7 @@ _DEFAULTS: dict[str, Any] = {
     "warmup_steps": lambda plan: min(100, plan.total_steps // 10),
     "layer_decay": 1.0,
     "ema": 0.0,
-    "evaluate_every": lambda plan: max(1, plan.epochs // 2),
+    "evaluate_every": often_enough,
 }
 
 
@@ -140,13 +152,21 @@ class Plan:
 
     Attributes:
         images: number of training images.
+        val_images: number of validation images.
         network: what `backbones.find_backbone` says of the backbone.
     """
 
-    def __init__(self, given: Mapping[str, Any], rules: Mapping[str, Any], images: int):
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        rules: Mapping[str, Any],
+        images: int,
+        val_images: int = 0,
+    ):
         self._decided = dict(given)
         self._rules = rules
         self.images = images
+        self.val_images = val_images
         self._network: Any = None
 
     @property
@@ -179,6 +199,7 @@ def complete(
     *,
     large: int,
     defaults: Mapping[str, Any] | None = None,
+    val: Sized = (),
 ) -> S:
     """Fills in what the flags left open from the experiment.
 
@@ -189,6 +210,7 @@ def complete(
         large: training images from which on a paper's experiment is the default, that of the
             backbone's family or else the first.
         defaults: settings that hold for all experiments which do not say otherwise.
+        val: the validation split.
 
     Returns:
         The settings with every value decided.
@@ -216,7 +238,7 @@ def complete(
     if settings.weights and network is not None:
         _check_preset(settings, network)
         rules["preset"] = network.architecture  # a fact of the weights
-    plan = Plan({**given, "experiment": name}, rules, len(train))
+    plan = Plan({**given, "experiment": name}, rules, len(train), len(val))
     _check_options(given, plan.network)
     if plan.network.family.layer_depth is backbones.PyramidBackbone.layer_depth:
         rules["layer_decay"] = 1.0  # its layers have no depths

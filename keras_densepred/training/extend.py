@@ -47,7 +47,7 @@ def flags_of_run(
     run = files.expanded(said["extend"])
     recorded = _recorded(run)
     known = {field.name for field in dataclasses.fields(settings)}
-    given = recorded.pop(identity.GIVEN, ())
+    given = recorded.pop(identity.GIVEN, None)
     unknown = recorded.keys() - known - {*identity.FACTS, identity.FOLDER}
     if unknown:
         raise SettingsError(
@@ -67,7 +67,10 @@ def flags_of_run(
         name: decided[name] for name in known - set(_OF_ITS_START) if decided.get(name) is not None
     }
     for name in OF_THE_SCHEDULE:
-        if name in kept and name not in given and follows(recorded, name, experiments, defaults):
+        # A run from before settings.json had what was given, is asked what nobody needed to give.
+        if name in kept and (
+            follows(recorded, name, experiments, defaults) if given is None else name not in given
+        ):
             del kept[name]
     if any(said.get(name) for name in _PLACES):
         for name in (*_PLACES, *_OF_A_PLACE):

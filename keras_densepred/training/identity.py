@@ -21,7 +21,7 @@ FOLDER = "train_images_folder"  # the setting `train_images`, beside the fact of
 _FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_every")
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output", "rematerialize"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize", "logger"),
     *("devices", "processes", "process_id", "coordinator"),
 )
 

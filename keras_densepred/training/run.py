@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -26,24 +26,24 @@ from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete
 from keras_densepred.training.extend import OF_THE_SCHEDULE, flags_of_run
 from keras_densepred.training.identity import (
-    claim_output,
     decisive_settings,
-    recorded_settings,
     require_output,
 )
-from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
-from keras_densepred.training.loop.fit import fit
+from keras_densepred.training.loop.in_output import (
+    NO_EXTRAS,
+    Batches,
+    Extras,
+    fit_in_output,
+    tell_skipped,
+)
 from keras_densepred.training.loop.memory import keep_freed_memory
-from keras_densepred.training.report.metrics_log import MetricsLog
-from keras_densepred.training.report.progress import Progress
+from keras_densepred.training.loop.users import load_callbacks
 from keras_densepred.training.settings import (
     CommonSettings,
     check_numbers,
     parse_flags,
 )
 from keras_densepred.training.warm_start import go_on_from, start_from
-
-Batches = Callable[[int], Generator[tuple[Any, Any], None, None]]
 
 
 def _nothing_to_check(settings: Any, train: Any, cluster: Cluster) -> None:
@@ -105,11 +105,17 @@ class Recipe:
 
     # --- one run -----------------------------------------------------------------------------
 
-    def main(self, argv: Sequence[str] | None = None) -> dict[str, float]:
+    def main(
+        self,
+        argv: Sequence[str] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> dict[str, float]:
         """Trains, evaluates and writes everything to `--output`.
 
         Args:
             argv: flags; None for those of the process.
+            callbacks: more callbacks of training, which see the evaluation's numbers in the logs;
+                see `training.fit` on what a continued run asks of them.
 
         Returns:
             What the task's evaluation gives for the validation split.
@@ -127,16 +133,20 @@ class Recipe:
         check_numbers(given)
         for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
             require(module, "data")
+        if given.logger not in (None, "tensorboard"):
+            require(given.logger, "log")
         # Pictures and maps are channels-last here, whatever keras.json says.
         keras.config.set_image_data_format("channels_last")
         if given.imports:
             plugins.import_modules(name.strip() for name in given.imports.split(","))
+        if given.callback:
+            callbacks = [*callbacks, *load_callbacks(given.callback)]
         with distribute(
             given.devices, given.processes, given.process_id, given.coordinator
         ) as cluster:
             cluster.say("Reading what data there are ...")
             train, val = self.open_data(given)
-            settings = self.complete(given, train)
+            settings = self.complete(given, train, val)
             if given.steps is not None and settings.steps > given.steps:
                 cluster.say(
                     f"--steps {given.steps} becomes {settings.steps}: epochs are whole, and one "
@@ -147,19 +157,27 @@ class Recipe:
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
             with _own_output(cluster, settings.output):
-                return self.run(settings, cluster, train, val, left_open)
+                return self.run(settings, cluster, train, val, left_open, callbacks)
 
-    def complete(self, settings: Any, train: Any) -> Any:
+    def complete(self, settings: Any, train: Any, val: Any = ()) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""
         defaults = {"output": f"runs/{self.name}", **self.defaults}
-        return complete(settings, self.experiments, train, large=self.large, defaults=defaults)
+        return complete(
+            settings, self.experiments, train, large=self.large, defaults=defaults, val=val
+        )
 
     def prepare_memory(self, settings: Any) -> None:
         """Makes small runs on a CPU faster."""
         keep_freed_memory()
 
     def run(
-        self, settings: Any, cluster: Cluster, train: Any, val: Any, left_open: set[str]
+        self,
+        settings: Any,
+        cluster: Cluster,
+        train: Any,
+        val: Any,
+        left_open: set[str],
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> dict[str, float]:
         """Does what `main` promises, with every setting decided; in all processes alike."""
         decisive = decisive_settings(settings, train, but=self.not_decisive)
@@ -187,7 +205,10 @@ class Recipe:
             f"{settings.steps:,} steps of {settings.optimizer}, learning rate "
             f"{settings.learning_rate:g}"
         )
-        return self.train(Run(self, settings, cluster, train, val, model, decisive, left_open))
+        extras = Extras(settings.patience, settings.logger, tuple(callbacks))
+        return self.train(
+            Run(self, settings, cluster, train, val, model, decisive, left_open, extras)
+        )
 
     def batches(
         self,
@@ -258,6 +279,7 @@ class Run:
     Attributes:
         decisive: what decides the run's result, see `decisive_settings`.
         left_open: names of settings that no flag gave.
+        extras: loggers and the like.
     """
 
     recipe: Recipe
@@ -268,6 +290,7 @@ class Run:
     model: Any
     decisive: Mapping[str, Any]
     left_open: set[str]
+    extras: Extras = NO_EXTRAS
 
     @property
     def output(self) -> pathlib.Path:
@@ -297,52 +320,9 @@ class Run:
             epochs=settings.epochs,
             steps_per_epoch=settings.steps_per_epoch,
             checkpoint_minutes=settings.checkpoint_minutes,
+            extras=self.extras,
         )
         tell_skipped(streams)
-
-
-def fit_in_output(
-    model: keras.Model,
-    batches_from: Batches,
-    evaluation: Any,
-    *,
-    cluster: Cluster,
-    output: pathlib.Path,
-    decisive: Mapping[str, Any],
-    left_open: Collection[str] = (),
-    step_size: int,
-    epochs: int,
-    steps_per_epoch: int,
-    checkpoint_minutes: float,
-) -> None:
-    """Claims an output and fits a model in it: progress, `metrics.csv`, curves and checkpoints.
-
-    The evaluation, a callback, tells the progress how far it is.
-    """
-    cluster.run_on_main(lambda: claim_output(output, decisive, left_open))
-    checkpoint = ResumableCheckpoint(
-        output / "checkpoints",
-        recorded_settings(output, decisive),
-        every_minutes=checkpoint_minutes,
-    )
-    log = MetricsLog(output / "metrics.csv", output / "curves.png")
-    with contextlib.closing(Progress(step_size)) as progress:
-        evaluation.on_batch = progress.on_evaluation_batch
-        fit(
-            model,
-            batches_from,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            checkpoint=checkpoint,
-            callbacks=[evaluation, log, progress],
-        )
-
-
-def tell_skipped(streams: Sequence[data.BatchStream]) -> None:
-    """Prints which training images of these streams could not be read, if any."""
-    skipped = {name for stream in streams for name in stream.skipped_images}
-    if skipped:
-        print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
 
 
 def run_script(main: Callable[[Sequence[str] | None], Any]) -> None:

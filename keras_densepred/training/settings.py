@@ -70,8 +70,8 @@ def _optimizer(default: Any, help: str, choices: Sequence[Any] | None = None) ->
     return setting(default, help, choices, group="optimizer")
 
 
-def _output(default: Any, help: str) -> Any:
-    return setting(default, help, group="evaluation and output")
+def _output(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
+    return setting(default, help, choices, group="evaluation and output")
 
 
 def head_setting(choices: Sequence[str]) -> Any:
@@ -132,6 +132,13 @@ class CommonSettings:
     seed: int = _optimizer(0, "of weights, order, augmentation and drop path")
 
     evaluate_every: int | None = _output(None, "epochs between evaluations")
+    patience: int | None = _output(
+        None, "stop after so many evaluations without a better one, and keep the best epoch"
+    )
+    logger: str | None = _output(None, "also log to this", ("tensorboard", "wandb", "mlflow"))
+    callback: str | None = _output(
+        None, "your Keras callbacks, as module:name, separated by commas; made without arguments"
+    )
     devices: int | None = _output(None, "GPUs or TPUs in all processes together; none: all")
     processes: int | None = _output(
         None, "processes, each with this command; none: the environment's"
@@ -207,7 +214,7 @@ class SegmentationSettings(RandomScaleSettings):
 # Least values of numbers that are given; rates and the like must be larger than 0.
 _LEAST = {
     **dict.fromkeys(("image_size", "batch_size", "accumulate", "width", "max_boxes"), 1),
-    **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every"), 1),
+    **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every", "patience"), 1),
     **dict.fromkeys(("devices", "processes", "queries", "points", "decoder_layers"), 1),
     "encoder_layers": 0,
     **dict.fromkeys(("workers", "process_id", "head_depth", "warmup_steps", "warmup_epochs"), 0),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,10 +117,19 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
         data.ShapesDataset(3, 64, 0, split).write_coco(tree)
     out = tmp_path / "result.json"
     assert main(["evaluate", str(detector), "--data-dir", str(tree), "--output", str(out)]) == 0
-    assert "AP50" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "AP50" in printed and "boxes" in printed and "background" in printed
     content = json.loads(out.read_text())
     assert content["images"] == 3 and 0 <= content["results"]["AP"] <= 1
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["result.json"]
+    files = {path.name for path in (tmp_path / "result").glob("[!.]*")}
+    assert files == {"per_class.csv", "precision_recall.png", "confusion.png", "worst.png"}
+    with (tmp_path / "result" / "per_class.csv").open(newline="") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    assert tuple(rows) == SHAPES.class_names
+    objects = np.bincount(np.concatenate([SHAPES[index].labels for index in range(3)]))
+    assert [int(row["objects"]) for row in rows.values()][: len(objects)] == objects.tolist()
+    assert sum(content["errors_at_threshold"].values()) > 0 and "AP50_lost" in content
 
     file = tree / "annotations" / "instances_val.json"
     annotations = json.loads(file.read_text())
@@ -170,12 +180,27 @@ def test_other_layouts_and_splits(detector, tmp_path, capsys):
     assert pictures == {"sub/0.png", "sub/1.png", "sub/2.png", "top.png"}
     with pytest.raises(SystemExit):
         main(["predict", str(detector), str(path), "--data-dir", str(yolo)])
-    assert main(["evaluate", str(detector), "--data-dir", str(coco), "--split", "test"]) == 1
-    assert "has no test split" in capsys.readouterr().err
+    command = ["evaluate", str(detector), "--data-dir", str(coco), "--split", "test"]
+    assert main([*command, "--output", str(tmp_path / "x.json")]) == 1
+    assert "without a test split" in capsys.readouterr().err
+    # Trees with nothing else.
+    (coco / "annotations" / "instances_val.json").rename(
+        coco / "annotations" / "instances_test.json"
+    )
+    (coco / "images" / "val").rename(coco / "images" / "test")
+    (coco / "annotations" / "instances_train.json").unlink()
+    (yolo / "data.yaml").write_text(f"names: [{names}]\ntest: images/val\n")
+    (yolo / "images" / "val" / "top.png").unlink()
+    for folder in (coco, yolo):
+        out = tmp_path / "result.json"
+        command = ["evaluate", str(detector), "--data-dir", str(folder), "--split", "test"]
+        assert main([*command, "--output", str(out)]) == 0
+        again = json.loads(out.read_text())["results"]
+        assert again == pytest.approx(results[0], abs=1e-5)
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
-def test_masks_are_drawn_and_measured(photos, tmp_path):
+def test_masks_are_drawn_and_measured(photos, tmp_path, capsys):
     split = data.ShapesDataset(2, 64, 0, "val", with_masks=True)
     split.write_coco(tmp_path / "tree")
     pyramid = FeaturePyramid(ResNetBackbone((1, 1, 1, 1), width=2, fixed_batch_norm=True), width=8)
@@ -191,10 +216,22 @@ def test_masks_are_drawn_and_measured(photos, tmp_path):
     assert results and all(r["segmentation"]["size"] == sizes[r["image_id"]] for r in results)
     place = tmp_path / "tree"
     paths = ["--annotations", str(place / "annotations" / "instances_val.json")]
-    paths += ["--images", str(place / "images" / "val"), "--masks"]
+    paths += ["--images", str(place / "images" / "val")]
     file = tmp_path / "ap.json"
-    assert main(["evaluate", str(run), *paths, "--output", str(file)]) == 0
-    assert {"AP", "mask_AP"} <= set(json.loads(file.read_text())["results"])
+    command = ["evaluate", str(run), *paths, "--output", str(file)]
+    assert main(command) == 0
+    content = json.loads(file.read_text())
+    assert {"AP", "mask_AP"} <= set(content["results"]), "without being asked"
+    assert set(content["by_class"]) == {"boxes", "masks"}
+    assert "mask_AP50" in (tmp_path / "ap" / "per_class.csv").read_text()
+    annotations = json.loads(Path(paths[1]).read_text())
+    for item in annotations["annotations"]:
+        del item["segmentation"]
+    Path(paths[1]).write_text(json.dumps(annotations))
+    assert main(command) == 0
+    assert "mask_AP" not in json.loads(file.read_text())["results"]
+    assert "boxes alone are evaluated" in capsys.readouterr().out
+    assert main([*command, "--masks"]) == 1
 
 
 def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
@@ -228,7 +265,18 @@ def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
     paths = ["--images", str(photos), "--mask-dir", str(tmp_path / "truth")]
     file = tmp_path / "iou.json"
     assert main(["evaluate", str(run), *paths, "--output", str(file)]) == 0
-    assert json.loads(file.read_text())["results"]["mIoU"] == 1.0
+    content = json.loads(file.read_text())
+    assert content["results"]["mIoU"] == 1.0
+    assert np.trace(content["confusion"]) == 40 * 60 + 80 * 50 + 64 * 64
+    assert {p.name for p in (tmp_path / "iou").glob("[!.]*")} == {"iou.csv", "confusion.png"}
+    test = tmp_path / "tree" / "test"
+    shutil.copytree(tmp_path / "truth", test / "masks")
+    (test / "images").mkdir()
+    for photo in photos.glob("*.*g"):
+        shutil.copy(photo, test / "images")
+    command = ["evaluate", str(run), "--data-dir", str(tmp_path / "tree"), "--split", "test"]
+    assert main([*command, "--output", str(file)]) == 0
+    assert json.loads(file.read_text())["results"] == content["results"]
     write_mask(tmp_path / "truth" / "a.png", np.full((40, 60), 7, np.uint8))
     assert main(["evaluate", str(run), *paths]) == 1
     assert "labels up to 7" in capsys.readouterr().err
@@ -259,6 +307,12 @@ def test_a_classifier_ranks_classes(tmp_path, capsys):
     top1 = json.loads(file.read_text())["results"]["top1"]
     right = [row for row in rows if row["rank"] == "1" and f"/{row['class']}/" in row["file_name"]]
     assert top1 == len(right) / 6
+    assert {p.name for p in (tmp_path / "top").glob("[!.]*")} == {"confusion.png"}
+    (tmp_path / "tree" / "val").rename(tmp_path / "tree" / "test")
+    shutil.rmtree(tmp_path / "tree" / "train")
+    assert main([*command, "--split", "test"]) == 0
+    assert json.loads(file.read_text())["results"]["top1"] == top1
+    assert main([*command, "--split", "val"]) == 1
 
 
 def test_a_model_without_its_preprocessing(detector, photos, tmp_path, capsys):

@@ -115,7 +115,7 @@ def test_from_flags_to_files(tmp_path, capsys):
     }
     assert {path.name for path in output.iterdir()} == {
         *("settings.json", "metrics.csv", "curves.png", "iou.csv", "predictions.png"),
-        *("preset", "checkpoints"),
+        *("evaluation.json", "confusion.png", "preset", "checkpoints"),
     }
     with (output / "iou.csv").open(newline="") as file:
         table = {row["class"]: row for row in csv.DictReader(file)}

@@ -28,7 +28,7 @@ def test_from_flags_to_files(flags, tmp_path, capsys, detector):
     results = recipe.main([*flags, "--detector", detector, "--output", str(output)])
     assert 0 <= results["AP"] <= results["AP50"] <= 1 and "mask_AP50" in results
     names = {path.name for path in output.iterdir()}
-    assert names == {
+    assert names == toy.REPORTS | {
         "settings.json",
         "metrics.csv",
         "curves.png",

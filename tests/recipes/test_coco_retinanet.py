@@ -34,7 +34,7 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     results = recipe.main([*flags, "--head", head, "--output", str(output)])
     assert 0 <= results["AP"] <= results["AP50"] <= 1
     names = {path.name for path in output.iterdir()}
-    assert names == {
+    assert names == toy.REPORTS | {
         "settings.json",
         "metrics.csv",
         "curves.png",

@@ -35,7 +35,9 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     assert 0 <= results["AP"] <= results["AP50"] <= 1
     names = {path.name for path in output.iterdir()}
     pictures = {"curves.png", "predictions.png"}
-    assert names == pictures | {"settings.json", "metrics.csv", "preset", "checkpoints"}
+    assert names == pictures | toy.REPORTS | {
+        *("settings.json", "metrics.csv", "preset", "checkpoints")
+    }
     printed = capsys.readouterr().out
     assert f"AP {results['AP']:.3f}" in printed
     detector = keras.saving.load_model(output / "preset" / "detector.keras")

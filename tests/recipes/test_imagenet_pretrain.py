@@ -35,7 +35,10 @@ def test_from_flags_to_files(flags, tmp_path, capsys):
     assert results["val_top5"] == 1.0
     pictures = {"curves.png", "confusion.png", "samples.png"}
     names = {path.name for path in output.iterdir()}
-    assert names == pictures | {"settings.json", "metrics.csv", "preset", "checkpoints"}
+    numbers = {"settings.json", "metrics.csv", "evaluation.json"}
+    assert names == pictures | numbers | {"preset", "checkpoints"}
+    evaluation = json.loads((output / "evaluation.json").read_text())
+    assert np.sum(evaluation["confusion"]) == evaluation["images"] == 5
     assert len((output / "metrics.csv").read_text().splitlines()) == 3
     printed = capsys.readouterr().out
     assert "global batch 4" in printed and "learning rate" in printed

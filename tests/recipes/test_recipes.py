@@ -295,7 +295,8 @@ def test_a_finished_run_trains_longer(tmp_path, name):
     before, after = (json.loads((out / "settings.json").read_text()) for out in (run, more))
     changed = {key for key in after if after[key] != before[key]}
     given = {"extend", "weights", "epochs", "steps", "learning_rate", "steps_per_epoch"}
-    assert changed <= given | {"weight_decay", "floor", "warmup_steps", "preset", "evaluate_every"}
+    follow = {"weight_decay", "floor", "warmup_steps", "preset", "evaluate_every", "given"}
+    assert changed <= given | follow
     assert len((more / "metrics.csv").read_text().splitlines()) == 2
     first, last = (saved.load_model(saved.find_model(output)) for output in (run, more))
     configs = [getattr(m, "plain_backbone", m.backbone).get_config() for m in (first, last)]

@@ -42,8 +42,13 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     }
     assert 0 <= results["mIoU"] <= 1
     names = {path.name for path in output.iterdir()}
-    pictures = {"curves.png", "predictions.png"}
-    assert names == pictures | {"settings.json", "metrics.csv", "iou.csv", "preset", "checkpoints"}
+    pictures = {"curves.png", "predictions.png", "confusion.png"}
+    numbers = {"settings.json", "metrics.csv", "iou.csv", "evaluation.json"}
+    assert names == pictures | numbers | {"preset", "checkpoints"}
+    evaluation = json.loads((output / "evaluation.json").read_text())
+    pixels = np.array(evaluation["confusion"])
+    assert 0 < pixels.sum() <= 5 * 48 * 64
+    assert np.trace(pixels) / pixels.sum() == pytest.approx(results["pixel_accuracy"])
     rows = (output / "metrics.csv").read_text().splitlines()
     assert len(rows) == 3
     assert rows[0] == "epoch,learning_rate,loss,val_mIoU,val_pixel_accuracy"

@@ -115,6 +115,10 @@ def classification(directory):
     ]
 
 
+REPORTS = {"evaluation.json", "per_class.csv", "precision_recall.png", "confusion.png", "worst.png"}
+"""What is written about a detector at the end of a run."""
+
+
 def kill_after(batches):
     """Makes the progress of recipes kill the process after so many batches."""
 
@@ -126,7 +130,7 @@ def kill_after(batches):
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    importlib.import_module("keras_densepred.training.run").Progress = KillingProgress
+    importlib.import_module("keras_densepred.training.loop.in_output").Progress = KillingProgress
 
 
 def run(recipe, kill_after, flags):

@@ -60,10 +60,35 @@ def change(root, split, edit):
     write(root, split, content)
 
 
+def test_masks_are_drawn_and_broken_ones_named(main, tree, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["--data-dir", str(tree), "--output", str(out), "--samples", "1"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "5 masks are not where the box is" in printed and "first: annotation id 1 (image" in printed
+    )
+    with Image.open(out / "samples_val.png") as sheet:
+        with_masks = np.asarray(sheet).astype(int)
+    change(tree, "val", lambda c: [a.pop("segmentation") for a in c["annotations"]])
+    assert main(command) == 0
+    with Image.open(out / "samples_val.png") as sheet:
+        assert (np.asarray(sheet) != with_masks).any(axis=2).mean() > 0.01, "a tinted triangle"
+    capsys.readouterr()
+    edit = {"segmentation": [[4, 4, 20]]}
+    change(tree, "train", lambda c: c["annotations"][3].update(edit))
+    assert main(command) == 0, "boxes can be trained on"
+    printed = capsys.readouterr().out
+    assert "! boxes can be used, masks cannot:" in printed
+    assert "has a polygon that is not a list of at least three points" in printed
+    assert main([*command, "--masks"]) == 1
+
+
 def test_good_data(main, tree, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["--data-dir", str(tree), "--output", str(out), "--samples", "4", "--masks"]) == 0
     printed = capsys.readouterr().out
+    assert "! 1 class has no object in train: bar" in printed
     assert "instances_train.json: 5 images, 10 boxes" in printed
     assert "instances_val.json: 5 images, 10 boxes" in printed
     assert "bar: no boxes" in printed

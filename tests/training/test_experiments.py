@@ -105,3 +105,22 @@ def test_what_does_not_go_together_is_one_sentence(given, message):
 def test_a_schedule_needs_its_drops():
     with pytest.raises(SettingsError, match="does not say at which steps the rate drops"):
         make_schedule(complete(1600, schedule="steps"))
+
+
+@pytest.mark.parametrize(
+    ("val", "given", "every"),
+    [
+        (0, {"epochs": 100}, 10),
+        (480, {"epochs": 100}, 10),  # a tenth of 3 * 1600 for each epoch
+        (480, {"epochs": 9}, 1),
+        (481, {"epochs": 9}, 2),
+        (16_000, {"epochs": 100}, 34),
+        (160_000, {"epochs": 100}, 100),  # once is always
+        (480, {"epochs": 100, "evaluate_every": 7}, 7),
+    ],
+)
+def test_ten_evaluations_where_they_cost_little(val, given, every):
+    settings = experiments.complete(
+        Settings(**given), EXPERIMENTS, Split(1600), large=1000, val=range(val)
+    )
+    assert settings.evaluate_every == every

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_densepred._optional import require
+from keras_densepred.data.drawing.tags import place_tags
 
 _LEGIBLE_SIDE = 512  # Pixels; an image with a shorter long side is enlarged so that text fits.
 _MASK_OPACITY = 0.4
@@ -39,8 +40,12 @@ def draw_objects(
     crowd: np.ndarray | None = None,
     masks: np.ndarray | None = None,
     note: str = "",
+    remarks: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draws objects on a copy of an image. Requires Pillow, extra `data`.
+
+    A name stands where it covers neither another one nor a small object; where there is no such
+    place, the colour alone tells the class.
 
     Args:
         image: `(H, W, 3)` uint8, RGB.
@@ -50,6 +55,7 @@ def draw_objects(
         scores: `(N,)` confidences between 0 and 1, written behind the names.
         crowd: `(N,)` bool; names of crowd regions are followed by "crowd".
         masks: `(N, H, W)` bool, tinted.
+        remarks: of each object, written behind its name and score.
         note: written in the upper left corner of a picture without any object.
 
     Returns:
@@ -65,12 +71,13 @@ def draw_objects(
     if masks is not None:
         image = image.copy()
         for i in order:
-            tint = _MASK_OPACITY * np.array(class_colour(int(labels[i])), np.float32)
-            tinted = image[masks[i]] * (1 - _MASK_OPACITY) + tint
+            colour = np.array(class_colour(int(labels[i])), np.float32)
+            tinted = image[masks[i]] * (1 - _MASK_OPACITY) + _MASK_OPACITY * colour
             image[masks[i]] = tinted.astype(np.uint8)
+            image[_outline(masks[i])] = colour.astype(np.uint8)  # tells neighbours apart
 
     height, width = image.shape[:2]
-    factor = max(1, round(_LEGIBLE_SIDE / max(height, width)))
+    factor = enlargement(height, width)
     canvas = pil.fromarray(image).resize((width * factor, height * factor), pil.BILINEAR)
     draw = pil_draw.Draw(canvas)
     long_side = max(canvas.size)
@@ -80,26 +87,46 @@ def draw_objects(
     if note and not len(boxes):
         draw.rectangle(draw.textbbox((2 * line, 2 * line), note, font=font), fill="black")
         draw.text((2 * line, 2 * line), note, fill="white", font=font)
-    tags = []
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4) * factor
+    named, extents = [], []
     for i in order:
-        colour = class_colour(int(labels[i]))
-        corners = [float(value) * factor for value in boxes[i]]
-        draw.rectangle(corners, outline=colour, width=line)
+        outline = class_colour(int(labels[i]))
+        draw.rectangle(corners[i].tolist(), outline=outline, width=line if masks is None else 1)
         # A single class is not named on every object.
         text = class_names[int(labels[i])] if len(class_names) > 1 else ""
         if scores is not None:
             text = f"{text} {scores[i]:.2f}".strip()
         if crowd is not None and crowd[i]:
             text = f"{text} (crowd)".strip()
+        if remarks is not None:
+            text = f"{text} {remarks[i]}".strip()
         if text:
-            tags.append((corners, colour, text))
-    for (x1, y1, _, _), colour, text in tags:
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        tag_width, tag_height = right - left + 2 * line, bottom - top + 2 * line
-        x = min(max(x1, 0), max(canvas.width - tag_width, 0))
-        y = y1 - tag_height if y1 >= tag_height else y1
-        draw.rectangle([x, y, x + tag_width, y + tag_height], fill=colour)
-        luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+            named.append((i, text))
+            extents.append(draw.textbbox((0, 0), text, font=font))
+    pad = line
+    sizes = [(x2 - x1 + 2 * pad, y2 - y1 + 2 * pad) for x1, y1, x2, y2 in extents]
+    places = place_tags(corners[[i for i, _ in named]], sizes, canvas.size)
+    for (i, text), (left, top, _, _), size, place in zip(
+        named, extents, sizes, places, strict=True
+    ):
+        if place is None:
+            continue
+        x, y = place
+        fill = class_colour(int(labels[i]))
+        draw.rectangle([x, y, x + size[0] - 1, y + size[1] - 1], fill=fill)
+        luminance = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2]
         ink = "black" if luminance > 140 else "white"
-        draw.text((x + line - left, y + line - top), text, fill=ink, font=font)
+        draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font)
     return np.array(canvas)
+
+
+def enlargement(height: int, width: int) -> int:
+    """The whole number by which a picture is enlarged so that names can be read on it."""
+    return max(1, round(_LEGIBLE_SIDE / max(height, width)))
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a mask beside one that is not in it; beyond the image it goes on."""
+    padded = np.pad(mask, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.data.drawing.objects import class_colour
+from keras_densepred.data.drawing.objects import class_colour, enlargement
 from keras_densepred.data.records import IGNORE_LABEL
 
 IGNORED_COLOUR = (255, 255, 255)
 _BACKGROUND = "background"
 _OPACITY = 0.6
+_LEAST_WIDTH = 256  # of a legend above a picture, in pixels
 
 
 Colour = tuple[int, int, int]
@@ -71,6 +72,33 @@ def draw_semantic(
     luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
     kept = luminance[..., None] * (1 - opacity[semantic])
     return np.round(kept + table[semantic] * opacity[semantic]).astype(np.uint8)
+
+
+def with_legend(
+    drawn: np.ndarray,
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    colours: Sequence[Colour] | None = None,
+) -> np.ndarray:
+    """Puts `draw_legend` above a picture; small pictures are enlarged first, so that it is wide.
+
+    Args:
+        drawn: `(H, W, 3)` uint8, RGB.
+        labels: as of `draw_legend`.
+        class_names: likewise.
+        colours: likewise.
+
+    Returns:
+        `(height, s * W, 3)` uint8, RGB, `s` as of `draw_objects`; tall pictures that are narrower
+        than the longest name have white beside them.
+    """
+    height, width = drawn.shape[:2]
+    factor = enlargement(height, width)
+    large = np.repeat(np.repeat(drawn, factor, axis=0), factor, axis=1)
+    legend = draw_legend(labels, class_names, max(large.shape[1], _LEAST_WIDTH), colours)
+    beside = legend.shape[1] - large.shape[1]
+    padded = np.pad(large, ((0, 0), (0, beside), (0, 0)), constant_values=255)
+    return np.concatenate([legend, padded])
 
 
 def draw_legend(

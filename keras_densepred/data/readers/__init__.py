@@ -1,7 +1,11 @@
 """Readers: files, folders and TensorFlow Datasets to records, and what a data set holds."""
 
 from keras_densepred.data.readers.anchor_shapes import box_shapes, cluster_anchors
-from keras_densepred.data.readers.class_folders import ImageFolder, find_class_folders
+from keras_densepred.data.readers.class_folders import (
+    ImageFolder,
+    find_class_folders,
+    find_class_test,
+)
 from keras_densepred.data.readers.class_summary import ClassSummary, require_same_class_names
 from keras_densepred.data.readers.coco import CocoDataset, find_coco_splits, require_same_classes
 from keras_densepred.data.readers.known_masks import (
@@ -10,7 +14,11 @@ from keras_densepred.data.readers.known_masks import (
     CocoStuffSegmentation,
 )
 from keras_densepred.data.readers.mask_files import load_mask
-from keras_densepred.data.readers.mask_folders import MaskFolder, find_segmentation_splits
+from keras_densepred.data.readers.mask_folders import (
+    MaskFolder,
+    find_segmentation_splits,
+    find_segmentation_test,
+)
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
 from keras_densepred.data.readers.readable import require_readable
 from keras_densepred.data.readers.summary import DatasetSummary, summarize
@@ -42,8 +50,10 @@ __all__ = [
     "box_shapes",
     "cluster_anchors",
     "find_class_folders",
+    "find_class_test",
     "find_coco_splits",
     "find_segmentation_splits",
+    "find_segmentation_test",
     "find_tfds_segmentation",
     "load_mask",
     "require_readable",

@@ -210,6 +210,18 @@ def find_class_folders(data_dir: str | os.PathLike[str]) -> dict[str, Path]:
     return splits
 
 
+def find_class_test(data_dir: str | os.PathLike[str]) -> Path:
+    """The folder `test` of a tree of class folders, for `ImageFolder`.
+
+    Raises:
+        DatasetError: if it is not there.
+    """
+    folder = input_path(data_dir) / "test"
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not there: arrange the images as test/<class>/<image>.")
+    return folder
+
+
 def is_class_tree(data_dir: str | os.PathLike[str]) -> bool:
     """Whether `find_class_folders` is for a folder, and not a reader of data with annotations.
 

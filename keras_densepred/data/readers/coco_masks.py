@@ -85,6 +85,17 @@ def mask_areas(counts: Sequence[bytes], sizes: Sequence[Sequence[int]]) -> np.nd
     return np.asarray(api.area(rles))
 
 
+def mask_boxes(counts: Sequence[bytes], sizes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Boxes around masks; the arguments are those of `mask_areas`.
+
+    Returns:
+        `(N, 4)` `[x, y, width, height]` in pixels, all 0 of empty masks.
+    """
+    api = require("faster_coco_eval.core.mask", "data")
+    rles = [{"size": size, "counts": runs} for size, runs in zip(sizes, counts, strict=True)]
+    return np.asarray(api.toBbox(rles), np.float64).reshape(-1, 4)
+
+
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
     """Finds what is wrong with a segmentation without making its mask.
 

@@ -156,6 +156,42 @@ def find_segmentation_splits(
     }
 
 
+def find_segmentation_test(
+    data_dir: str | os.PathLike[str],
+    class_names: Sequence[str] | None = None,
+    reduce_zero_label: bool = False,
+) -> MaskFiles:
+    """Opens the test split of a folder, which needs to have no other.
+
+    The layouts known are Pascal VOC's, with masks for the names in
+    `ImageSets/Segmentation/test.txt`, `images/test` with `masks/test`, and `test/images` with
+    `test/masks`.
+
+    Args:
+        data_dir: as for `find_segmentation_splits`.
+        class_names: likewise.
+        reduce_zero_label: likewise.
+
+    Raises:
+        DatasetError: if the folder has none; the message says what was looked for.
+    """
+    base = input_path(data_dir)
+    voc = find_voc_root(base)
+    if voc is not None and (voc / "ImageSets" / "Segmentation" / "test.txt").is_file():
+        return VocSegmentation(voc, "test", class_names, reduce_zero_label)
+    for pair in (
+        (base / "images" / "test", base / "masks" / "test"),
+        (base / "test" / "images", base / "test" / "masks"),
+    ):
+        if all(folder.is_dir() for folder in pair):
+            names = class_names or find_class_names(base)
+            return MaskFolder(*pair, names, reduce_zero_label=reduce_zero_label)
+    raise DatasetError(
+        f"{base} has no test split with masks: looked for images/test with masks/test, for "
+        "test/images with test/masks, and for Pascal VOC's ImageSets/Segmentation/test.txt."
+    )
+
+
 def is_segmentation_tree(data_dir: str | os.PathLike[str]) -> bool:
     """Whether `find_segmentation_splits` is for a folder, and not a reader of detection data.
 

@@ -19,10 +19,14 @@ from keras_densepred.data.readers.coco_masks import (
     decode_masks,
     encode_segmentation,
     mask_areas,
+    mask_boxes,
 )
 from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import DatasetSummary, Finding
 from keras_densepred.data.records import DatasetError, Record
+
+_FEW_PIXELS = 8  # side of a box or mask that is too small to compare
+_LEAST_IOU = 0.5  # of an object's box and the box around its mask
 
 
 class ObjectFiles:
@@ -36,6 +40,9 @@ class ObjectFiles:
         table: the objects.
         given: how many objects there were before the table dropped some.
         notes: what the reader found, beside what the table did.
+
+    Attributes:
+        segmented: objects that have a segmentation in the files, whether masks are read or not.
 
     Raises:
         DatasetError: if no object is left.
@@ -54,6 +61,7 @@ class ObjectFiles:
         self._table = table
         self._notes = tuple(notes)
         self._masks: list[bytes] | None = None
+        self.segmented = 0
         self._part = ""
         if not given:
             raise DatasetError(
@@ -83,7 +91,8 @@ class ObjectFiles:
             object_name: row of the table -> what messages call the object.
             required: whether records have masks.
         """
-        if not required and not any(segmentations):
+        self.segmented = sum(map(bool, segmentations))
+        if not required and not self.segmented:
             return
         sizes = np.repeat(self._table.image_sizes, np.diff(self._table.starts), axis=0).tolist()
         faults = Faults(self.source)
@@ -104,6 +113,7 @@ class ObjectFiles:
             )
             self._masks = masks
             self._note_empty_masks(object_name, sizes)
+            self._note_strange_masks(object_name, sizes)
         elif faults.count:
             subject = "segmentation" if faults.count == 1 else "segmentations"
             what = f"unusable {subject}, not needed for boxes"
@@ -123,6 +133,25 @@ class ObjectFiles:
             )
         subject = "mask has no pixel" if len(empty) == 1 else "masks have no pixel"
         self._notes += (Finding(len(empty), f"{subject} inside the image", first),)
+
+    def _note_strange_masks(
+        self, object_name: Callable[[int], str], sizes: list[list[int]]
+    ) -> None:
+        """Counts objects whose mask and box are not of one place."""
+        assert self._masks is not None
+        around = mask_boxes(self._masks, sizes)
+        boxes = self._table.boxes
+        low = np.maximum(boxes[:, :2], around[:, :2])
+        high = np.minimum(boxes[:, :2] + boxes[:, 2:], around[:, :2] + around[:, 2:])
+        both = np.prod(np.clip(high - low, 0, None), axis=1)
+        union = boxes[:, 2:].prod(axis=1) + around[:, 2:].prod(axis=1) - both
+        # A polygon's box and its pixels differ by one pixel on each side, which is much of a few.
+        is_small = (boxes[:, 2:] < _FEW_PIXELS).any(axis=1) | (around[:, 2:] == 0).any(axis=1)
+        strange = np.flatnonzero((both < _LEAST_IOU * union) & ~is_small)
+        if len(strange):
+            subject = "mask is" if len(strange) == 1 else "masks are"
+            what = f"{subject} not where the box is (IoU below {_LEAST_IOU:g})"
+            self._notes += (Finding(len(strange), what, object_name(int(strange[0]))),)
 
     def __len__(self) -> int:
         return len(self._table.image_ids)

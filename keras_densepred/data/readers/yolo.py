@@ -106,6 +106,7 @@ class YoloDataset(ObjectFiles):
         )
         notes += (*_without_objects(files, lines.empty, names), *labels.findings())
         super().__init__(source, str(base), table, len(shares), notes)
+        self.segmented = lines.segmented
         if with_masks:
             self._make_masks(lines, sides)
 
@@ -255,6 +256,7 @@ class _Lines:
         self._with_masks, self._with_keypoints = with_masks, with_keypoints
         self.image_of, self.labels, self.boxes = array("q"), array("q"), array("d")
         self.polygons: list[np.ndarray | None] = []
+        self.segmented = 0
         self.empty: list[int] = []
         self._of_no_form, self._of_no_class = _Faulty(), _Faulty()
         for image, path in enumerate(files):
@@ -332,6 +334,7 @@ class _Lines:
             return x - width / 2, y - height / 2, width, height
         if len(values) < 6 or len(values) % 2:
             raise ValueError
+        self.segmented += 1
         if self._with_masks:
             self.polygons.append(np.array(values).reshape(-1, 2))
         left, top = min(values[::2]), min(values[1::2])

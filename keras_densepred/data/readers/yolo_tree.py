@@ -146,7 +146,7 @@ def _describes_data(path: Path) -> bool:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return False
-    return all(re.search(rf"(?m)^\W*{key}\W*:", text) for key in ("(names|nc)", "(train|val)"))
+    return all(re.search(rf"(?m)^\W*{key}\W*:", text) for key in ("(names|nc)", "(train|val|test)"))
 
 
 def _read_config(path: Path) -> YoloTree:

@@ -16,6 +16,7 @@ from keras_densepred.training.optim import current_learning_rate
 
 _VAL_PANELS = {
     "average precision on val": ("val_AP", "val_AP50", "val_AP75"),
+    "mask AP on val": ("val_mask_AP", "val_mask_AP50", "val_mask_AP75"),
     "mean IoU on val": ("val_mIoU", "val_pixel_accuracy"),
     "accuracy on val": ("val_top1", "val_top5", "ema_val_top1", "ema_val_top5"),
 }
@@ -80,8 +81,8 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
 
     Args:
         rows: `MetricsLog.rows`; columns with "loss" in their name go left, and right `val_AP`,
-            `val_AP50` and `val_AP75`, `val_mIoU` and `val_pixel_accuracy`, or `val_top1` and
-            `val_top5` and those of averaged weights.
+            `val_AP50` and `val_AP75`, the same of masks, `val_mIoU` and `val_pixel_accuracy`, or
+            `val_top1` and `val_top5` and those of averaged weights.
         path: of the PNG.
 
     Raises:

@@ -7,11 +7,13 @@ import numpy as np
 
 from keras_densepred import data, metrics
 from keras_densepred.faults import SettingsError
-from keras_densepred.files import renewing
+from keras_densepred.files import renewing, write_atomically
+from keras_densepred.report.classification import draw_classified
+from keras_densepred.report.confusion import draw_confusion
+from keras_densepred.report.detection import evaluation_json
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.optim import averaged_weights
-from keras_densepred.training.report.classification import draw_classified, draw_confusion
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
 
@@ -93,8 +95,11 @@ class Classification(Recipe):
         cluster.say("Drawing the confusion of classes and saving the preset ...")
         samples = self.predict_samples(run, evaluation.predictor)
         cluster.run_on_main(lambda: self.write(run, evaluation, samples))
-        files = ("settings.json", "metrics.csv", "curves.png", "confusion.png", "samples.png")
-        cluster.say(f"Wrote {', '.join(str(run.output / name) for name in (*files, 'preset/'))}")
+        files = (
+            *("settings.json", "metrics.csv", "curves.png", "evaluation.json", "confusion.png"),
+            *("samples.png", "preset/"),
+        )
+        cluster.say(f"Wrote {', '.join(str(run.output / name) for name in files)}")
         results = evaluation.results
         shown = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in results.items()]
         cluster.say(f"{', '.join(shown)} on {len(run.val)} validation images")
@@ -128,6 +133,14 @@ class Classification(Recipe):
         settings, model, train = run.settings, run.model, run.train
         assert evaluation.confusion is not None
         draw_confusion(evaluation.confusion, train.class_names, run.output / "confusion.png")
+        content = {
+            "data": repr(run.val),
+            "images": len(run.val),
+            "results": evaluation.results,
+            "classes": list(train.class_names),
+            "confusion": evaluation.confusion.tolist(),
+        }
+        write_atomically(run.output / "evaluation.json", evaluation_json(content))
         draw_classified(*samples, train.class_names, run.output / "samples.png")
         # With averaged weights the model holds those now.
         averaged = {n[4:]: v for n, v in evaluation.results.items() if n.startswith("ema_")}

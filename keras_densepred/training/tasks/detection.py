@@ -10,14 +10,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_densepred import data, metrics
-from keras_densepred.files import renewing
+from keras_densepred.files import renewing, write_atomically
+from keras_densepred.report.detection import (
+    describe_errors,
+    evaluation_json,
+    write_detection_report,
+)
+from keras_densepred.report.objects import draw_predictions, samples_of
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
+from keras_densepred.training.loop.in_output import (
+    NO_EXTRAS,
+    Batches,
+    Extras,
+    fit_in_output,
+    tell_skipped,
+)
 from keras_densepred.training.optim import averaged_weights
-from keras_densepred.training.report.objects import draw_predictions
-from keras_densepred.training.run import Batches, Recipe, Run, fit_in_output, tell_skipped
+from keras_densepred.training.run import Recipe, Run
 
 NUM_SAMPLES = 8
 SHAPES_SIZE = 96  # side of the built-in pictures
@@ -107,6 +119,7 @@ class Detection(Recipe):
             steps_per_epoch=settings.steps_per_epoch,
             evaluate_every=settings.evaluate_every,
             checkpoint_minutes=settings.checkpoint_minutes,
+            extras=run.extras,
         )
         tell_skipped(streams)
         return results
@@ -141,11 +154,13 @@ def train_detector(
     steps_per_epoch: int,
     evaluate_every: int,
     checkpoint_minutes: float,
+    extras: Extras = NO_EXTRAS,
 ) -> dict[str, float]:
     """Fits a detector, or goes on with it, evaluates, and writes everything to `output`.
 
     In all processes alike. Written are `settings.json`, `checkpoints`, `metrics.csv`, `curves.png`,
-    `predictions.png` and `preset` with the backbone, the detector, the names of its classes and how
+    `predictions.png`, `evaluation.json` with what `write_detection_report` writes beside it, and
+    `preset` with the backbone, the detector, the names of its classes and how
     its images are prepared.
 
     Args:
@@ -164,6 +179,7 @@ def train_detector(
         steps_per_epoch: batches in an epoch.
         evaluate_every: epochs between evaluations.
         checkpoint_minutes: between checkpoints within an epoch.
+        extras: early stopping, loggers, more callbacks.
 
     Returns:
         What `metrics.evaluate_detector` gives for the validation split, with averaged weights where
@@ -196,30 +212,40 @@ def train_detector(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         checkpoint_minutes=checkpoint_minutes,
+        extras=extras,
     )
-    if not evaluation.results:  # the run had been finished before
+    found = evaluation.found
+    if found is None:  # the run had been finished before
         cluster.say("Evaluating ...")
-        evaluation.results = metrics.evaluate_detector(
-            predictor, eval_batches, val, gather=cluster.gather
-        )
-    cluster.say("Drawing predictions and saving the preset ...")
-    # The same number of batches in all processes, some of which may have fewer images in them.
-    enough = -(-NUM_SAMPLES // cluster.rows(batch_size))
-    samples = predict_samples(predictor, eval_batches, val, enough)
+        found = metrics.find_objects(predictor, eval_batches, val, gather=cluster.gather)
+        evaluation.results = found.results()
+    results = evaluation.results
+    cluster.say("Drawing predictions, writing reports and saving the preset ...")
+    files = ["settings.json", "metrics.csv", "curves.png", "predictions.png", "evaluation.json"]
 
     def write() -> None:
-        draw_predictions(*samples, val.class_names, output / "predictions.png")
         with renewing(output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
             with without_training_state(model):
                 model.save(preset / "detector.keras")
             write_classes(preset / "classes.json", train)
             preprocessing.write(preset)
+        report = metrics.DetectionReport.of(found, results)
+        samples = samples_of(found, val, NUM_SAMPLES)
+        path = output / "predictions.png"
+        least, why = report.threshold, "best F1"
+        draw_predictions(*samples, val.class_names, path, min_confidence=least, chosen=why)
+        text = evaluation_json({"data": repr(val), "images": len(val), **report.as_json()})
+        write_atomically(output / "evaluation.json", text)
+        files.extend(
+            write_detection_report(
+                report, val, lambda name, content: write_atomically(output / name, content)
+            )
+        )
+        cluster.say(describe_errors(report))
 
     cluster.run_on_main(write)
-    results = evaluation.results
-    files = ("settings.json", "metrics.csv", "curves.png", "predictions.png", "preset/")
-    cluster.say(f"Wrote {', '.join(str(output / name) for name in files)}")
+    cluster.say(f"Wrote {', '.join(str(output / name) for name in (*files, 'preset/'))}")
     masks = ""
     if "mask_AP" in results:
         masks = f", masks {results['mask_AP']:.3f} and {results['mask_AP50']:.3f}"

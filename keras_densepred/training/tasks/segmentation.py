@@ -1,7 +1,7 @@
 """Recipes that train segmenters."""
 
+import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -9,11 +9,13 @@ import numpy as np
 
 from keras_densepred import data, metrics, models
 from keras_densepred.faults import SettingsError
-from keras_densepred.files import renewing
+from keras_densepred.files import renewing, write_atomically
+from keras_densepred.report.confusion import draw_confusion
+from keras_densepred.report.detection import evaluation_json
+from keras_densepred.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.optim import averaged_weights
-from keras_densepred.training.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
 from keras_densepred.training.tasks.semantic_testing import LimitedTest, count_under_limits
@@ -95,36 +97,46 @@ class Segmentation(Recipe):
             return metrics.SegmentationEvaluation(
                 self.open_evaluation(settings, split, cluster.shard, own_size),
                 split.class_names,
-                weights=lambda: averaged_weights(model),
                 predictor=predictor,
                 gather=cluster.gather,
                 verbose=False,
                 **options,
             )
 
-        evaluation = evaluation_of(run.val, every=settings.evaluate_every)
+        evaluation = evaluation_of(
+            run.val, every=settings.evaluate_every, weights=lambda: averaged_weights(model)
+        )
         run.fit(evaluation)
+        evaluation.weights = contextlib.nullcontext  # the model holds the averages now
+        if evaluation.confusion is None:  # the run had been finished before
+            cluster.say("Evaluating ...")
+            evaluation.evaluate(model)
         results = {"val": evaluation.results}
+        confusion = evaluation.confusion
         rows = cluster.rows(settings.step_size)
         inference = inference_of(settings, rows, model.size_divisor)
         if inference is not None and self.test_under_limits:
             cluster.say("Testing on the validation images, one by one ...")
-            results["val, tested"] = self.test(run, predictor, rows)
+            counts = self.test(run, predictor, rows)
+            results["val, tested"] = counts.results(run.val.class_names)
+            confusion = counts.confusion
         elif inference is not None:
             cluster.say("Testing on the validation images ...")
             tester = evaluation_of(run.val, settings.sliding_window, inference=inference)
             results["val, tested"] = tester.evaluate(model)
+            confusion = tester.confusion
         if settings.evaluate_train:
             cluster.say("Evaluating the training images ...")
             results["train"] = evaluation_of(run.train).evaluate(model)
         cluster.say("Drawing predictions and saving the preset ...")
-        # The same number of batches in all processes, some of which may have fewer images in them.
-        enough = -(-NUM_SAMPLES // rows)
-        samples = predict_samples(predictor, evaluation.batches, run.val, enough)
-        cluster.run_on_main(lambda: self.write(run, results, samples))
+        # Enough for the share of this process.
+        chosen = spread(run.val, NUM_SAMPLES * cluster.shard[1])
+        batches = self.open_evaluation(settings, chosen, cluster.shard)
+        samples = predict_samples(predictor, batches, chosen)
+        cluster.run_on_main(lambda: self.write(run, results, confusion, samples))
         return _report(run, results)
 
-    def test(self, run: Run, predictor: Any, rows: int) -> dict[str, float]:
+    def test(self, run: Run, predictor: Any, rows: int) -> metrics.PixelCounts:
         """Tests under two limits. Each process tests all images: their windows differ in number."""
         settings, model = run.settings, run.model
         options = self.preprocessing(settings).batch_options()
@@ -139,15 +151,27 @@ class Segmentation(Recipe):
             size_multiple=model.size_divisor,
             rows=rows,
         )
-        with averaged_weights(model):
-            return count_under_limits(test, run.val).results(run.val.class_names)
+        return count_under_limits(test, run.val)
 
     def write(
-        self, run: Run, results: dict[str, dict[str, float]], samples: tuple[list, list, list]
+        self,
+        run: Run,
+        results: dict[str, dict[str, float]],
+        confusion: np.ndarray,
+        samples: tuple[list, list, list],
     ) -> None:
-        """Writes the table of classes, the drawn predictions and the preset with its model card."""
+        """Writes tables and pictures of the classes and the preset with its model card."""
         model, train = run.model, run.train
         write_iou(run.output / "iou.csv", results)
+        draw_confusion(confusion, train.class_names, run.output / "confusion.png", counted="pixels")
+        content = {
+            "data": repr(run.val),
+            "images": len(run.val),
+            "results": results.get("val, tested", results["val"]),
+            "classes": list(train.class_names),
+            "confusion": confusion.tolist(),
+        }
+        write_atomically(run.output / "evaluation.json", evaluation_json(content))
         draw_segmentations(
             *samples,
             train.class_names,
@@ -175,7 +199,10 @@ class Segmentation(Recipe):
 def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Says what was written and found; returns the last results."""
     say, output = run.cluster.say, run.output
-    files = ("settings.json", "metrics.csv", "curves.png", "iou.csv", "predictions.png", "preset/")
+    files = (
+        *("settings.json", "metrics.csv", "curves.png", "iou.csv", "evaluation.json"),
+        *("confusion.png", "predictions.png", "preset/"),
+    )
     say(f"Wrote {', '.join(str(output / name) for name in files)}")
     say(describe_iou(results))
     last = dict(results.get("val, tested", results["val"]))
@@ -207,13 +234,36 @@ def inference_of(
     return inference
 
 
-def predict_samples(
-    predictor: Any, batches: Any, val: Any, batch_count: int
-) -> tuple[list, list, list]:
-    """Takes up to eight of this process' validation images: images, masks, what is found."""
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some images of a segmentation data set, as one."""
+
+    split: Any
+    positions: tuple[int, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label."""
+        return self.split.class_names
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.split[self.positions[index]]
+
+
+def spread(split: Any, count: int) -> Chosen:
+    """Images from all over a split: neighbours are often of one scene."""
+    positions = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    return Chosen(split, tuple(positions.tolist()))
+
+
+def predict_samples(predictor: Any, batches: Any, val: Any) -> tuple[list, list, list]:
+    """Takes up to eight of this process' images: images, masks, what is found."""
     images: list[np.ndarray] = []
     truth, found = [], []
-    for batch in itertools.islice(batches, batch_count):
+    for batch in batches:
         scores = np.asarray(predictor.predict_on_batch(batch["images"]))
         for row in np.flatnonzero(batch["valid"])[: NUM_SAMPLES - len(images)].tolist():
             record = val[int(batch["indices"][row])]

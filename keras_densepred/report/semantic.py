@@ -10,7 +10,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.semantic import Colour, draw_legend, draw_semantic
 from keras_densepred.files import write_atomically
-from keras_densepred.training.report.sheet import picture_sheet
+from keras_densepred.report.sheet import picture_sheet, sheet_png
 
 
 def draw_segmentations(
@@ -56,19 +56,29 @@ def draw_segmentations(
     whole = image_module.new("RGB", (sheet.width, sheet.height + legend.height), "white")
     whole.paste(legend, (0, 0))
     whole.paste(sheet, (0, legend.height))
-    buffer = io.BytesIO()
-    whole.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, sheet_png(whole))
 
 
 def write_iou(path: str | os.PathLike[str], results: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes the intersection over union of each class as CSV, one column for each evaluation.
+    """Writes the text of `iou_csv`.
 
     Args:
-        path: of the CSV: a row for each class, then the numbers of all classes together. A class
-            that neither truth nor prediction has is an empty field.
+        path: of the CSV.
+        results: as of `iou_csv`.
+    """
+    write_atomically(path, iou_csv(results))
+
+
+def iou_csv(results: Mapping[str, Mapping[str, float]]) -> bytes:
+    """The intersection over union of each class as CSV, one column for each evaluation.
+
+    Args:
         results: name of the evaluation, such as `"val"`, to what `metrics.PixelCounts.results`
             gave.
+
+    Returns:
+        A row for each class, then the numbers of all classes together. A class that neither truth
+        nor prediction has is an empty field.
     """
     rows = _rows_of(results)
     text = io.StringIO(newline="")
@@ -78,7 +88,7 @@ def write_iou(path: str | os.PathLike[str], results: Mapping[str, Mapping[str, f
         [name, *("" if value < 0 else f"{value:.6f}" for value in values)]
         for name, values in rows.items()
     )
-    write_atomically(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def describe_iou(results: Mapping[str, Mapping[str, float]]) -> str:

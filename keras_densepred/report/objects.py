@@ -1,15 +1,16 @@
 """Drawn predictions of a detector."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.files import write_atomically
-from keras_densepred.training.report.sheet import picture_sheet
+from keras_densepred.metrics import Found
+from keras_densepred.report.sheet import picture_sheet, sheet_png
 
 
 def draw_predictions(
@@ -20,6 +21,7 @@ def draw_predictions(
     path: str | os.PathLike[str],
     *,
     min_confidence: float = 0.3,
+    chosen: str = "",
     side: int = 512,
 ) -> None:
     """Draws ground truth (left) and predictions (right) of some images as one PNG sheet.
@@ -32,6 +34,7 @@ def draw_predictions(
         class_names: by label.
         path: of the PNG.
         min_confidence: predictions below it are not drawn.
+        chosen: how that was chosen, written behind it.
         side: longer side of each image on the sheet, in pixels; at least 512, for legible names.
 
     Raises:
@@ -63,10 +66,32 @@ def draw_predictions(
             note="nothing found",
         )
         rows.append((image_module.fromarray(left), image_module.fromarray(right)))
-    titles = ("ground truth", f"predictions, confidence from {min_confidence:g}")
-    buffer = io.BytesIO()
-    picture_sheet(rows, titles, side).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    least = f"{min_confidence:g} {chosen and f'({chosen})'}".rstrip()
+    titles = ("ground truth", f"predictions, confidence from {least}")
+    write_atomically(path, sheet_png(picture_sheet(rows, titles, side)))
+
+
+def samples_of(
+    found: Found, dataset: Any, count: int
+) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+    """Takes images from all over a split: neighbours are often of one scene.
+
+    Args:
+        found: of `metrics.find_objects`.
+        dataset: the split.
+        count: of images.
+
+    Returns:
+        Images, objects and what is found, as `draw_predictions` takes them.
+    """
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    records = [dataset[int(index)] for index in chosen]
+    truth = []
+    for record in records:
+        objects = {"boxes": record.boxes, "labels": record.labels}
+        truth.append(objects if record.masks is None else {**objects, "masks": record.masks})
+    predictions = [found.on_image(record.image_id, dataset.category_ids) for record in records]
+    return [record.image for record in records], truth, predictions
 
 
 def _resized_masks(masks: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:
