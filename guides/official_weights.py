@@ -16,7 +16,7 @@ of this guide.
 
 For the families that are known here the command line does all of it but the upload:
 
-    python -m keras_densepred convert-weights cednet FILE.pth --preset cednet_next_tiny --output mine
+    python -m keras_densepred convert-weights cednet FILE.pth --preset cednet_next_t --output mine
     python -m keras_densepred convert-weights timm cspresnext50.safetensors --output mine
     python -m keras_densepred convert-weights darknet csresnext50.weights --preset csp_resnext_50
 

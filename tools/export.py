@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 100
 COMPARED_IMAGES = 32
 FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino", "keras")
+DESCRIBED = ("onnx", "openvino", "saved_model")  # say what their classes and their input are
 WEIGHTS = {  # how kernels may be stored
     "litert": ("float32", "float16", "int8"),
     "keras": ("float32", "float16"),
@@ -70,6 +71,8 @@ def _export(argv: Sequence[str] | None) -> None:
             f"--weights {options.weights} is not for --format {options.format}: litert has float16 "
             "and int8, keras float16."
         )
+    if options.with_preprocessing and (options.format != "onnx" or options.int8):
+        raise ValueError("--with-preprocessing is for --format onnx without --int8.")
     options.output = _output(options)
     if options.format == "keras":
         saved.save_copy(saved.open_model(options.model), options.output, options.weights)
@@ -78,8 +81,12 @@ def _export(argv: Sequence[str] | None) -> None:
     side = _image_size(options)
     model = load(options.model)
     saved.require_size(model, side)
-    more = {"weights": options.weights} if options.format == "litert" else {}
+    more: dict[str, Any] = {"weights": options.weights} if options.format == "litert" else {}
+    if options.format in DESCRIBED:
+        more["description"] = _description(options, model, side)
     getattr(export, f"export_{options.format}")(model, options.output, side, **more)
+    if options.with_preprocessing:
+        export.add_preprocessing(options.output)
     print(f"{options.output}: {_megabytes(options.output):.2f} MB")
     if options.int8:
         _quantize(options, side)
@@ -97,6 +104,34 @@ def load(name: str) -> keras.Model:
     if not files.expanded(name).exists() or saved.is_backbone(name):
         return backbones.load_backbone(name)
     return saved.load_model(saved.find_model(name))
+
+
+def _description(
+    options: argparse.Namespace, model: keras.Model, side: int
+) -> dict[str, str] | None:
+    """What the file says about itself; None of a model with nothing beside it."""
+    preprocessing = _preprocessing(options.model)
+    if preprocessing is None:
+        if options.with_preprocessing:
+            raise ValueError(
+                f"There is no preprocessing.json beside {options.model}, by which "
+                "--with-preprocessing prepares images: copy that of the run there."
+            )
+        return None
+    path = saved.find_model(options.model)
+    folders = [path, path.parent] if path.is_dir() else [path.parent]
+    classes = next(filter(None, map(saved.read_classes, folders)), None)
+    labels = tuple(range(model.num_classes))
+    resize = "stretch" if preprocessing.stretch else "fit"
+    return export.describe(
+        task=preprocessing.task,
+        class_names=classes.class_names if classes else [f"class_{label}" for label in labels],
+        category_ids=classes.category_ids if classes else labels,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        size=(side, side),
+        resize="crop" if preprocessing.task == "classification" else resize,
+    )
 
 
 def _output(options: argparse.Namespace) -> Path:
@@ -173,6 +208,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     choices = WEIGHTS["litert"]
     parser.add_argument("--weights", choices=choices, default="float32", help="litert's, keras'")
     parser.add_argument("--int8", metavar="DATA_DIR", help="also write 8-bit, calibrated on this")
+    parser.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="of a detector's ONNX file: from uint8 pixels of any size to boxes in those pixels",
+    )
     parser.add_argument("--image-size", type=int, help="side in pixels")
     parser.add_argument("--output", required=True, help="file (saved_model, keras: folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")

@@ -1,8 +1,8 @@
 """A trained model and what its user must know: loading, predicting, preprocessing, classes.
 
-    model = keras_densepred.saved.load("runs/mine")
-    found = model.predict("photo.jpg")
-    found.draw().save("found.jpg")
+model = keras_densepred.saved.load("runs/mine")
+found = model.predict("photo.jpg")
+found.draw().save("found.jpg")
 """
 
 from keras_densepred.saved.classes import read_classes, write_classes

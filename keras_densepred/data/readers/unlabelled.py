@@ -109,7 +109,9 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Record:
         image = self.images[index]
-        record = semantic_record(image, np.zeros(image.shape[:2], np.uint8), index, f"image {index}")
+        record = semantic_record(
+            image, np.zeros(image.shape[:2], np.uint8), index, f"image {index}"
+        )
         return record.replace(image_id=self.image_ids[index])
 
     def ground_truth(self) -> dict:
