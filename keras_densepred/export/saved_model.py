@@ -35,7 +35,7 @@ def export_saved_model(
         image_size: as for `export_onnx`.
         batch_size: as for `export_onnx`.
         suppress: as for `export_onnx`.
-        description: as for `export_onnx`; it is in `assets.extra/keras_densepred.json`.
+        description: as for `export_onnx`; it is in `assets.extra/description.json`.
 
     Returns:
         The path.
@@ -65,5 +65,5 @@ def export_saved_model(
         )
         if description:
             text = json.dumps(dict(description), indent=2, ensure_ascii=False)
-            write_atomically(unfinished / "assets.extra" / "keras_densepred.json", text.encode())
+            write_atomically(unfinished / "assets.extra" / "description.json", text.encode())
     return path

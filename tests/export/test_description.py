@@ -119,7 +119,7 @@ def test_openvino_says_it_too(run, tmp_path):
 def test_a_saved_model_says_it_too(run, tmp_path):
     path = tmp_path / "model"
     assert export.main([str(run), "--format", "saved_model", "--output", str(path)]) == 0
-    told = json.loads((path / "assets.extra" / "keras_densepred.json").read_text("utf-8"))
+    told = json.loads((path / "assets.extra" / "description.json").read_text("utf-8"))
     assert json.loads(told["category_ids"]) == [10, 20, 30]
 
 
