@@ -11,6 +11,7 @@ import importlib.abc
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,7 @@ def is_command() -> bool:
     )
 
 
+BEGAN = time.monotonic()  # of a command: all that it imports comes after this
 _is_loaded = not is_command()
 if not _is_loaded:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without notes, with warnings

@@ -122,6 +122,8 @@ class Settings(training.PyramidDetectionSettings):
     focal_gamma: float | None = training.setting(
         None, "exponent of the focal loss", group="optimizer"
     )
+    assigner: str = training.setting("max_iou", "which anchors learn", ("max_iou", "atss"))
+    box_loss: str = training.setting("l1", "of the boxes", ("l1", "giou"))
 
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
@@ -148,10 +150,15 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
             "anchor_scale": 4.0 if backbone.architecture == "bicsnet_140" else 3.0,
         }
     model = getattr(models, HEADS[settings.head])(
-        pyramid, len(train.class_names), head_depth=settings.head_depth, **options
+        pyramid,
+        len(train.class_names),
+        head_depth=settings.head_depth,
+        assigner=settings.assigner,
+        **options,
     )
     model.compile(
         training.make_optimizer(settings, model, make_schedule(settings), head_decay=HEAD_DECAY),
+        box_loss=models.BoxGIoULoss() if settings.box_loss == "giou" else models.BoxL1Loss(),
         classification_loss=models.SigmoidFocalLoss(gamma=settings.focal_gamma),
     )
     return model

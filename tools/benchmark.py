@@ -21,6 +21,7 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 * forward: the classifier's last head, the maps of the backbone or the RetinaNet pyramid, or UperNet
   of 150 classes, as one compiled function (PyTorch: eager), images on the device.
 * train: `train_on_batch` of the classifier with the heads of all stages, AdamW.
+* optimized: ours by `models.optimize`, forward only.
 * stock: the same network of stock Keras layers. torch: CEDNet as a plain `torch.nn` network.
 * timm: timm's ConvNeXt of the same size by `torch.compile`, with its own operations counted.
 * share of peak: floating-point operations of convolutions and dense layers a second, over those of
@@ -73,7 +74,7 @@ from tools.timing import (
     two_stage,
 )
 
-AGAINST = ("stock", "torch", "torch_compiled", "timm")
+AGAINST = ("stock", "optimized", "torch", "torch_compiled", "timm")
 OF_TORCH = frozenset({"torch", "torch_compiled", "timm"})
 PEAK_SIZES = (1024, 2048, 4096)
 ACCELERATOR_PEAK_SIZES = (4096, 8192)
@@ -152,6 +153,8 @@ def check(arguments: argparse.Namespace) -> None:
                 f"--against {' '.join(sorted(torch_wanted))} has no {preset}; choose from "
                 f"{', '.join(candidates.TORCH_VARIANTS)}."
             )
+    if "train" in arguments.mode and "optimized" in arguments.against:
+        raise ValueError("--against optimized predicts only: leave train out of --mode.")
     if "train" in arguments.mode and arguments.model != "classifier":
         raise ValueError("--mode train is of the classifier; leave out --model.")
     for name in ("image_size", "batch", "rounds"):
@@ -239,6 +242,8 @@ def measure_task(
     for name in arguments.against:
         if name == "stock":
             calls[name] = candidates.stock(candidates.keras_model(task), task)
+        elif name == "optimized":
+            calls[name] = candidates.optimized(candidates.keras_model(task), task)
         elif name == "timm":
             calls[name] = candidates.timm_baseline(task)
         else:

@@ -252,7 +252,7 @@ def _write_crops(
     image: np.ndarray,
     found: dict[str, np.ndarray],
     sure: np.ndarray,
-    name: str,
+    name: Path,
 ) -> None:
     """Each object of an image by itself, in a folder of its class."""
     height, width = image.shape[:2]
@@ -263,8 +263,7 @@ def _write_crops(
         crop = image[rows, columns]
         if crop.size:
             kind = re.sub(r"[^\w-]+", "_", model.class_names[int(found["labels"][index])])
-            stem = Path(name).with_suffix("")
-            options.folder.write(f"crops/{kind}/{stem}_{number}.png", _png(crop))
+            options.folder.write(f"crops/{kind}/{name.with_suffix('')}_{number}.png", _png(crop))
 
 
 def _segment(

@@ -118,30 +118,36 @@ def add_preprocessing(path: str | os.PathLike[str]) -> None:
         return output
 
     to_float, to_integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-    own = add("Slice", add("Shape", "photo"), np.int64([0]), np.int64([2]), np.int64([0]))
+    own = add(
+        "Slice",
+        add("Shape", "photo"),
+        np.array([0], np.int64),
+        np.array([2], np.int64),
+        np.array([0], np.int64),
+    )
     own = add("Cast", own, to=to_float)
     factor = add("Div", side, own)
     if rule["resize"] == "fit":
         factor = add("ReduceMin", factor, keepdims=1)
     size = add("Floor", add("Add", add("Mul", own, factor), np.float32(0.5)))
-    size = add("Max", size, np.float32([1, 1]))
-    sizes = add("Concat", np.int64([1, 3]), add("Cast", size, to=to_integer), axis=0)
+    size = add("Max", size, np.ones(2, np.float32))
+    sizes = add("Concat", np.array([1, 3], np.int64), add("Cast", size, to=to_integer), axis=0)
     pixels = add("Transpose", add("Cast", "photo", to=to_float), perm=[2, 0, 1])
-    pixels = add("Unsqueeze", pixels, np.int64([0]))
+    pixels = add("Unsqueeze", pixels, np.array([0], np.int64))
     pixels = add("Resize", pixels, "", "", sizes, mode="linear")
     pixels = add("Transpose", add("Round", pixels), perm=[0, 2, 3, 1])
     mean, std = (np.float32(json.loads(told[name])) for name in ("mean", "std"))
     pixels = add("Div", add("Sub", pixels, mean), std)
     missing = add("Cast", add("Sub", side, size), to=to_integer)
-    pads = add("Concat", np.int64([0] * 5), missing, np.int64([0]), axis=0)
+    pads = add("Concat", np.array([0] * 5, np.int64), missing, np.array([0], np.int64), axis=0)
     add("Pad", pixels, pads, np.float32(0), output="images")
     before = len(made)
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [f"{_PREFIX}boxes" if name == "boxes" else name for name in names]
     scale = add("Div", size, own)
-    scale = add("Gather", scale, np.int64([1, 0, 1, 0]))
-    found = add("Unsqueeze", add("GreaterOrEqual", "labels", np.int64(0)), np.int64([2]))
+    scale = add("Gather", scale, np.array([1, 0, 1, 0], np.int64))
+    found = add("Unsqueeze", add("GreaterOrEqual", "labels", np.int64(0)), np.array([2], np.int64))
     moved = add("Div", f"{_PREFIX}boxes", scale)
     add("Where", found, moved, np.float32(-1), output="boxes")
     nodes = [*made[:before], *graph.node, *made[before:]]

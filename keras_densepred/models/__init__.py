@@ -22,11 +22,14 @@ from keras_densepred.models.classifiers.registry import (
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
+from keras_densepred.models.dense.model import TaskAlignedDetector
+from keras_densepred.models.dense.sizes import DENSE_SIZES, DenseSize, dense_detector
 from keras_densepred.models.detector import DenseDetector, Detector
 from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.detr.model import DeformableDETR
 from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
+from keras_densepred.models.inference.optimized import optimize
 from keras_densepred.models.inference.windows import PAPER_SCALES, multi_scale, sliding_window
 from keras_densepred.models.mask2former.model import Mask2Former
 from keras_densepred.models.mask2former.segmenter import Mask2FormerSegmenter
@@ -40,7 +43,7 @@ from keras_densepred.models.rcnn import (
 from keras_densepred.models.reppoints.model import RepPoints
 from keras_densepred.models.retinanet.head import PredictionHead
 from keras_densepred.models.retinanet.keras_hub import RetinaNetKerasHub
-from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
+from keras_densepred.models.retinanet.losses import BoxGIoULoss, BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.models.retinanet.model import RetinaNet
 from keras_densepred.models.segmenter import IgnoreCrossentropy, Segmenter
 from keras_densepred.models.upernet.model import UPERNET_HEADS, UperNet
@@ -50,12 +53,14 @@ from keras_densepred.necks.yolo import YOLO_NECKS
 
 __all__ = [
     "ATROUS_RATES",
+    "DENSE_SIZES",
     "PAPER_SCALES",
     "UPERNET_HEADS",
     "YOLO_ANCHORS",
     "YOLO_LOSSES",
     "YOLO_NECKS",
     "BiCSNetImageClassifier",
+    "BoxGIoULoss",
     "BoxL1Loss",
     "CEDNetImageClassifier",
     "CSPNetImageClassifier",
@@ -67,6 +72,7 @@ __all__ = [
     "DeepLabV3PlusKerasCV",
     "DeformableDETR",
     "DenseDetector",
+    "DenseSize",
     "DetectionTransformer",
     "Detector",
     "FasterRCNN",
@@ -85,15 +91,18 @@ __all__ = [
     "RetinaNetKerasHub",
     "Segmenter",
     "SigmoidFocalLoss",
+    "TaskAlignedDetector",
     "TopDetections",
     "UperNet",
     "YOLOLoss",
     "YOLOV8KerasCV",
     "YOLOv3Detector",
     "classifier_class",
+    "dense_detector",
     "fold_batch_norm",
     "image_classifier",
     "multi_scale",
+    "optimize",
     "register_classifier",
     "sliding_window",
 ]

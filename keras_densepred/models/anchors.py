@@ -49,18 +49,19 @@ def anchor_boxes(
         scale.
     """
     parts = [
-        _level_anchors(height, width, 2**level, anchor_scale, octave_scales) for level in levels
+        level_anchors(height, width, 2**level, anchor_scale, octave_scales) for level in levels
     ]
     return ops.concatenate(parts, axis=0)
 
 
-def _level_anchors(
+def level_anchors(
     height: int | Tensor,
     width: int | Tensor,
     stride: int,
-    anchor_scale: float,
-    octave_scales: Sequence[float],
+    anchor_scale: float = ANCHOR_SCALE,
+    octave_scales: Sequence[float] = OCTAVE_SCALES,
 ) -> Tensor:
+    """Anchors (A, 4) of the level of a stride, otherwise as `anchor_boxes`."""
     half_sides = []
     for ratio in ASPECT_RATIOS:
         for octave in octave_scales:

@@ -326,6 +326,14 @@ class DenseDetector(Detector):
         )
         return self.prediction_decoder(boxes, scores, images=images)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # On PyTorch a layer is a `torch.nn.Module`, and one of these takes another as its own
+        # without asking a property's setter (torch 2.13).
+        if name == "prediction_decoder":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def prediction_decoder(self) -> keras.layers.Layer:
         """The layer from boxes and scores to detections."""

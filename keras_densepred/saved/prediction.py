@@ -154,11 +154,12 @@ def predict(model: SavedModel, images: Sequence[np.ndarray], score: float) -> li
     """See `SavedModel.predict`."""
     if not images:
         return []
-    make, dataset, finish = {
+    kinds: dict[str, tuple[Any, Any, Any]] = {
         "detection": (data.eval_batches, Pictures, _objects),
         "segmentation": (data.eval_mask_batches, Pictures, _label_map),
         "classification": (data.eval_class_batches, ClassPictures, _class_scores),
-    }[model.task]
+    }
+    make, dataset, finish = kinds[model.task]
     batches = make(
         dataset(images),
         batch_size=min(_BATCH, len(images)),

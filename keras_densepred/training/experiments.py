@@ -220,6 +220,8 @@ def complete(
         ValueError: if there is no such backbone.
     """
     given = {name: value for name, value in vars(settings).items() if value is not None}
+    if "minutes" in given and "steps" in given:
+        raise SettingsError("Give --minutes or --steps, not both.")
     if "steps" in given and "epochs" in given:
         raise SettingsError("Give --steps or --epochs, not both.")
     source = settings.weights or settings.preset

@@ -15,7 +15,7 @@ from keras_densepred.training.settings import flag_of
 _PLACES = ("data_dir", "tfds", "train_annotations")
 _OF_A_PLACE = ("layout", "val_share", "train_images", "val_annotations", "val_images")
 # How long the run trained, and what it started from.
-_OF_ITS_START = ("epochs", "steps", "preset", "weights", "weights_of", "extend")
+_OF_ITS_START = ("epochs", "steps", "minutes", "preset", "weights", "weights_of", "extend")
 # Of the schedule; decided anew for the new one, if the run's are what nobody asked for.
 OF_THE_SCHEDULE = (
     *("learning_rate", "floor", "warmup_steps", "steps_per_epoch"),
@@ -90,7 +90,7 @@ def _recorded(run: pathlib.Path) -> dict[str, Any]:
 
 def _check(run: pathlib.Path, recorded: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     """Refuses flags that do not go together with `--extend`."""
-    if not said.get("epochs") and not said.get("steps"):
+    if not any(said.get(name) for name in ("epochs", "steps", "minutes")):
         raise SettingsError(f"--extend {run} trains longer: say for how long, with --epochs.")
     for name in ("weights", "weights_of"):
         if name in said:

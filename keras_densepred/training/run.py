@@ -6,16 +6,20 @@ task's data are read, how a model is evaluated, and what is drawn and saved.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 
-from keras_densepred import command, data, files, plugins
+from keras_densepred import command, data, files, plugins, start
 from keras_densepred._optional import require
+from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.training.budget import plan_for_minutes, planned_before
 from keras_densepred.training.checks import (
     require_readable_images,
     require_size,
@@ -91,6 +95,12 @@ class Recipe:
         """Returns the training batches, from the options that all tasks share."""
         raise NotImplementedError
 
+    def open_evaluation(
+        self, settings: Any, split: Any, shard: tuple[int, int]
+    ) -> data.EvalBatches:
+        """Returns the batches of an evaluation."""
+        raise NotImplementedError
+
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """Returns what the model learns from a batch: images, or its input, and targets."""
         raise NotImplementedError
@@ -124,7 +134,10 @@ class Recipe:
             ValueError: for settings or data that cannot be trained; one sentence.
             TrainingDiverged: if the loss becomes NaN.
         """
+        started = start.BEGAN if start.is_command() else time.monotonic()
         said = parse_flags(self.settings, argv, self.description, self.experiments)
+        if said.get("minutes") and said.get("epochs"):
+            raise SettingsError("Give --minutes or --epochs, not both.")
         left_open = {field.name for field in dataclasses.fields(self.settings)} - said.keys()
         if said.get("extend"):
             said = flags_of_run(self.settings, said, self.experiments, self.defaults)
@@ -154,10 +167,17 @@ class Recipe:
                 )
             require_trainable(train, settings.batch_size)
             self.check(settings, train, cluster)
+            plan = None
+            if given.minutes:
+                before = planned_before(self, given, settings, train, val)
+                plan = functools.partial(
+                    plan_for_minutes, self, given, settings, cluster, train, val, started
+                )
+                settings, plan = (settings, plan) if before is None else (before, None)
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
             with _own_output(cluster, settings.output):
-                return self.run(settings, cluster, train, val, left_open, callbacks)
+                return self.run(settings, cluster, train, val, left_open, callbacks, plan)
 
     def complete(self, settings: Any, train: Any, val: Any = ()) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""
@@ -178,8 +198,12 @@ class Recipe:
         val: Any,
         left_open: set[str],
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        plan: Callable[[], Any] | None = None,
     ) -> dict[str, float]:
-        """Does what `main` promises, with every setting decided; in all processes alike."""
+        """Does what `main` promises, with every setting decided; in all processes alike.
+
+        With a plan the length is decided late: it gives the settings, once data were looked at.
+        """
         decisive = decisive_settings(settings, train, but=self.not_decisive)
         output = pathlib.Path(settings.output)
         cluster.run_on_main(lambda: require_output(output, decisive, left_open))
@@ -190,6 +214,9 @@ class Recipe:
         for finding in data.require_trainable_data(*summaries):
             cluster.say(str(finding))
         cluster.run_on_main(lambda: require_readable_images(train, val, settings.on_bad_image))
+        if plan is not None:
+            settings = plan()
+            decisive = decisive_settings(settings, train, but=self.not_decisive)
         cluster.say(f"Building the model on {settings.weights or settings.preset} ...")
         keras.utils.set_random_seed(settings.seed)
         model = self.build_model(settings, train)

@@ -119,6 +119,9 @@ class CommonSettings:
 
     epochs: int | None = _optimizer(None, "passes over the training images")
     steps: int | None = _optimizer(None, "steps in all, rounded up to epochs, instead of --epochs")
+    minutes: float | None = _optimizer(
+        None, "plan the whole run for this time, by the speed of its first steps"
+    )
     steps_per_epoch: int | None = _optimizer(None, "steps of an epoch, if not one pass")
     optimizer: str | None = _optimizer(None, "update rule", ("adamw", "sgd"))
     learning_rate: float | None = _optimizer(None, "peak rate")
@@ -222,7 +225,7 @@ _LEAST = {
 }
 _POSITIVE = (
     "backbone_rate",
-    *("learning_rate", "checkpoint_minutes", "scale_min", "scale_max", "layer_decay"),
+    *("learning_rate", "checkpoint_minutes", "minutes", "scale_min", "scale_max", "layer_decay"),
     *("anchor_scale", "focal_gamma", "min_area"),
 )
 _SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter")  # from 0 up to 1

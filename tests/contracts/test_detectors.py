@@ -34,6 +34,7 @@ DETECTORS = {
     "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
     "retinanet_cv": lambda *args, **options: models.RetinaNetKerasCV(*args, **HEADS, **options),
     "reppoints": lambda *args, **options: models.RepPoints(*args, **HEADS, **options),
+    "dense": lambda *args, **options: models.TaskAlignedDetector(*args, **HEADS, **options),
     "yolov3": lambda *args, **options: models.YOLOv3Detector(*args, neck="prn", **options),
     "yolov8_cv": lambda *args, **options: models.YOLOV8KerasCV(*args, fpn_depth=1, **options),
     "faster": lambda *args, **options: models.FasterRCNN(*args, **RCNN, **options),
@@ -231,6 +232,21 @@ def test_box_formats_change_numbers_only(model, make):
     np.testing.assert_allclose(
         found["boxes"][used][:, [1, 0, 3, 2]] * 64, expected["boxes"][used], atol=1e-2
     )
+
+
+def test_another_decoder_decodes(model):
+    if not isinstance(model, models.DenseDetector) or isinstance(model, models.DeformableDETR):
+        pytest.skip(
+            "no decoder to exchange, or no graph, whose layers Keras fixes once it is built"
+        )
+    confident(model)
+    before, decoder = model.predict_on_batch(IMAGES), model.prediction_decoder
+    config = {**decoder.get_config(), "name": "fewer", "max_detections": 2}
+    model.prediction_decoder = type(decoder).from_config(config)
+    assert model.prediction_decoder.name == "fewer"
+    after = model.predict_on_batch(IMAGES)
+    assert before["labels"].shape[1] > 2 == after["labels"].shape[1]
+    model.prediction_decoder = decoder
 
 
 def test_refusals_are_one_sentence(model, make):

@@ -10,6 +10,7 @@ from keras_densepred.export import export_onnx, graph, quantize_onnx
 from keras_densepred.layers import DeformableConv2D
 from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
+from tests.export.dense import dense
 from tests.export.detr import detr
 from tests.export.mask2former import mask2former
 from tests.export.yolo import ANCHORS, BACKEND, IMAGES, SIZE, TOLERANCE, yolo
@@ -43,6 +44,19 @@ else:
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
         assert [p.name for p in path.parent.iterdir()] == ["yolo.onnx"]
+
+    def test_distributions_and_their_integers(tmp_path):
+        """Of the dense detector: its softmax over distances is part of the graph."""
+        model = dense()
+        expected = model.predict(IMAGES, verbose=0)
+        path = export_onnx(model, tmp_path / "float32.onnx", SIZE, batch_size=2)
+        found = runner(path)(IMAGES)
+        assert expected["num_detections"].min() > 3
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
+        small = runner(quantize_onnx(path, tmp_path / "int8.onnx", [IMAGES]))(IMAGES)
+        matched, number = agreement(found, small)
+        assert number and matched >= 0.8 * number
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former"])

@@ -11,6 +11,7 @@ from keras_densepred.export import saved_model
 from keras_densepred.layers import DeformableConv2D
 from keras_densepred.layers.conv import Conv
 from keras_densepred.models import DeepLabV3, DeformableDETR, Mask2Former, RetinaNetKerasHub
+from tests.export.dense import dense
 from tests.export.detr import detr
 from tests.export.mask2former import mask2former
 from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
@@ -86,7 +87,7 @@ SUPPORTED = {
     "torch": ("torch", "openvino"),
 }[BACKEND]
 MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter, "deformable": deformable}
-MODELS |= {"detr": detr, "mask2former": mask2former}
+MODELS |= {"dense": dense, "detr": detr, "mask2former": mask2former}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,7 @@ def model(request):
         "segmenter",
         "deformable",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("dense", marks=pytest.mark.slow_on("jax", "tensorflow")),
         pytest.param("detr", marks=pytest.mark.slow),
         pytest.param("mask2former", marks=pytest.mark.slow),
     ],

@@ -1,5 +1,6 @@
 """Anchors, their targets and their decoding against a plain NumPy RetinaNet."""
 
+import itertools
 import math
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_densepred.models import anchors as anchor_ops
+from keras_densepred.models.retinanet.atss import assign_adaptively
 from keras_densepred.ops.boxes import decode_boxes
 
 
@@ -136,3 +138,55 @@ def test_anchors_of_another_scale_have_the_same_centres():
     np.testing.assert_allclose(*centres, atol=1e-4)
     sides, half = plain[:, 2:] - plain[:, :2], smaller[:, 2:] - smaller[:, :2]
     np.testing.assert_allclose(half, 0.75 * sides, rtol=1e-5)
+
+
+def reference_atss(levels, boxes, labels):
+    """One image, its boxes without padding, as algorithm 1 says."""
+    anchors = np.concatenate(levels).astype("float64")
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    firsts = np.cumsum([0, *map(len, levels)])
+    best, target = np.zeros(len(anchors)), np.full(len(anchors), -1)
+    for box, label in zip(boxes.astype("float64"), labels, strict=True):
+        away = ((centres - (box[:2] + box[2:]) / 2) ** 2).sum(1)
+        candidates = []
+        for first, last in itertools.pairwise(firsts):
+            limit = np.sort(away[first:last])[: 9 * 9][-1]
+            candidates += [i for i in range(first, last) if away[i] <= limit + 1e-6]
+        overlap = np.array([reference_iou(a, box) for a in anchors])
+        threshold = overlap[candidates].mean() + overlap[candidates].std(ddof=1)
+        learns = [
+            i
+            for i in candidates
+            if overlap[i] >= threshold
+            and (centres[i] > box[:2]).all()
+            and (centres[i] < box[2:]).all()
+        ]
+        if not learns:
+            learns = np.flatnonzero(overlap >= overlap.max() * (1 - 1e-5))
+        for i in learns:
+            if overlap[i] > best[i]:
+                best[i], target[i] = overlap[i], label
+    return target
+
+
+def test_adaptive_targets_are_those_of_the_algorithm():
+    """The last box is so small that no anchor's centre lies in it."""
+    levels = [to_numpy(anchor_ops.level_anchors(96, 128, stride)) for stride in (8, 16, 32)]
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 70, (4, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(12, 60, (4, 2))], axis=1)
+    boxes = np.concatenate([boxes, [[42.0, 42.0, 46.0, 46.0]]]).astype("float32")
+    labels = np.array([2, 0, 1, 0, 4])
+    padded, padded_labels = pad(boxes, labels)
+    tensors = [keras.ops.convert_to_tensor(x) for x in (*levels, padded, padded_labels)]
+    deltas, found = assign_adaptively(tensors[:3], *tensors[3:])
+    expected = reference_atss(levels, boxes, labels)
+    assert {0, 1, 2, 4} <= set(expected)
+    np.testing.assert_array_equal(to_numpy(found)[0], expected)
+    decoded = to_numpy(decode_boxes(keras.ops.concatenate(tensors[:3]), deltas))[0]
+    for label in (1, 2, 4):
+        (box,) = boxes[labels == label]
+        own = decoded[expected == label]
+        np.testing.assert_allclose(own, np.tile(box, (len(own), 1)), atol=1e-2)
+    deltas, found = assign_adaptively(tensors[:3], tensors[3], keras.ops.full_like(tensors[4], -1))
+    assert (to_numpy(found) == -1).all() and np.isfinite(to_numpy(deltas)).all()

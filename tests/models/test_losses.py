@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.models import BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
+from keras_densepred.models import BoxGIoULoss, BoxL1Loss, IgnoreCrossentropy, SigmoidFocalLoss
+from keras_densepred.ops.boxes import decode_boxes, giou_loss
 
 
 def focal_reference(y, x, alpha=0.25, gamma=2.0):
@@ -122,3 +123,18 @@ def test_a_batch_without_labels_has_loss_0():
 def test_ignore_crossentropy_comes_back_from_its_config():
     loss = keras.losses.deserialize(keras.losses.serialize(IgnoreCrossentropy(7, "sum")))
     assert (loss.ignore_label, loss.reduction) == (7, "sum")
+
+
+def test_overlap_of_deltas_is_that_of_their_boxes():
+    """In the anchor's frame as in pixels."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 50, (7, 2))
+    anchors = np.concatenate([corner, corner + rng.uniform(5, 40, (7, 2))], axis=1)
+    anchors = keras.ops.convert_to_tensor(anchors.astype("float32"))
+    one, other = (rng.normal(0, 0.4, (2, 7, 4)).astype("float32") for _ in range(2))
+    loss = BoxGIoULoss(weight=3.0, reduction=None)(*map(keras.ops.convert_to_tensor, (one, other)))
+    boxes = [decode_boxes(anchors, keras.ops.convert_to_tensor(deltas)) for deltas in (one, other)]
+    expected = 3.0 * keras.ops.convert_to_numpy(giou_loss(*boxes))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(loss), expected, rtol=1e-3, atol=1e-4)
+    copy = keras.losses.deserialize(keras.losses.serialize(BoxGIoULoss(3.0)))
+    assert copy.weight == 3.0 and copy.reduction == "sum"

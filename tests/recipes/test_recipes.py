@@ -121,6 +121,7 @@ def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "preset", "experiment"),
     [
+        ("coco_dense", "resnet50", "coco"),
         ("coco_retinanet", "bicsnet_lite0", "bicsnet_b"),
         ("coco_retinanet", "csp_resnext_50", "cednet"),
         ("coco_retinanet", "msfm_resnet50", "msfm"),
@@ -271,6 +272,7 @@ def test_a_family_is_not_asked_for_what_it_does_not_have(name):
 
 
 TOYS = {
+    "coco_dense": (toy.detection, toy.DENSE),
     "coco_retinanet": (toy.detection, toy.RETINANET),
     "coco_reppoints": (toy.detection, toy.REPPOINTS),
     "coco_mask_rcnn": (toy.detection, ["--width", "8", "--detector", "faster"]),

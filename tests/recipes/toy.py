@@ -20,11 +20,13 @@ from keras_densepred.data import ShapesDataset, ShapesSegmentation
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = (
-    *("coco_retinanet", "coco_reppoints", "coco_mask_rcnn", "coco_yolo", "coco_detr"),
+    *("coco_dense", "coco_retinanet", "coco_reppoints", "coco_mask_rcnn", "coco_yolo"),
+    "coco_detr",
     *("voc_deeplab_v3", "ade20k_upernet", "imagenet_pretrain"),
 )
 CLASSES = ("blue", "red")
 
+DENSE = ["--width", "8", "--head-depth", "1"]
 RETINANET = ["--width", "8", "--head-depth", "1", "--drop-path", "0.5"]
 REPPOINTS = ["--width", "8", "--head-depth", "1"]
 DETR = ["--width", "16", "--queries", "8", "--encoder-layers", "1", "--decoder-layers", "2"]

@@ -52,12 +52,13 @@ def test_a_run_is_printed_and_appended(mode, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "PEAK_SIZES", (64,))
     output = tmp_path / "times" / "cpu.csv"
     command = ["--preset", "cednet_next_pico", "--image-size", "32", "--mode", mode]
-    command += ["--rounds", "1", "--against", "stock", "--output", str(output)]
+    others = ["stock", "optimized"] if mode == "forward" else ["stock"]
+    command += ["--rounds", "1", "--against", *others, "--output", str(output)]
     assert benchmark.main(command) == 0
     assert "candidate stock" in capsys.readouterr().out
     with output.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["candidate"] for row in rows] == ["ours", "stock"]
+    assert [row["candidate"] for row in rows] == ["ours", *others]
     for row in rows:
         assert row["backend"] == keras.config.backend() and row["mode"] == mode
         assert 0 < float(row["ms_min"]) <= float(row["ms_median"])
@@ -85,6 +86,7 @@ def test_rows_are_added_to_a_file_of_the_same_columns_only(tmp_path):
         ("--preset cednet_huge", "--preset cednet_huge is unknown; choose from"),
         ("--preset cednet_swin_tiny --against torch", "--against torch has no cednet_swin_tiny"),
         ("--mode train --model pyramid", "leave out --model"),
+        ("--mode train --against optimized", "leave train out of --mode"),
         ("--batch 0", "--batch must be positive"),
         ("--image-size 100", "multiple of 32"),
         ("--detectors yolov9", "There is no detector yolov9; choose from peleenet_prn"),

@@ -105,6 +105,24 @@ def stock(model: keras.Model, task: Task) -> Call:
     return ours(with_stock_layers(model), task)
 
 
+def optimized(model: keras.Model, task: Task) -> Call:
+    """Our model's inference form, see `models.optimize`."""
+    images = keras.ops.convert_to_tensor(task.images())
+    network = keras_densepred.models.optimize(model)
+    if keras.config.backend() == "jax":
+        import jax
+
+        return lambda: jax.block_until_ready(network(images))
+    if keras.config.backend() == "tensorflow":
+        return lambda: [x.numpy() for x in keras.tree.flatten(network(images))]
+
+    def call():
+        network(images)
+        _wait_for_torch()
+
+    return call
+
+
 def torch_baseline(task: Task, compiled: bool) -> Call:
     """The plain `torch.nn` network, channels-last, eager or by `torch.compile`."""
     from tools.baselines import cednet_torch, upernet_torch

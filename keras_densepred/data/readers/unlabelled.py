@@ -90,11 +90,14 @@ class UnlabelledClassImages(_Unlabelled):
         return LabelledImage(load_image(path), 0, self.image_ids[index], str(path))
 
 
-class Pictures:
-    """Images in memory, as `UnlabelledImages` and `UnlabelledClassImages` have those in files.
+class _Pictures:
+    """Images in memory, numbered.
 
     Args:
         images: each `(H, W, 3)` uint8, RGB.
+
+    Attributes:
+        image_ids: 1, 2 and so on.
     """
 
     class_names = ("",)
@@ -106,6 +109,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+class Pictures(_Pictures):
+    """`UnlabelledImages` in memory."""
 
     def __getitem__(self, index: int) -> Record:
         image = self.images[index]
@@ -123,8 +130,8 @@ class Pictures:
         return {"images": images, "annotations": [], "categories": []}
 
 
-class ClassPictures(Pictures):
-    """The same as `LabelledImage`s, for `data.eval_class_batches`."""
+class ClassPictures(_Pictures):
+    """`UnlabelledClassImages` in memory."""
 
     def __getitem__(self, index: int) -> LabelledImage:
         return LabelledImage(self.images[index], 0, self.image_ids[index], f"image {index}")

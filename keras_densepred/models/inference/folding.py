@@ -1,7 +1,8 @@
-"""Batch norms folded into the convolutions before them: the same outputs, less work.
+"""Batch norms and layer scales folded into the convolutions before them: equal outputs, less work.
 
-Outside of training a batch norm is a product and a sum for each channel, which the kernel and the
-bias of the convolution before it can take over.
+Outside of training a batch norm is a product and a sum for each channel, a layer scale a product,
+which the kernel and the bias of the convolution before it can take over. What only training does,
+dropping paths and channels, is left out.
 """
 
 from collections import defaultdict
@@ -12,6 +13,7 @@ import numpy as np
 
 from keras_densepred.layers.conv import Conv
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
+from keras_densepred.layers.residual import DropPath, LayerScale
 from keras_densepred.models.detector import Detector
 from keras_densepred.models.retinanet.head import PredictionHead
 
@@ -25,15 +27,16 @@ _CONVS = (
     *(Conv, DepthwiseConv),
     *(keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense),
 )
+_TRAINING_ONLY = (DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Makes a model for inference whose batch norms are part of the convolutions before them.
 
     A norm is folded where its convolution's (or dense layer's) output goes nowhere else and has no
-    activation; others stay as they are. Models inside the model, such as a detector's backbone,
-    are taken apart; RetinaNet's heads, whose convolutions are shared by the levels and whose norms
-    are not, get convolutions of their own for each level.
+    activation; others stay as they are. So are layer scales. Models inside the model, such as a
+    detector's backbone, are taken apart; RetinaNet's heads, whose convolutions are shared by the
+    levels and whose norms are not, get convolutions of their own for each level.
 
     Args:
         model: a functional model, such as any backbone, classifier, segmenter or detector here. It
@@ -46,6 +49,20 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: if the model is not functional.
     """
+    graph = folded_graph(model)
+    return FoldedDetector(graph, model) if isinstance(model, Detector) else graph
+
+
+def folded_graph(model: keras.Model, *, heads_taken_apart: bool = False) -> keras.Model:
+    """The functional model behind `fold_batch_norm`.
+
+    Args:
+        model: see there.
+        heads_taken_apart: whether RetinaNet's heads without norms become single layers too.
+
+    Returns:
+        A functional model from the inputs to the outputs of `model`.
+    """
     if not hasattr(model, "_nodes_by_depth"):
         raise ValueError(
             f"{model.name!r} is no functional model, so there is no graph to fold norms in; fold "
@@ -55,9 +72,30 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
         model._inputs_struct,
     )
-    outputs = _Folder().run(model, inputs)
-    graph = keras.Model(inputs, outputs, name=f"{model.name}_folded")
-    return FoldedDetector(graph, model) if isinstance(model, Detector) else graph
+    outputs = _Folder(heads_taken_apart).run(model, inputs)
+    return keras.Model(inputs, outputs, name=f"{model.name}_folded")
+
+
+def calls_of(model: keras.Model) -> list[Any]:
+    """The calls of a functional model's graph, each after those that it reads from."""
+    # Keras 3.15.1 has no public way to them.
+    return [
+        node
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def readers_of(calls: list[Any], outputs: list[Any]) -> dict[int, list[Any]]:
+    """By a tensor's id the calls that read it; None stands for the model's outputs."""
+    readers = defaultdict(list)
+    for call in calls:
+        for tensor in call.input_tensors:
+            readers[id(tensor)].append(call)
+    for tensor in outputs:
+        readers[id(tensor)].append(None)
+    return readers
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -123,7 +161,8 @@ class FoldedDetector(Detector, keras.Model):
 class _Folder:
     """Copies graphs, layer by layer."""
 
-    def __init__(self):
+    def __init__(self, heads_taken_apart: bool):
+        self.heads_taken_apart = heads_taken_apart
         self.copies: dict[int, keras.layers.Layer] = {}
         self.names: set[str] = set()
 
@@ -132,27 +171,23 @@ class _Folder:
         tensors = {
             id(old): new for old, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)
         }
-        # Keras 3.15.1 has no public way to the calls of a graph.
-        nodes = [
-            node
-            for depth in sorted(model._nodes_by_depth, reverse=True)
-            for node in model._nodes_by_depth[depth]
-            if not node.is_input
-        ]
+        nodes = calls_of(model)
         norms = _foldable(nodes, model.outputs)
         folded = {id(norm) for norm in norms.values()}
         for node in nodes:
             args, kwargs = node.arguments.fill_in(tensors)
             operation = node.operation
-            if id(node) in folded:
+            if id(node) in folded or isinstance(operation, _TRAINING_ONLY):
                 outputs = args[0]
             elif id(node) in norms:
                 norm = norms[id(node)].operation
                 outputs = self._folded(operation, norm, args[0].shape, prefix)(args[0])
             elif isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth"):
                 outputs = self.run(operation, args[0], f"{prefix}{operation.name}_")
-            elif isinstance(operation, PredictionHead) and operation.norm_levels:
-                outputs = self._prediction_head(operation, args[0], kwargs["level"], prefix)
+            elif isinstance(operation, PredictionHead) and (
+                operation.norm_levels or self.heads_taken_apart
+            ):
+                outputs = self._prediction_head(operation, args[0], kwargs.get("level"), prefix)
             else:
                 outputs = self._copy(operation, prefix)(*args, **kwargs)
                 self._fill(operation)
@@ -177,9 +212,11 @@ class _Folder:
                 # A buffer of its own: `fit` and `predict` donate a model's to a step on JAX.
                 new.assign(keras.ops.convert_to_numpy(old).copy())
 
-    def _prediction_head(self, head: PredictionHead, x: Tensor, level: str, prefix: str) -> Tensor:
+    def _prediction_head(
+        self, head: PredictionHead, x: Tensor, level: str | None, prefix: str
+    ) -> Tensor:
         """The head at one level, with that level's norms in convolutions of its own."""
-        name = f"{prefix}{head.name}_{level.lower()}_"
+        name = f"{prefix}{head.name}_{level.lower() if level else ''}_"
         for index, hidden in enumerate((*head.hidden, head.prediction)):
             if head.separable:
                 depthwise = head.depthwise[index]
@@ -187,6 +224,10 @@ class _Folder:
                 self._fill(depthwise)
             if hidden is head.prediction:
                 break
+            if not head.norm_levels:
+                x = self._copy(hidden, f"{prefix}{head.name}_")(x)
+                self._fill(hidden)
+                continue
             norm = head.norms[head.norm_levels.index(level) * head.depth + index]
             x = self._folded(hidden, norm, x.shape, name)(x)
             x = keras.layers.Activation(
@@ -198,18 +239,10 @@ class _Folder:
 
     def _folded(self, layer: Any, norm: Any, shape: tuple, prefix: str) -> keras.layers.Layer:
         """A convolution with a norm in its kernel and bias, for inputs of a shape."""
-
-        def read(weight: Any) -> np.ndarray:
-            return keras.ops.convert_to_numpy(weight).astype(np.float64)
-
-        scale = 1.0 / np.sqrt(read(norm.moving_variance) + norm.epsilon)
-        if norm.gamma is not None:
-            scale = scale * read(norm.gamma)
-        bias = 0.0 if layer.bias is None else read(layer.bias)
-        bias = (bias - read(norm.moving_mean)) * scale
-        if norm.beta is not None:
-            bias = bias + read(norm.beta)
-        kernel = read(layer.kernel)
+        mean, scale, offset = _mean_scale_offset(norm)
+        bias = (0.0 if layer.bias is None else _read(layer.bias)) - mean
+        bias = bias * scale + offset
+        kernel = _read(layer.kernel)
         # The channels of depthwise kernels are before the last axis.
         depthwise = isinstance(layer, (DepthwiseConv, keras.layers.DepthwiseConv2D))
         kernel = kernel * (scale.reshape(kernel.shape[2:]) if depthwise else scale)
@@ -239,14 +272,23 @@ def _config(layer: keras.layers.Layer) -> dict[str, Any]:
         return {"dtype": layer.dtype_policy.name}
 
 
+def _read(weight: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(weight).astype(np.float64)
+
+
+def _mean_scale_offset(norm: Any) -> tuple[Any, np.ndarray, Any]:
+    """What a norm or a layer scale subtracts, multiplies by and adds, channel by channel."""
+    if isinstance(norm, LayerScale):
+        return 0.0, _read(norm.gamma), 0.0
+    scale = 1.0 / np.sqrt(_read(norm.moving_variance) + norm.epsilon)
+    if norm.gamma is not None:
+        scale = scale * _read(norm.gamma)
+    return _read(norm.moving_mean), scale, 0.0 if norm.beta is None else _read(norm.beta)
+
+
 def _foldable(nodes: list, outputs: list) -> dict[int, Any]:
     """Calls of convolutions, by id, to the call of the norm that can be folded into them."""
-    readers = defaultdict(list)
-    for node in nodes:
-        for tensor in node.input_tensors:
-            readers[id(tensor)].append(node)
-    for tensor in outputs:
-        readers[id(tensor)].append(None)
+    readers = readers_of(nodes, outputs)
     calls: dict[int, int] = defaultdict(int)
     for node in nodes:
         calls[id(node.operation)] += 1
@@ -263,8 +305,12 @@ def _foldable(nodes: list, outputs: list) -> dict[int, Any]:
 
 def _takes(layer: Any, node: Any, tensor: Any) -> bool:
     norm = None if node is None else node.operation
-    if not isinstance(norm, keras.layers.BatchNormalization):
-        return False
     linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
-    channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return linear and channels_last and norm.axis % len(tensor.shape) == len(tensor.shape) - 1
+    if not linear or getattr(layer, "data_format", "channels_last") != "channels_last":
+        return False
+    if isinstance(norm, LayerScale):
+        return True
+    return (
+        isinstance(norm, keras.layers.BatchNormalization)
+        and norm.axis % len(tensor.shape) == len(tensor.shape) - 1
+    )

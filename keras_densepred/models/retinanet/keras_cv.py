@@ -42,6 +42,7 @@ class RetinaNetKerasCV(KerasCVDetector, RetinaNetBase, keras_cv.models.RetinaNet
         head_norm: whether hidden head convolutions have batch norms, of each level its own.
         head_separable: whether head convolutions are separable.
         anchor_scale: side of the smallest square anchor of a level over its stride.
+        assigner: `"max_iou"` or `"atss"`.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:

@@ -31,8 +31,8 @@ class RetinaNetKerasHub(RetinaNetBase, keras_hub.models.RetinaNetObjectDetector)
         preprocessor: a `keras_hub` preprocessor, or `None` for images that are ready. With `None`
             `fit`, `predict` and the others are plain Keras', generators included.
         **kwargs: `head_width`, `head_depth`, `head_initializer`, `head_activation`, `head_norm`,
-            `head_separable`, `anchor_scale`, `prediction_decoder` and `dtype` as in `RetinaNet`,
-            and arguments of `keras_hub.models.Task`, such as `name`.
+            `head_separable`, `anchor_scale`, `assigner`, `prediction_decoder` and `dtype` as in
+            `RetinaNet`, and arguments of `keras_hub.models.Task`, such as `name`.
 
     Raises:
         ValueError: if `backbone` is no pyramid or is channels_first.

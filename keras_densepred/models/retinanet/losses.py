@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.ops.boxes import MAX_LOG_RATIO, giou_loss
+
 Tensor = Any
 
 
@@ -64,3 +66,40 @@ class BoxL1Loss(keras.losses.Loss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Loss of each anchor: y_true and y_pred (..., 4) deltas -> (...)."""
         return ops.sum(ops.abs(y_true - y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_densepred")
+class BoxGIoULoss(keras.losses.Loss):
+    """1 - generalized IoU of the boxes that two sets of deltas stand for.
+
+    Computed in the frame in which the anchor is a square of side 1 around the origin: overlaps are
+    the same in any.
+
+    Args:
+        weight: factor of the loss.
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+        dtype: as in `keras.losses.Loss`.
+    """
+
+    def __init__(
+        self,
+        weight: float = 2.0,
+        reduction: str = "sum",
+        name: str = "box_giou_loss",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.weight = weight
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Loss of each anchor: y_true and y_pred (..., 4) deltas -> (...)."""
+        return self.weight * giou_loss(_in_anchor(y_pred), _in_anchor(y_true))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "weight": self.weight}
+
+
+def _in_anchor(deltas: Tensor) -> Tensor:
+    half = ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_RATIO, MAX_LOG_RATIO)) / 2.0
+    return ops.concatenate([deltas[..., :2] - half, deltas[..., :2] + half], axis=-1)

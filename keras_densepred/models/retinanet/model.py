@@ -11,12 +11,15 @@ from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
+from keras_densepred.models.retinanet.atss import assign_adaptively
 from keras_densepred.models.retinanet.head import build_heads, predict_levels
 from keras_densepred.models.retinanet.losses import BoxL1Loss, SigmoidFocalLoss
 from keras_densepred.ops.boxes import decode_boxes
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
+
+ASSIGNERS = ("max_iou", "atss")
 
 
 class RetinaNetBase(DenseDetector):
@@ -48,10 +51,13 @@ class RetinaNetBase(DenseDetector):
         head_norm: bool = False,
         head_separable: bool = False,
         anchor_scale: float = anchor_ops.ANCHOR_SCALE,
+        assigner: str = "max_iou",
         **kwargs: Any,
     ):
         if anchor_scale <= 0:
             raise ValueError(f"`anchor_scale` is {anchor_scale}; give a positive number.")
+        if assigner not in ASSIGNERS:
+            raise ValueError(f"`assigner` must be one of {ASSIGNERS}, got {assigner!r}.")
         # === Layers ===
         backbone = as_pyramid(backbone, type(self).__name__, _feature_pyramid)
         dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
@@ -96,6 +102,7 @@ class RetinaNetBase(DenseDetector):
         self.head_norm = head_norm
         self.head_separable = head_separable
         self.anchor_scale = anchor_scale
+        self.assigner = assigner
         self.pyramid_levels = pyramid_levels(backbone)
         self.box_head = box_head
         self.classification_head = classification_head
@@ -165,8 +172,17 @@ class RetinaNetBase(DenseDetector):
         training: bool = True,
     ) -> dict[str, Tensor]:
         """`"box_loss"` and `"classification_loss"`, divided by the batch's positive anchors."""
-        anchors = self._anchors(images)
-        deltas, labels = anchor_ops.assign_targets(anchors, targets["boxes"], targets["labels"])
+        if self.assigner == "atss":
+            height, width = ops.shape(images)[1:3]
+            levels = [
+                anchor_ops.level_anchors(height, width, 2**level, self.anchor_scale)
+                for level in self.pyramid_levels
+            ]
+            deltas, labels = assign_adaptively(levels, targets["boxes"], targets["labels"])
+        else:
+            deltas, labels = anchor_ops.assign_targets(
+                self._anchors(images), targets["boxes"], targets["labels"]
+            )
         is_class = labels[..., None] == ops.arange(self.num_classes, dtype="int32")
         positive = ops.cast(labels >= 0, "float32")
         counted = ops.cast(labels != anchor_ops.IGNORED, "float32")
@@ -235,6 +251,8 @@ class RetinaNet(RetinaNetBase, keras.Model):
         head_separable: whether head convolutions are separable, as in BiCSNet-Lite.
         anchor_scale: side of the smallest square anchor of a level over its stride; 4, in BiCSNet
             up to BiCSNet-94 3.
+        assigner: which anchors learn: `"max_iou"`, those that overlap an object by half, or
+            `"atss"`, by a threshold of each object's own (`assign_adaptively`).
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:

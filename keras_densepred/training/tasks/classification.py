@@ -64,6 +64,12 @@ class Classification(Recipe):
             train, mixing=mixing, label_smoothing=settings.smoothing, **options
         )
 
+    def open_evaluation(
+        self, settings: Any, split: Any, shard: tuple[int, int]
+    ) -> data.EvalBatches:
+        """See `Recipe.open_evaluation`."""
+        return data.eval_class_batches(split, **self.evaluation_options(settings, shard))
+
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
         return batch["images"], batch["targets"]
@@ -77,7 +83,7 @@ class Classification(Recipe):
         """
         settings, cluster, model = run.settings, run.cluster, run.model
         evaluation = metrics.ClassificationEvaluation(
-            data.eval_class_batches(run.val, **self.evaluation_options(settings, cluster.shard)),
+            self.open_evaluation(settings, run.val, cluster.shard),
             len(run.train.class_names),
             every=settings.evaluate_every,
             averaged=(lambda: averaged_weights(model)) if settings.ema else None,

@@ -68,6 +68,12 @@ class Detection(Recipe):
             train, max_boxes=settings.max_boxes, mask_size=mask_size, **options
         )
 
+    def open_evaluation(
+        self, settings: Any, split: Any, shard: tuple[int, int]
+    ) -> data.EvalBatches:
+        """See `Recipe.open_evaluation`."""
+        return data.eval_batches(split, **self.evaluation_options(settings, shard))
+
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
         not_learned = ("images", "image_sizes")
@@ -107,9 +113,7 @@ class Detection(Recipe):
             cluster=run.cluster,
             train=run.train,
             val=run.val,
-            eval_batches=data.eval_batches(
-                run.val, **self.evaluation_options(settings, run.cluster.shard)
-            ),
+            eval_batches=self.open_evaluation(settings, run.val, run.cluster.shard),
             preprocessing=self.preprocessing(settings),
             output=run.output,
             decisive=run.decisive,

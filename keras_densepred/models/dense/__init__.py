@@ -1,0 +1,1 @@
+"""A one-stage detector without anchors whose targets follow its own predictions."""

@@ -1,0 +1,145 @@
+"""A dense detector of today's kind on any backbone: small and fast, and quick to learn few images.
+
+`models.TaskAlignedDetector`: Feng et al., "TOOD: Task-aligned One-stage Object Detection"; Li et
+al., "Generalized Focal Loss". CEDNet and BiCSNet fuse their scales themselves; other backbones get
+a light path aggregation network of CSP blocks.
+
+    python recipes/coco_dense.py                                          # built-in shapes
+    python recipes/coco_dense.py --data-dir MY_IMAGES --image-size 320 --output runs/mine
+    python recipes/coco_dense.py --data-dir COCO --size small             # of pico to large
+    python recipes/coco_dense.py --data-dir MY_IMAGES --preset cednet_next_nano
+    torchrun --nproc-per-node=8 recipes/coco_dense.py ...                 # 8 GPUs with PyTorch
+
+`--size` names a whole detector: backbone, widths and depths. Settings left open come from
+`--experiment`, by default that for COCO from 20,000 training images on, and on fewer that of a
+short run from random weights. Killed at any moment, the same command continues exactly.
+
+Status: COCO not yet run; its settings are those of the kind (300 epochs from random weights, mosaic
+until the last tenth), not of one paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":  # run from a clone without installing
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from keras_densepred import backbones, data, models, necks, training
+from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
+
+if TYPE_CHECKING:
+    import keras
+
+SIZES = models.DENSE_SIZES
+
+
+def _of_size(name: str) -> Any:
+    return lambda plan: getattr(SIZES[plan.size], name)
+
+
+_SIZE: dict[str, Any] = {
+    "preset": _of_size("preset"),
+    "width": _of_size("width"),
+    "neck_depth": _of_size("neck_depth"),
+    "head_depth": _of_size("head_depth"),
+}
+_FEW_IMAGES = {k: v for k, v in protocols.FEW_IMAGES.items() if k != "copy_paste"}
+EXPERIMENTS = {
+    "coco": Experiment(
+        "of the kind, from random weights; not one paper's",
+        {
+            **_SIZE,
+            "size": "nano",
+            "image_size": 640,
+            "batch_size": 64,
+            "epochs": 300,
+            "scale_min": 0.5,
+            "scale_max": 1.5,
+            "optimizer": "adamw",
+            "learning_rate": PerBatch(1e-3, 64),
+            "weight_decay": 0.05,
+            "warmup_steps": 1000,
+            "ema": 0.9998,
+            "evaluate_every": 10,
+        },
+    ),
+    "small": Experiment(
+        "some hundred to some thousand images, from random weights",
+        {
+            **_FEW_IMAGES,
+            **_SIZE,
+            "size": "nano",
+            "image_size": 320,
+            "epochs": AtLeast(12, steps=1500),
+            "weight_decay": 0.05,
+        },
+        on_shapes={"size": "pico", "image_size": 96, "epochs": AtLeast(5, steps=2000)},
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(training.RandomScaleSettings, training.DetectionSettings):
+    """What can be set; None means that the experiment decides."""
+
+    size: str | None = training.setting(None, "of the whole detector", tuple(SIZES))
+    neck_depth: int | None = training.setting(None, "blocks of each fusion in the neck")
+    head_depth: int | None = training.setting(None, "convolutions per head")
+    gamma: float = training.setting(
+        2.0, "exponent of the class loss; 0: cross-entropy", group="optimizer"
+    )
+    class_loss: str = training.setting(
+        "quality_focal", "of the classes", ("quality_focal", "varifocal"), group="optimizer"
+    )
+
+
+def build_model(settings: Settings, train: Any) -> keras.Model:
+    """Backbone, pyramid and heads, compiled."""
+    backbone = pyramid = training.build_backbone(settings)
+    if isinstance(backbone, backbones.CEDNetBackbone):
+        pyramid = necks.DetectionPyramid(backbone, settings.width, max_level=5)
+    elif not backbone.is_pyramid:
+        pyramid = necks.CSPPathAggregation(backbone, settings.width, settings.neck_depth)
+    model = models.TaskAlignedDetector(
+        pyramid,
+        len(train.class_names),
+        head_width=settings.width,
+        head_depth=settings.head_depth,
+        class_loss=settings.class_loss,
+        focal_gamma=settings.gamma,
+    )
+    model.compile(training.make_optimizer(settings, model, training.make_schedule(settings)))
+    return model
+
+
+def augmentation(settings: Settings, image_size: int) -> list:
+    """Large-scale jitter, crop, flip."""
+    scales = (settings.scale_min, settings.scale_max)
+    return data.coco_augmentation(image_size, scale_range=scales, copy_paste=False)
+
+
+def preprocessing(settings: Settings) -> training.Preprocessing:
+    """Images fit into their square."""
+    return training.detection_preprocessing(settings, None)
+
+
+if __name__ == "__main__":
+    training.answer_flags(Settings, __doc__, EXPERIMENTS)  # before Keras is imported
+
+RECIPE = training.Detection(
+    "coco_dense",
+    __doc__,
+    Settings,
+    EXPERIMENTS,
+    build_model,
+    augmentation,
+    preprocessing,
+)
+main = RECIPE.main
+
+if __name__ == "__main__":
+    training.run_script(main)

@@ -1,0 +1,151 @@
+"""The inference form of a model: equal outputs, and nothing left in it that training needs."""
+
+import concurrent.futures
+
+import keras
+import numpy as np
+import pytest
+
+from keras_densepred import backbones, models
+from keras_densepred.backbones import CEDNetBackbone
+from keras_densepred.layers import DropPath, LayerScale
+from keras_densepred.models import optimize
+from tests.models.conftest import ToyPyramid
+from tests.weights import set_deterministic_weights
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(2, 64, 64, 3)).astype("float32")
+on_pytorch = pytest.mark.skipif(keras.config.backend() != "torch", reason="PyTorch's list of calls")
+
+
+def cednet(**arguments):
+    return CEDNetBackbone(
+        p2_width=8,
+        p2_depth=1,
+        widths=(8, 16, 16),
+        depths=(1, 1, 1),
+        num_stages=2,
+        stem_width=8,
+        **arguments,
+    )
+
+
+def retinanet(**options):
+    return models.RetinaNet(ToyPyramid(ready=True), 3, head_width=8, head_depth=2, **options)
+
+
+NETWORKS = {
+    "cednet_next": lambda: cednet(layer_scale_init=0.3, drop_path_rate=0.2),
+    "cednet_resnet": lambda: cednet(token_mixer="resnet", layer_scale_init=None),
+    "resnet": lambda: backbones.ResNetBackbone((1, 1, 1, 1), width=4),
+    "bicsnet_lite": lambda: backbones.load_backbone("bicsnet_lite0"),
+    "csp": lambda: backbones.load_backbone("csp_resnet_10"),
+    "host": lambda: backbones.HostBackbone(
+        keras.applications.MobileNetV2(weights=None, include_top=False, alpha=0.35)
+    ),
+    "retinanet": retinanet,
+    "retinanet_with_norms": lambda: retinanet(head_norm=True, head_separable=True),
+}
+COMPILED = pytest.mark.slow_on("jax", "tensorflow")
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    found, expected = keras.tree.flatten(found), keras.tree.flatten(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        ours, theirs = keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "resnet" else pytest.param(n, marks=COMPILED) for n in NETWORKS]
+)
+def test_outputs_are_equal_at_any_size(name):
+    model = NETWORKS[name]()
+    set_deterministic_weights(model)
+    optimized = optimize(model)
+    for images in (IMAGES, np.zeros((1, 96, 128, 3), "float32") + IMAGES[:1, :1, :1]):
+        expected = model(images, training=False)
+        assert_close(optimized(images), expected)
+        assert type(optimized(images)) is type(expected)
+
+
+def test_a_detector_predicts_what_it_predicted():
+    model = retinanet()
+    set_deterministic_weights(model)
+    expected = model.predict(IMAGES, verbose=0)
+    found = optimize(model).predict(IMAGES, verbose=0)
+    assert expected["num_detections"].min() > 0
+    np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
+    np.testing.assert_allclose(found["confidence"], expected["confidence"], atol=1e-5)
+
+
+def test_later_training_is_not_seen():
+    model = NETWORKS["resnet"]()
+    optimized = optimize(model)
+    before = optimized(IMAGES)
+    for weight in model.weights:
+        weight.assign(weight + 1.0)
+    assert_close(optimized(IMAGES), before, 0.0)
+
+
+@on_pytorch
+@pytest.mark.parametrize("make", [cednet, retinanet])
+def test_it_is_not_saved(make, tmp_path):
+    with pytest.raises(ValueError, match="save the model that it was made of"):
+        optimize(make()).save(tmp_path / "optimized.keras")
+    assert not list(tmp_path.iterdir())
+
+
+@on_pytorch
+def test_what_has_no_graph_is_refused():
+    class Subclassed(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="no functional model"):
+        optimize(Subclassed())
+
+
+@on_pytorch
+def test_half_precision_runs_as_it_is():
+    model = cednet(dtype="mixed_bfloat16")
+    set_deterministic_weights(model)
+    assert_close(optimize(model)(IMAGES), model(IMAGES, training=False), 2e-2)
+
+
+@on_pytorch
+def test_nothing_is_left_that_could_be_taken_along():
+    """What makes it fast, without a clock: GELU, scale and residual of each MLP are in products."""
+    from keras_densepred.ops.packed_torch import Convolution, Dilated, Product
+
+    model = cednet(layer_scale_init=0.3, drop_path_rate=0.2)
+    scales = sum(isinstance(layer, LayerScale) for layer in model.layers)
+    mlps = sum("pwconv2" in layer.name for layer in model.layers)
+    assert scales == mlps > 4 and any(isinstance(layer, DropPath) for layer in model.layers)
+    calls = [call.function for call in optimize(model)._recording.calls]
+    products = [call for call in calls if isinstance(call, Product)]
+    assert sum(call.name == "gelu" for call in products) == mlps
+    residual = [call for call in optimize(model)._recording.calls if len(call.inputs) == 2]
+    assert sum(isinstance(call.function, Product) for call in residual) == mlps
+    packed = [call for call in calls if isinstance(call, (Convolution, Product))]
+    assert packed and all(call.packed for call in packed)
+    assert any(isinstance(call, Dilated) for call in calls)
+    names = {type(getattr(call, "__self__", call)).__name__ for call in calls}
+    assert not names & {"LayerScale", "DropPath", "Permute", "Conv", "Pointwise", "DepthwiseConv"}
+
+
+@on_pytorch
+def test_threads_do_not_disturb_each_other():
+    model = cednet()
+    optimized = optimize(model)
+    batches = [IMAGES * scale for scale in range(8)]
+    expected = [optimized(batch) for batch in batches]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for found, one in zip(pool.map(optimized, batches), expected, strict=True):
+            assert_close(found, one, 0.0)
+
+
+@on_pytorch
+def test_what_is_packed_is_not_kept_twice():
+    optimized = optimize(cednet())
+    assert not optimized.weights and optimized.graph is None

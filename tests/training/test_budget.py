@@ -1,0 +1,103 @@
+"""`--minutes`: how the length of a run follows from a time and a speed."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+
+from keras_densepred import training
+from keras_densepred.training import Experiment, SettingsError, budget, experiments
+from keras_densepred.training.devices.cluster import current_cluster
+from tests.recipes.toy import Split
+
+pytestmark = pytest.mark.backend_free
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(training.DetectionSettings):
+    pass
+
+
+EXPERIMENTS = {
+    "small": Experiment(
+        "few images", {"batch_size": 8, "epochs": 4, "optimizer": "sgd", "learning_rate": 0.1}
+    )
+}
+
+
+class Recipe:
+    @staticmethod
+    def complete(given, train, val):
+        return experiments.complete(given, EXPERIMENTS, train, large=10**6, val=val)
+
+
+def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, **given):
+    monkeypatch.setattr(budget, "_measure", lambda *arguments: speed)
+    given = Settings(data_dir="x", output=str(tmp_path / "out"), **given)
+    train, val = Split(images), Split(80)
+    settings = Recipe.complete(given, train, val)
+    before = budget.planned_before(Recipe, given, settings, train, val)
+    if before is not None:
+        return before
+    started = time.monotonic() - spent
+    return budget.plan_for_minutes(Recipe, given, settings, current_cluster(), train, val, started)
+
+
+def seconds_of(settings, speed, spent=0.0):
+    evaluations = -(-settings.epochs // settings.evaluate_every)
+    return spent + speed.compiling + settings.steps * speed.step + evaluations * speed.evaluation
+
+
+@pytest.mark.parametrize(
+    ("minutes", "step", "evaluation", "compiling", "spent"),
+    [
+        (20, 0.5, 5.0, 60.0, 40.0),
+        (20, 0.5, 200.0, 60.0, 40.0),
+        (2, 0.9, 16.0, 10.0, 20.0),
+        (600, 0.01, 1.0, 60.0, 40.0),
+        (5, 20.0, 1.0, 10.0, 20.0),
+    ],
+)
+def test_a_run_takes_the_time_that_it_may(
+    monkeypatch, tmp_path, minutes, step, evaluation, compiling, spent
+):
+    speed = budget.Speed(step, evaluation, compiling)
+    settings = planned(monkeypatch, tmp_path, speed, spent=spent, minutes=minutes)
+    taken = seconds_of(settings, speed, spent)
+    assert 0.85 * 60 * minutes < taken <= 60 * minutes
+    evaluations = -(-settings.epochs // settings.evaluate_every)
+    assert evaluations == 1 or evaluations * evaluation <= 0.11 * taken
+    if evaluation < 0.005 * 60 * minutes:
+        assert evaluations >= 10
+    assert settings.minutes == minutes, "by which the run is known"
+
+
+def test_what_is_given_stays(monkeypatch, tmp_path):
+    speed = budget.Speed(1.0, 1.0, 0.0)
+    settings = planned(
+        monkeypatch, tmp_path, speed, minutes=10, steps_per_epoch=50, evaluate_every=3
+    )
+    assert (settings.steps_per_epoch, settings.evaluate_every) == (50, 3)
+    assert settings.epochs == 12
+
+
+def test_a_run_that_is_continued_keeps_its_length(monkeypatch, tmp_path):
+    first = planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 60.0), minutes=20)
+    recorded = training.decisive_settings(first, Data(800))
+    training.claim_output(tmp_path / "out", recorded)
+    again = planned(monkeypatch, tmp_path, budget.Speed(9.0, 9.0, 9.0), minutes=20)
+    assert again == first
+    written = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert written["minutes"] == 20 and written["epochs"] == first.epochs
+
+
+class Data(Split):
+    category_ids = (1,)
+
+
+def test_a_time_that_is_too_short(monkeypatch, tmp_path):
+    with pytest.raises(SettingsError, match=r"--minutes 1 is too short: of .* s after compiling"):
+        planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 60.0), minutes=1)
+    with pytest.raises(SettingsError, match="--minutes or --steps"):
+        planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 6.0), minutes=1, steps=3)
