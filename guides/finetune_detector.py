@@ -17,7 +17,7 @@ each of them is a picture here.
 The recipe `recipes/coco_retinanet.py` does all of it with one command, continues exactly when it
 is killed, and uses as many devices as there are. A notebook is for looking.
 
-    pip install "keras_densepred[torch,data]"        # or jax, tensorflow
+    pip install ".[torch,data]"        # in a clone; or jax, tensorflow
 """
 
 import os

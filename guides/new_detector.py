@@ -18,7 +18,7 @@ it with a recipe of its own, and says what changes when it moves into the packag
 FCOS has no anchors. Every position of every level predicts which class it lies on, if any, and how
 far it is from there to the four sides of the object's box.
 
-    pip install "keras_densepred[torch,data]"        # or jax, tensorflow
+    pip install ".[torch,data]"        # in a clone; or jax, tensorflow
 """
 
 import os

@@ -14,7 +14,7 @@ resolutions. What a single block does is another question, and the paper answers
 blocks of ConvNeXt, ResNet, Swin and CSwin. Such a *token mixer* is one class of some twenty lines
 here; everything else (styles, drop path, pyramids, detectors, presets) is already there for it.
 
-    pip install "keras_densepred[torch]"        # or jax, tensorflow
+    pip install ".[torch]"        # in a clone; or jax, tensorflow
 """
 
 import os

@@ -16,11 +16,11 @@ of this guide.
 
 For the families that are known here the command line does all of it but the upload:
 
-    python tools/convert_weights.py cednet CHECKPOINT --preset cednet_next_tiny --output my_preset
-    python tools/convert_weights.py timm cspresnext50.safetensors --output my_preset
-    python tools/convert_weights.py darknet csresnext50.weights --preset csp_resnext_50
+    python -m keras_densepred convert-weights cednet FILE.pth --preset cednet_next_t --output mine
+    python -m keras_densepred convert-weights timm cspresnext50.safetensors --output mine
+    python -m keras_densepred convert-weights darknet csresnext50.weights --preset csp_resnext_50
 
-Installation: `pip install "keras_densepred[torch,convert,data]"`. Reading a `.pth` file needs
+Installation, in a clone: `pip install ".[torch,convert,data]"`. Reading a `.pth` file needs
 PyTorch, whatever the backend; `.safetensors` files do not.
 """
 

@@ -18,7 +18,7 @@ The second half is about scale: what stays the same, and what does not, when the
 in several processes. Figures for ImageNet (hours, images a second, cores that feed the devices,
 memory) and the commands for one machine, SLURM and TPU pods are on [their own page](scale.md).
 
-    pip install -e ".[torch,data]"        # or jax, tensorflow; from a clone, for the recipes
+    pip install ".[torch,data]"        # in a clone; or jax, tensorflow
 """
 
 import os
@@ -37,6 +37,7 @@ import numpy as np
 
 import keras_densepred
 from keras_densepred import backbones, data, metrics, models, training
+from keras_densepred.cli import scripts
 
 keras.utils.set_random_seed(0)
 
@@ -201,7 +202,7 @@ TensorFlow through `MultiWorkerMirroredStrategy`, on PyTorch through Distributed
 flags are the same.
 """
 
-RECIPE = Path(keras_densepred.__file__).parents[1] / "recipes/imagenet_pretrain.py"
+RECIPE = scripts.recipes()["imagenet_pretrain"]  # the file, in a clone or in the package
 FLAGS = "--preset cednet_next_pico --image-size 32 --batch-size 8 --epochs 2 --steps-per-epoch 3"
 
 

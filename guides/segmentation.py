@@ -16,7 +16,7 @@ one number that people compare, the mean intersection over union, class by class
 
 `recipes/voc_deeplab_v3.py` does it with one command.
 
-    pip install "keras_densepred[torch,data]"        # or jax, tensorflow
+    pip install ".[torch,data]"        # in a clone; or jax, tensorflow
 """
 
 import os

@@ -16,7 +16,7 @@ network that meets its scales only at the end, in an FPN. The networks in this p
 
 To Keras they are ordinary functional models with one more property: named levels.
 
-    pip install "keras_densepred[torch,data,cv]"        # or jax, tensorflow
+    pip install ".[torch,data,cv]"        # in a clone; or jax, tensorflow
 """
 
 import os

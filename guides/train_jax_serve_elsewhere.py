@@ -14,9 +14,9 @@ accelerators, while the service is written around PyTorch, or has room for nothi
 some megabytes. This guide trains a detector, opens the same file on another backend, exports it to
 ONNX with the decoding of boxes and the suppression inside, and compares all three.
 
-    pip install "keras_densepred[jax,data]"            # where it is trained
-    pip install "keras_densepred[torch,export]"        # where it is exported
-    pip install onnxruntime                            # where it is served: nothing else
+    pip install ".[jax,data]"        # in a clone, where it is trained
+    pip install ".[torch,export]"    # likewise, where it is exported
+    pip install onnxruntime          # where it is served: nothing else
 """
 
 import os

@@ -12,7 +12,7 @@ from keras_densepred._version import __version__
 if TYPE_CHECKING or start.is_loaded():
     # `training` too, so that models saved with its optimizers and schedules can be loaded, and
     # `convert`, so that backbones take other libraries' presets.
-    from keras_densepred import backbones, convert, layers, models, necks, ops, training
+    from keras_densepred import backbones, convert, layers, models, necks, ops, saved, training
     from keras_densepred.backbones import (
         BiCSNetBackbone,
         BiCSNetLiteBackbone,
@@ -62,5 +62,6 @@ __all__ = [
     "models",
     "necks",
     "ops",
+    "saved",
     "training",
 ]

@@ -18,7 +18,10 @@ from typing import Any
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _PROGRAM = "keras-densepred"  # of pyproject.toml
-_TOOLS = ("check_dataset.py", "convert_dataset.py", "convert_weights.py", "export.py")
+# Tools that import nothing before they have read their flags, as all recipes do.
+TOOLS = ("check_dataset.py", "convert_dataset.py", "convert_weights.py", "export.py")
+# Recipes and tools: beside the package in a clone, in it in a wheel.
+_FOLDERS = (_PACKAGE.parent, _PACKAGE / "scripts")
 # Rooms that the modules of commands name at their top and need only once they work.
 _NETWORKS = ("backbones", "layers", "models", "necks", "ops")
 _ROOMS = (*_NETWORKS, "convert", "data", "export", "metrics", "report", "saved")
@@ -40,8 +43,8 @@ def is_command() -> bool:
     script = script.resolve()
     return (
         script == _PACKAGE / "__main__.py"
-        or script.parent == _PACKAGE.parent / "recipes"
-        or (script.parent == _PACKAGE.parent / "tools" and script.name in _TOOLS)
+        or any(script.parent == folder / "recipes" for folder in _FOLDERS)
+        or (script.name in TOOLS and any(script.parent == folder / "tools" for folder in _FOLDERS))
     )
 
 

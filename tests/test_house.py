@@ -27,7 +27,7 @@ ROOMS = {
     "report": {"data", "metrics"},
     "models": NETWORKS | {"necks"},
     "analysis": NETWORKS | {"necks", "models", "metrics", "data"},
-    "saved": {"models"},
+    "saved": {"models", "data", "metrics"},
     "export": NETWORKS | {"models"},
     "training": NETWORKS | {"necks", "data", "metrics", "models", "report", "saved"},
     "cli": NETWORKS | {"necks", "data", "metrics", "models", "report", "saved", "analysis"},
@@ -39,7 +39,7 @@ ROOMS = {
     "_optional": set(),
     "_version": set(),
     "__main__": {"cli"},
-    "__init__": {"backbones", "convert", "layers", "models", "necks", "ops", "training"},
+    "__init__": NETWORKS - {"runtime"} | {"convert", "models", "necks", "saved", "training"},
 }
 
 

@@ -20,6 +20,8 @@ SCRIPTS = [
     *("tools/export.py", "tools/convert_weights.py", "tools/check_dataset.py"),
     "tools/convert_dataset.py",
 ]
+# Recipes and tools by the module, which runs the same files.
+BY_NAME = [("train",), ("train", "coco_retinanet"), ("export",), ("convert-weights",)]
 
 
 def started(*command, **environment):
@@ -43,6 +45,7 @@ def started(*command, **environment):
     "command",
     [
         *((*MODULE, *sub) for sub in ((), ("predict",), ("evaluate",), ("check-data",), ("info",))),
+        *((*MODULE, *sub) for sub in BY_NAME),
         *((script,) for script in SCRIPTS),
     ],
     ids=" ".join,

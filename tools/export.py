@@ -1,17 +1,19 @@
 """Exports a trained model for another runtime, if wanted in 8-bit integers as well.
 
-    KERAS_BACKEND=torch python tools/export.py runs/coco_yolo/preset/detector.keras \\
-        --output detector.onnx [--int8 COCO_DIR]
+    KERAS_BACKEND=torch python tools/export.py runs/coco_yolo --output detector.onnx [--int8 COCO]
     KERAS_BACKEND=tensorflow python tools/export.py detector.keras --format litert \\
         --weights int8 --image-size 416 --output detector.tflite
 
-MODEL is a saved `.keras` model (detector, classifier, segmenter), or a preset of a backbone, by
-name or directory. A detector's file decodes its boxes and suppresses; what goes in and comes out is
-said in `keras_densepred.export`. The images' size is by default the one that the recipe wrote into
-`preprocessing.json` beside the model.
+MODEL is a run's folder, its preset, a saved `.keras` model (detector, classifier, segmenter), or a
+preset of a backbone, by name or directory. A detector's file decodes its boxes and suppresses; what
+goes in and comes out is said in `keras_densepred.export`. The images' size is by default the one
+that the recipe wrote into `preprocessing.json` beside the model.
 
 From TensorFlow: onnx, saved_model, litert, openvino; from PyTorch: onnx, torch, openvino; from JAX:
 saved_model. `--weights` is LiteRT's, and prints what float32 weights would give beside it.
+
+`--format keras` writes a folder like a run's `preset/`, for prediction alone: without the optimizer
+that files of earlier versions hold, and with `--weights float16` half as large.
 
 `--int8` (of ONNX) calibrates on images of a data set in COCO's layout, prepared as
 `preprocessing.json` says, and writes FILE.int8.onnx beside the file; then sizes, times and what
@@ -40,8 +42,12 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 100
 COMPARED_IMAGES = 32
-FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino")
-WEIGHTS = ("float32", "float16", "int8")  # of LiteRT's kernels
+FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino", "keras")
+DESCRIBED = ("onnx", "openvino", "saved_model")  # say what their classes and their input are
+WEIGHTS = {  # how kernels may be stored
+    "litert": ("float32", "float16", "int8"),
+    "keras": ("float32", "float16"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,14 +66,27 @@ def _export(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
     if options.int8 and options.format != "onnx":
         raise ValueError("--int8 is for --format onnx; LiteRT has --weights int8.")
-    if options.weights != "float32" and options.format != "litert":
-        raise ValueError("--weights is for --format litert.")
+    if options.weights not in WEIGHTS.get(options.format, ("float32",)):
+        raise ValueError(
+            f"--weights {options.weights} is not for --format {options.format}: litert has float16 "
+            "and int8, keras float16."
+        )
+    if options.with_preprocessing and (options.format != "onnx" or options.int8):
+        raise ValueError("--with-preprocessing is for --format onnx without --int8.")
     options.output = _output(options)
+    if options.format == "keras":
+        saved.save_copy(saved.open_model(options.model), options.output, options.weights)
+        print(f"{options.output}: {_megabytes(options.output):.2f} MB")
+        return
     side = _image_size(options)
     model = load(options.model)
     saved.require_size(model, side)
-    more = {"weights": options.weights} if options.format == "litert" else {}
+    more: dict[str, Any] = {"weights": options.weights} if options.format == "litert" else {}
+    if options.format in DESCRIBED:
+        more["description"] = _description(options, model, side)
     getattr(export, f"export_{options.format}")(model, options.output, side, **more)
+    if options.with_preprocessing:
+        export.add_preprocessing(options.output)
     print(f"{options.output}: {_megabytes(options.output):.2f} MB")
     if options.int8:
         _quantize(options, side)
@@ -87,11 +106,39 @@ def load(name: str) -> keras.Model:
     return saved.load_model(saved.find_model(name))
 
 
+def _description(
+    options: argparse.Namespace, model: keras.Model, side: int
+) -> dict[str, str] | None:
+    """What the file says about itself; None of a model with nothing beside it."""
+    preprocessing = _preprocessing(options.model)
+    if preprocessing is None:
+        if options.with_preprocessing:
+            raise ValueError(
+                f"There is no preprocessing.json beside {options.model}, by which "
+                "--with-preprocessing prepares images: copy that of the run there."
+            )
+        return None
+    path = saved.find_model(options.model)
+    folders = [path, path.parent] if path.is_dir() else [path.parent]
+    classes = next(filter(None, map(saved.read_classes, folders)), None)
+    labels = tuple(range(model.num_classes))
+    resize = "stretch" if preprocessing.stretch else "fit"
+    return export.describe(
+        task=preprocessing.task,
+        class_names=classes.class_names if classes else [f"class_{label}" for label in labels],
+        category_ids=classes.category_ids if classes else labels,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        size=(side, side),
+        resize="crop" if preprocessing.task == "classification" else resize,
+    )
+
+
 def _output(options: argparse.Namespace) -> Path:
     """The output, after everything that will be written has been looked at."""
     inputs = [options.model] if files.expanded(options.model).exists() else []
     output = files.expanded(options.output)
-    if options.format == "saved_model":
+    if options.format in ("saved_model", "keras"):
         return files.require_new_folder(output, inputs=inputs, overwrite=options.overwrite)
     beside = {"openvino": [output.with_suffix(".bin")]}.get(options.format, [])
     if options.int8:
@@ -158,10 +205,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", help="run, its preset, .keras file, or preset of a backbone")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="of the file")
-    parser.add_argument("--weights", choices=WEIGHTS, default="float32", help="of LiteRT's kernels")
+    choices = WEIGHTS["litert"]
+    parser.add_argument("--weights", choices=choices, default="float32", help="litert's, keras'")
     parser.add_argument("--int8", metavar="DATA_DIR", help="also write 8-bit, calibrated on this")
+    parser.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="of a detector's ONNX file: from uint8 pixels of any size to boxes in those pixels",
+    )
     parser.add_argument("--image-size", type=int, help="side in pixels")
-    parser.add_argument("--output", required=True, help="file to write (saved_model: folder)")
+    parser.add_argument("--output", required=True, help="file (saved_model, keras: folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument("--debug", action="store_true", help=command.DEBUG_HELP)
     return parser.parse_args(argv)

@@ -44,7 +44,7 @@ from keras_densepred.analysis.gradient_figures import (
 )
 from keras_densepred.data.boxes import cut_by_boxes
 from keras_densepred.files import claim_folder, write_atomically
-from keras_densepred.saved.load import saved_preprocessing
+from keras_densepred.saved.opening import saved_preprocessing
 from keras_densepred.saved.preprocessing import Preprocessing
 
 MASK_SIZE = 112  # of an object's mask as a target, as in recipes/coco_mask_rcnn.py

@@ -9,6 +9,7 @@ Into the output folder go
   detectors:    pictures/*.png with boxes (and masks), detections.json with COCO results
   segmenters:   pictures/*.png tinted by class, masks/*.png with class numbers and a palette
                 (--ade20k-labels: numbers from 1, in gray)
+                --save-crops: crops/CLASS/*.png, each object by itself
   classifiers:  classes.csv with the most probable classes of each image
 
 An image that cannot be read is named and left out; the exit code is 1 then."""
@@ -19,6 +20,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +82,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.3,
         help="least confidence of a box that is drawn; detections.json has all (default: 0.3)",
     )
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="look at larger images in pieces of this side"
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="share of a piece seen twice (default: 0.2)"
+    )
+    parser.add_argument(
+        "--save-crops", action="store_true", help="write each drawn object as a picture of its own"
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -109,6 +120,8 @@ def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -
         raise ValueError(
             f"--ade20k-labels has no room for {len(model.class_names)} classes: leave it out."
         )
+    if (options.tile or options.save_crops) and model.task != "detection":
+        raise ValueError(f"--tile and --save-crops are for detectors: {model.path} is none.")
     task: dict[str, Callable[..., list[str]]] = {
         "detection": _detect,
         "segmentation": _segment,
@@ -167,9 +180,15 @@ def _detect(
     model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
 ) -> list[str]:
     images, names = UnlabelledImages(paths), output_names(paths)
-    batches = _open(data.eval_batches, images, model, options)
     results: list[dict[str, Any]] = []
-    for predictions, batch in _batches(batches, model, console):
+    skipped: list[str] = []
+    batches = None
+    if options.tile is None:
+        batches = _open(data.eval_batches, images, model, options)
+        predicted = _batches(batches, model, console)
+    else:
+        predicted = _in_pieces(images, model, options, console, skipped)
+    for predictions, batch in predicted:
         sizes: dict[int, tuple[int, int]] = {}
         for row in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["image_ids"][row]) - 1
@@ -187,6 +206,8 @@ def _detect(
                 note=f"nothing with a confidence from {options.score:g}",
             )
             options.folder.write(f"pictures/{names[index]}", _png(drawn))
+            if options.save_crops:
+                _write_crops(options, model, record.image, found, sure, names[index])
         results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
     for result in results:
         result["file_name"] = str(paths[result["image_id"] - 1])
@@ -196,7 +217,53 @@ def _detect(
         f"{drawn_objects:,} objects with a confidence from {options.score:g}; wrote "
         f"{options.folder.path / 'pictures'} and {file}"
     )
-    return list(batches.skipped_images)
+    return skipped if batches is None else list(batches.skipped_images)
+
+
+def _in_pieces(
+    images: UnlabelledImages,
+    model: saved.SavedModel,
+    options: argparse.Namespace,
+    console: Console,
+    skipped: list[str],
+) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+    """Predictions and a batch for each image, in its own pixels; `skipped` gets broken ones."""
+    with progress(console, "Predicting, in pieces", len(images)) as show:
+        for index in range(len(images)):
+            try:
+                image = images[index].image
+            except data.ImageError as error:
+                skipped.append(str(error))
+                continue
+            found = model.predict(image, score=0, tile=options.tile, overlap=options.overlap)
+            rows = {"boxes": found.boxes, "labels": found.labels, "confidence": found.scores}
+            batch = {
+                "valid": np.ones(1, bool),
+                "image_ids": np.array([images.image_ids[index]]),
+                "scales": np.ones((1, 2), np.float32),
+            }
+            yield {name: values[None] for name, values in rows.items()}, batch
+            show(index + 1)
+
+
+def _write_crops(
+    options: argparse.Namespace,
+    model: saved.SavedModel,
+    image: np.ndarray,
+    found: dict[str, np.ndarray],
+    sure: np.ndarray,
+    name: Path,
+) -> None:
+    """Each object of an image by itself, in a folder of its class."""
+    height, width = image.shape[:2]
+    for number, index in enumerate(np.flatnonzero(sure).tolist(), start=1):
+        left, top, right, bottom = found["boxes"][index].tolist()
+        rows = slice(max(0, int(top)), min(height, int(np.ceil(bottom))))
+        columns = slice(max(0, int(left)), min(width, int(np.ceil(right))))
+        crop = image[rows, columns]
+        if crop.size:
+            kind = re.sub(r"[^\w-]+", "_", model.class_names[int(found["labels"][index])])
+            options.folder.write(f"crops/{kind}/{name.with_suffix('')}_{number}.png", _png(crop))
 
 
 def _segment(
@@ -231,10 +298,7 @@ def _classify(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "rank", "label", "class", "probability"])
     for scores, batch in _batches(batches, model, console):
-        probabilities = np.asarray(scores, np.float64)
-        if model.model.activation is None:
-            probabilities = np.exp(probabilities - probabilities.max(axis=1, keepdims=True))
-            probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = saved.prediction.probabilities(model, scores)
         for row in np.flatnonzero(batch["valid"]).tolist():
             path = paths[int(batch["indices"][row])]
             best = np.argsort(-probabilities[row], kind="stable")[:_TOP].tolist()

@@ -1,5 +1,6 @@
 """Trained models as files for other runtimes."""
 
+from keras_densepred.export.description import add_preprocessing, describe
 from keras_densepred.export.litert import LITERT_WEIGHTS, export_litert
 from keras_densepred.export.onnx import export_onnx
 from keras_densepred.export.openvino import export_openvino
@@ -9,6 +10,8 @@ from keras_densepred.export.torch_program import export_torch
 
 __all__ = [
     "LITERT_WEIGHTS",
+    "add_preprocessing",
+    "describe",
     "export_litert",
     "export_onnx",
     "export_openvino",

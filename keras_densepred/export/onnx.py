@@ -4,6 +4,7 @@ Keras writes the graph with the converter of its backend: tf2onnx, jax2onnx, or 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 
 from keras_densepred._optional import require
 from keras_densepred.export.conversion import input_shape, quiet, signature
+from keras_densepred.export.description import write_description
 from keras_densepred.export.graph import Exported
 from keras_densepred.export.suppression import add_suppression
 from keras_densepred.files import replacing
@@ -28,6 +30,7 @@ def export_onnx(
     *,
     batch_size: int = 1,
     suppress: bool = True,
+    description: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a model for inference as an ONNX file, from any backend whose converter is installed.
 
@@ -45,6 +48,7 @@ def export_onnx(
         batch_size: B, which is fixed in the file.
         suppress: whether a detector's file contains its non-maximum suppression; without it, it
             gives all `"boxes"` (B, N, 4) and `"scores"` (B, N, C).
+        description: what the file says about itself, see `describe`: its `metadata_props`.
 
     Returns:
         The path.
@@ -75,6 +79,7 @@ def export_onnx(
                 max_detections=decoder.max_detections,
                 candidates=decoder.pre_nms_top_k,
             )
+        write_description(proto, description)
         onnx.checker.check_model(proto)
         onnx.save(proto, unfinished)
     return path

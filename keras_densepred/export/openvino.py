@@ -1,6 +1,7 @@
 """Export to OpenVINO's format, by way of ONNX."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -17,6 +18,7 @@ def export_openvino(
     *,
     batch_size: int = 1,
     suppress: bool = True,
+    description: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a model for inference as OpenVINO's XML and BIN files, in float32.
 
@@ -29,6 +31,7 @@ def export_openvino(
         image_size: as for `export_onnx`.
         batch_size: as for `export_onnx`.
         suppress: as for `export_onnx`.
+        description: as for `export_onnx`; each entry is in `rt_info`, under `keras_densepred`.
 
     Returns:
         The path.
@@ -49,6 +52,8 @@ def export_openvino(
         names = [output.name for output in require("onnx", "export").load(onnx).graph.output]
         for output, name in zip(converted.outputs, names, strict=True):
             output.tensor.set_names({name})  # and no name of the converter's beside it
+        for key, value in (description or {}).items():
+            converted.set_rt_info(value, ["keras_densepred", key])
         openvino.save_model(converted, unfinished, compress_to_fp16=False)
         # The weights first: whoever finds the XML finds them.
         os.replace(unfinished.with_suffix(".bin"), path.with_suffix(".bin"))

@@ -1,6 +1,8 @@
 """Export to TensorFlow's SavedModel."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -8,7 +10,7 @@ import keras
 from keras_densepred._optional import require
 from keras_densepred.export.conversion import input_shape, quiet, signature
 from keras_densepred.export.graph import Exported
-from keras_densepred.files import replacing
+from keras_densepred.files import replacing, write_atomically
 from keras_densepred.ops.nms import without_top_k
 
 
@@ -19,6 +21,7 @@ def export_saved_model(
     *,
     batch_size: int = 1,
     suppress: bool = True,
+    description: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a model for inference as a SavedModel, from TensorFlow or JAX.
 
@@ -32,6 +35,7 @@ def export_saved_model(
         image_size: as for `export_onnx`.
         batch_size: as for `export_onnx`.
         suppress: as for `export_onnx`.
+        description: as for `export_onnx`; it is in `assets.extra/description.json`.
 
     Returns:
         The path.
@@ -59,4 +63,7 @@ def export_saved_model(
             verbose=False,
             input_signature=signature(shape),
         )
+        if description:
+            text = json.dumps(dict(description), indent=2, ensure_ascii=False)
+            write_atomically(unfinished / "assets.extra" / "description.json", text.encode())
     return path

@@ -8,7 +8,7 @@ from typing import Any
 from keras_densepred import saved
 from keras_densepred.faults import SettingsError
 from keras_densepred.models.class_axis import copy_weights
-from keras_densepred.saved.load import task_of
+from keras_densepred.saved.opening import task_of
 
 
 def start_from(model: Any, weights: str | os.PathLike[str], class_names: Sequence[str]) -> str:

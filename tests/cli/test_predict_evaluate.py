@@ -98,6 +98,26 @@ def test_a_detector_draws_and_writes_coco_results(detector, photos, tmp_path, ca
     np.testing.assert_allclose(square, expected["confidence"][0, :count], rtol=1e-4)
 
 
+def test_large_pictures_in_pieces_and_objects_by_themselves(detector, photos, tmp_path):
+    results = {}
+    for name, tile in (("whole", []), ("large", ["--tile", "80"]), ("small", ["--tile", "40"])):
+        out = tmp_path / name
+        command = ["predict", str(detector), str(photos), "--output", str(out), "--save-crops"]
+        assert main([*command, "--score", "0.5", *tile]) == 0
+        results[name] = json.loads((out / "detections.json").read_text())
+    assert len(results["large"]) == len(results["whole"])
+    for one, other in zip(results["large"], results["whole"], strict=True):
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert one["category_id"] == other["category_id"]
+    for result in results["small"]:
+        x, y, width, height = result["bbox"]
+        assert min(x, y) >= 0 and x + width <= 64.01 and y + height <= 80.01
+    crops = list((tmp_path / "whole" / "crops").rglob("*.png"))
+    assert len(crops) == sum(result["score"] >= 0.5 for result in results["whole"]) > 0
+    assert {path.parent.name for path in crops} <= set(SHAPES.class_names)
+
+
 def test_an_unreadable_image_is_named_and_the_others_done(detector, photos, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes((photos / "a.png").read_bytes()[:300])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import models
-from keras_densepred.saved.load import task_of
+from keras_densepred.saved.opening import task_of
 from tests.contracts.families import OwnBackbone, every_family, small_backbone
 from tests.weights import gradients
 

@@ -90,6 +90,53 @@ class UnlabelledClassImages(_Unlabelled):
         return LabelledImage(load_image(path), 0, self.image_ids[index], str(path))
 
 
+class _Pictures:
+    """Images in memory, numbered.
+
+    Args:
+        images: each `(H, W, 3)` uint8, RGB.
+
+    Attributes:
+        image_ids: 1, 2 and so on.
+    """
+
+    class_names = ("",)
+    max_objects = 1
+
+    def __init__(self, images: Sequence[np.ndarray]):
+        self.images = tuple(images)
+        self.image_ids = tuple(range(1, len(self.images) + 1))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Pictures(_Pictures):
+    """`UnlabelledImages` in memory."""
+
+    def __getitem__(self, index: int) -> Record:
+        image = self.images[index]
+        record = semantic_record(
+            image, np.zeros(image.shape[:2], np.uint8), index, f"image {index}"
+        )
+        return record.replace(image_id=self.image_ids[index])
+
+    def ground_truth(self) -> dict:
+        """The images' sizes."""
+        images = [
+            {"id": image_id, "height": image.shape[0], "width": image.shape[1]}
+            for image_id, image in zip(self.image_ids, self.images, strict=True)
+        ]
+        return {"images": images, "annotations": [], "categories": []}
+
+
+class ClassPictures(_Pictures):
+    """`UnlabelledClassImages` in memory."""
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return LabelledImage(self.images[index], 0, self.image_ids[index], f"image {index}")
+
+
 def find_images(names: Sequence[str]) -> list[Path]:
     """The image files that some names stand for.
 

@@ -12,6 +12,7 @@ from keras_densepred.report.classification import draw_classified
 from keras_densepred.report.confusion import draw_confusion
 from keras_densepred.report.detection import evaluation_json
 from keras_densepred.saved.classes import write_classes
+from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
@@ -150,7 +151,8 @@ class Classification(Recipe):
         # With averaged weights the model holds those now.
         averaged = {n[4:]: v for n, v in evaluation.results.items() if n.startswith("ema_")}
         with renewing(run.output / "preset") as preset:
-            model.save_to_preset(str(preset / "classifier"))
+            with without_training_state(model):
+                model.save_to_preset(str(preset / "classifier"))
             model.backbone.save_to_preset(str(preset / "backbone"))
             write_classes(preset / "classes.json", train)
             self.preprocessing(settings).write(preset)

@@ -20,6 +20,7 @@ from keras_densepred.report.detection import (
 from keras_densepred.report.objects import draw_predictions, samples_of
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.loop.in_output import (
     NO_EXTRAS,
@@ -235,7 +236,8 @@ def train_detector(
         report = metrics.DetectionReport.of(found, results)
         with renewing(output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
-            model.save(preset / "detector.keras")
+            with without_training_state(model):
+                model.save(preset / "detector.keras")
             write_classes(preset / "classes.json", train)
             preprocessing.write(preset)
             if card is not None:

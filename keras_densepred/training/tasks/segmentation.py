@@ -14,6 +14,7 @@ from keras_densepred.report.confusion import draw_confusion
 from keras_densepred.report.detection import evaluation_json
 from keras_densepred.report.semantic import describe_iou, draw_segmentations, write_iou
 from keras_densepred.saved.classes import write_classes
+from keras_densepred.saved.writing import without_training_state
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
@@ -179,7 +180,8 @@ class Segmentation(Recipe):
         )
         with renewing(run.output / "preset") as preset:
             model.plain_backbone.save_to_preset(str(preset / "backbone"))
-            model.save(preset / "segmenter.keras")
+            with without_training_state(model):
+                model.save(preset / "segmenter.keras")
             write_classes(preset / "classes.json", train)
             self.preprocessing(run.settings).write(preset)
             write_card(

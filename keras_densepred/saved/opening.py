@@ -14,6 +14,7 @@ import keras
 from keras_densepred import models
 from keras_densepred.faults import sentence
 from keras_densepred.files import expanded
+from keras_densepred.saved import prediction, tiles
 from keras_densepred.saved.classes import Classes, read_classes
 from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
 
@@ -50,6 +51,38 @@ class SavedModel:
     def task(self) -> str:
         """`"detection"`, `"segmentation"` or `"classification"`."""
         return self.preprocessing.task
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        score: float = 0.3,
+        tile: int | None = None,
+        overlap: float = 0.2,
+    ) -> Any:
+        """What the model finds in photographs, in their own pixels.
+
+        Args:
+            images: a file's path, an `(H, W, 3)` uint8 array in RGB, a Pillow image; or a list.
+            score: least confidence of an object.
+            tile: side in pixels of the pieces in which a larger image is looked at, so that small
+                objects are not made smaller; of detectors without masks.
+            overlap: share of a piece that the next one sees again.
+
+        Returns:
+            `Objects`, a `LabelMap` or `ClassScores`, by `task`; for a list a list of them.
+
+        Raises:
+            ImageError: if a file is no image.
+            ValueError: if an argument is out of range.
+        """
+        several = isinstance(images, (list, tuple))
+        pictures = [prediction.as_pixels(image) for image in (images if several else [images])]
+        if tile is not None:
+            found = [tiles.in_tiles(self, image, score, tile, overlap) for image in pictures]
+        else:
+            found = prediction.predict(self, pictures, score)
+        return found if several else found[0]
 
 
 def open_model(

@@ -1,0 +1,216 @@
+"""What a trained model finds in photographs: in their pixels, with the classes' names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_densepred import data, metrics
+from keras_densepred._optional import require
+from keras_densepred.data.drawing.objects import draw_objects
+from keras_densepred.data.drawing.semantic import draw_semantic
+from keras_densepred.data.image_files import load_image
+from keras_densepred.data.readers.unlabelled import ClassPictures, Pictures
+
+if TYPE_CHECKING:
+    from keras_densepred.saved.opening import SavedModel
+
+_BATCH = 8  # images at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects in a photograph, most confident first.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        boxes: (N, 4) float32, corners x1, y1, x2, y2 in pixels of the image.
+        labels: (N,) int64, from 0.
+        scores: (N,) float32, confidences between 0 and 1.
+        masks: (N, H, W) bool, where the model finds them.
+        class_names: of each label.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each object."""
+        return [self.class_names[label] for label in self.labels.tolist()]
+
+    def draw(self) -> Any:
+        """A Pillow image with boxes, masks, names and confidences. Requires extra `data`."""
+        pixels = draw_objects(
+            self.image,
+            self.boxes,
+            self.labels,
+            self.class_names,
+            scores=self.scores,
+            masks=self.masks,
+        )
+        return require("PIL.Image", "data").fromarray(pixels)
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, with the names under `data["class_name"]`.
+
+        Raises:
+            ImportError: if supervision is not installed.
+        """
+        return require("supervision", "supervision").Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names)},
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelMap:
+    """The class of each pixel of a photograph.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W) int64, from 0.
+        class_names: of each label.
+        class_colours: red, green, blue of each label, where the data set had some.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    class_colours: tuple[tuple[int, int, int], ...] | None
+
+    def shares(self) -> dict[str, float]:
+        """Of each class that occurs, its share of the pixels."""
+        labels, counts = np.unique(self.labels, return_counts=True)
+        pairs = zip(labels.tolist(), (counts / self.labels.size).tolist(), strict=True)
+        return {self.class_names[label]: share for label, share in pairs}
+
+    def draw(self) -> Any:
+        """A Pillow image, tinted by class. Requires extra `data`."""
+        pixels = draw_semantic(self.image, self.labels, self.class_names, self.class_colours)
+        return require("PIL.Image", "data").fromarray(pixels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassScores:
+    """How probable each class of a photograph is.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        probabilities: (C,) float64 of each label.
+        class_names: of each label.
+    """
+
+    image: np.ndarray
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The most probable class."""
+        return self.class_names[int(self.probabilities.argmax())]
+
+    def best(self, count: int = 5) -> dict[str, float]:
+        """The most probable classes and their probabilities, in descending order."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count].tolist()
+        return {self.class_names[label]: float(self.probabilities[label]) for label in order}
+
+
+def as_pixels(image: Any) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a file, an array or a Pillow image.
+
+    Raises:
+        ImageError: if a file is no image.
+        ValueError: if an array is none of an image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return load_image(os.fspath(image))
+    if hasattr(image, "convert"):  # Pillow's
+        return np.array(image.convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise ValueError(
+            f"An image is {pixels.dtype} of shape {pixels.shape}: give (H, W, 3) uint8 in RGB, or "
+            "the path of a file."
+        )
+    return pixels
+
+
+def predict(model: SavedModel, images: Sequence[np.ndarray], score: float) -> list[Any]:
+    """See `SavedModel.predict`."""
+    if not images:
+        return []
+    kinds: dict[str, tuple[Any, Any, Any]] = {
+        "detection": (data.eval_batches, Pictures, _objects),
+        "segmentation": (data.eval_mask_batches, Pictures, _label_map),
+        "classification": (data.eval_class_batches, ClassPictures, _class_scores),
+    }
+    make, dataset, finish = kinds[model.task]
+    batches = make(
+        dataset(images),
+        batch_size=min(_BATCH, len(images)),
+        **model.preprocessing.batch_options(),
+    )
+    found: dict[int, Any] = {}
+    for batch in batches:
+        outputs = model.model.predict_on_batch(data.model_input(model.model, batch))
+        for row in np.flatnonzero(batch["valid"]).tolist():
+            if model.task == "detection":  # its batches go by the images' shapes
+                index = int(batch["image_ids"][row]) - 1
+            else:
+                index = int(batch["indices"][row])
+            found[index] = finish(model, images[index], outputs, batch, row, score)
+    return [found[index] for index in range(len(images))]
+
+
+def _objects(
+    model: SavedModel, image: np.ndarray, outputs: Any, batch: Any, row: int, score: float
+) -> Objects:
+    found = metrics.detections_on_image(outputs, batch, row, image.shape[:2])
+    sure = found["confidence"] >= score
+    return Objects(
+        image,
+        found["boxes"][sure].astype(np.float32),
+        found["labels"][sure].astype(np.int64),
+        found["confidence"][sure],
+        found["masks"][sure] if "masks" in found else None,
+        model.class_names,
+    )
+
+
+def _label_map(
+    model: SavedModel, image: np.ndarray, outputs: Any, batch: Any, row: int, score: float
+) -> LabelMap:
+    del score
+    labels = metrics.labels_at_own_size(np.asarray(outputs), batch, row)
+    return LabelMap(image, labels, model.class_names, model.class_colours)
+
+
+def _class_scores(
+    model: SavedModel, image: np.ndarray, outputs: Any, batch: Any, row: int, score: float
+) -> ClassScores:
+    del batch, score
+    return ClassScores(image, probabilities(model, outputs)[row], model.class_names)
+
+
+def probabilities(model: SavedModel, outputs: Any) -> np.ndarray:
+    """(B, C) float64 of what a classifier gives, logits or probabilities."""
+    scores = np.asarray(outputs, np.float64)
+    if getattr(model.model, "activation", None) is not None:
+        return scores
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return scores / scores.sum(axis=1, keepdims=True)

@@ -1,0 +1,168 @@
+"""Photographs in, objects, label maps and classes out, in the photographs' own pixels."""
+
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_densepred import saved
+from keras_densepred.data import ImageError
+from keras_densepred.saved import tiles
+
+pytestmark = pytest.mark.backend_free
+
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+class Squares:
+    """Finds white rectangles on black, surer the more pixels they have."""
+
+    def __init__(self, masks=False):
+        self.masks = masks
+
+    def predict_on_batch(self, images):
+        count = len(images)
+        boxes = np.full((count, 9, 4), -1, "float32")
+        labels, scores = np.full((count, 9), -1), np.full((count, 9), -1, "float32")
+        for row, image in enumerate(images):
+            white = (image[..., 0] > 128).astype("uint8")
+            _, _, stats, _ = cv2.connectedComponentsWithStats(white)
+            found = sorted(stats[1:].tolist(), key=lambda each: -each[4])
+            for place, (x, y, width, height, area) in enumerate(found):
+                boxes[row, place] = x, y, x + width, y + height
+                labels[row, place], scores[row, place] = 1, area / (area + 100)
+        found = {"boxes": boxes, "labels": labels, "confidence": scores}
+        return found | ({"masks": np.ones((count, 9, 4, 4), "float32")} if self.masks else {})
+
+
+def opened(model, task="detection", size=64, **options):
+    preparing = saved.Preprocessing(task, ZERO, ONE, size, **options)
+    return saved.SavedModel(Path("m.keras"), model, preparing, ("cat", "dog"), (3, 7), True)
+
+
+def picture(height, width, *boxes):
+    image = np.zeros((height, width, 3), np.uint8)
+    for left, top, right, bottom in boxes:
+        image[top:bottom, left:right] = 255
+    return image
+
+
+def test_boxes_are_in_pixels_of_the_photograph_and_named(tmp_path):
+    image = picture(96, 128, (20, 30, 60, 80), (100, 4, 110, 14))
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    for given in (str(tmp_path / "photo.png"), tmp_path / "photo.png", image):
+        found = opened(Squares()).predict(given, score=0.1)
+        assert found.names == ["dog", "dog"] and len(found) == 2
+        np.testing.assert_allclose(found.boxes[0], (20, 30, 60, 80), atol=2)
+    drawn = np.array(found.draw())
+    assert drawn.shape[1] / drawn.shape[0] == pytest.approx(128 / 96) and drawn.std(axis=2).any()
+    assert len(opened(Squares()).predict(image, score=0.7)) == 1
+
+
+def test_a_list_gives_a_list_in_its_order_whatever_the_shapes():
+    shapes = [(40, 64), (64, 40), (64, 64), (20, 64)]
+    images = [picture(h, w, (2, 3, 12 + i, 13)) for i, (h, w) in enumerate(shapes)]
+    found = opened(Squares()).predict(images, score=0)
+    for index, one in enumerate(found):
+        assert one.image is images[index]
+        np.testing.assert_allclose(one.boxes, [(2, 3, 12 + index, 13)], atol=1)
+    assert opened(Squares()).predict([]) == []
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="uint8 in RGB"):
+        opened(Squares()).predict(np.zeros((4, 4, 3)))
+    (tmp_path / "photo.jpg").write_bytes(b"no")
+    with pytest.raises(ImageError, match="photo"):
+        opened(Squares()).predict(tmp_path / "photo.jpg")
+
+
+def test_supervision_gets_names_and_masks(monkeypatch):
+    stand_in = types.SimpleNamespace(Detections=lambda **fields: fields)
+    monkeypatch.setitem(__import__("sys").modules, "supervision", stand_in)
+    found = opened(Squares(masks=True)).predict(picture(64, 64, (8, 8, 24, 24)), score=0)
+    fields = found.to_supervision()
+    assert fields["xyxy"] is found.boxes and fields["class_id"].tolist() == [1]
+    assert fields["data"]["class_name"].tolist() == ["dog"]
+    assert fields["mask"].shape == (1, 64, 64) and fields["mask"][0, 10, 10]
+
+
+# === In pieces ===
+
+
+def test_a_picture_that_fits_into_a_piece_is_predicted_as_a_whole():
+    image = picture(60, 64, (5, 5, 20, 30), (40, 40, 60, 58))
+    whole, pieces = (opened(Squares()).predict(image, score=0, tile=t) for t in (None, 64))
+    np.testing.assert_array_equal(whole.boxes, pieces.boxes)
+    np.testing.assert_array_equal(whole.scores, pieces.scores)
+
+
+def test_objects_of_a_large_picture_are_found_once_each_and_whole():
+    boxes = [(50, 10, 70, 30), (150, 100, 170, 130), (3, 140, 9, 146), (100, 60, 108, 68)]
+    found = opened(Squares()).predict(picture(150, 200, *boxes), score=0, tile=64, overlap=0.5)
+    assert sorted(found.boxes.tolist()) == sorted(map(list, boxes))
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    assert found.image.shape == (150, 200, 3)
+
+
+@pytest.mark.parametrize(("length", "overlap"), [(65, 0.2), (640, 0.0), (641, 0.3), (1000, 0.9)])
+def test_pieces_cover_the_whole_length(length, overlap):
+    begin = tiles.starts(length, 64, overlap)
+    seen = np.zeros(length, bool)
+    for start in begin:
+        assert start + 64 <= length
+        seen[start : start + 64] = True
+    assert seen.all() and len(begin) == len(set(begin))
+
+
+def test_pieces_are_for_boxes_alone():
+    large = picture(128, 64, (5, 5, 20, 30))
+    with pytest.raises(ValueError, match="finds masks"):
+        opened(Squares(masks=True)).predict(large, tile=64)
+    with pytest.raises(ValueError, match="no detector"):
+        opened(None, "segmentation").predict(large, tile=64)
+    with pytest.raises(ValueError, match="less than 1"):
+        opened(Squares()).predict(large, tile=64, overlap=1.0)
+
+
+# === Other tasks ===
+
+
+class Halves:
+    """Left pixels are of class 0, right ones of class 1; of a classifier: logits."""
+
+    activation = None
+
+    def predict_on_batch(self, images):
+        if self.task == "classification":
+            return np.array([[0.0, np.log(3)]] * len(images), "float32")
+        right = np.arange(images.shape[2]) >= 32
+        return (
+            np.stack([~right, right], axis=-1)[None, None]
+            .repeat(images.shape[1], axis=1)
+            .astype("float32")
+            .repeat(len(images), axis=0)
+        )
+
+
+def halves(task):
+    model = Halves()
+    model.task = task
+    return model
+
+
+def test_labels_of_pixels():
+    found = opened(halves("segmentation"), "segmentation").predict(picture(32, 128))
+    assert found.labels.shape == (32, 128)
+    assert found.shares() == pytest.approx({"cat": 0.5, "dog": 0.5}, abs=0.02)
+    assert found.draw().size == (128, 32)
+
+
+def test_classes_of_a_photograph():
+    model = opened(halves("classification"), "classification", crop_ratio=1.0)
+    found = model.predict(picture(64, 80))
+    assert found.name == "dog"
+    assert found.best() == pytest.approx({"dog": 0.75, "cat": 0.25})
