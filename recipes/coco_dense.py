@@ -36,11 +36,11 @@ from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
 if TYPE_CHECKING:
     import keras
 
-SIZES = models.DENSE_SIZES
+SIZES = ("pico", "nano", "tiny", "small", "medium", "large")  # `models.DENSE_SIZES`
 
 
 def _of_size(name: str) -> Any:
-    return lambda plan: getattr(SIZES[plan.size], name)
+    return lambda plan: getattr(models.DENSE_SIZES[plan.size], name)
 
 
 _SIZE: dict[str, Any] = {
@@ -96,7 +96,7 @@ EXPERIMENTS = {
 class Settings(training.RandomScaleSettings, training.DetectionSettings):
     """What can be set; None means that the experiment decides."""
 
-    size: str | None = training.setting(None, "of the whole detector", tuple(SIZES))
+    size: str | None = training.setting(None, "of the whole detector", SIZES)
     neck_depth: int | None = training.setting(None, "blocks of each fusion in the neck")
     head_depth: int | None = training.setting(None, "convolutions per head")
     gamma: float = training.setting(

@@ -123,7 +123,8 @@ def test_from_flags_to_files(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "one by one" in printed and "validation images" in printed
     model = keras.saving.load_model(output / "preset" / "segmenter.keras")
-    assert isinstance(model, models.UperNet) and model.loss.average == "labelled"
+    assert isinstance(model, models.UperNet) and not model.compiled
+    assert json.loads((output / "settings.json").read_text())["average"] == "labelled"
     assert model.sync_batch_norm and model.auxiliary == "P4"
     classes = json.loads((output / "preset" / "classes.json").read_text())
     assert [entry["name"] for entry in classes] == list(NAMES)

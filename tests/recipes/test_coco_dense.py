@@ -50,3 +50,8 @@ def test_a_size_is_a_whole_detector(size, images):
         assert isinstance(model.backbone, necks.CSPPathAggregation)
         alone = models.dense_detector(size, 1)
         assert [w.shape for w in model.weights] == [w.shape for w in alone.weights]
+
+
+@pytest.mark.backend_free
+def test_all_sizes_can_be_chosen():
+    assert tuple(models.DENSE_SIZES) == recipe.SIZES
