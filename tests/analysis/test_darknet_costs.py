@@ -124,6 +124,7 @@ def test_file_sizes_of_the_published_weights():
         assert 20 + 4 * count_file_floats(model) == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset,millions,billions",
     [("densenet_201_elastic", 19.483, 8.53), ("csp_densenet_201_elastic", 20.20, 6.96)],

@@ -109,7 +109,7 @@ def model(request):
         "segmenter",
         "deformable",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
-        pytest.param("dense", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("dense", marks=pytest.mark.slow),
         pytest.param("detr", marks=pytest.mark.slow),
         pytest.param("mask2former", marks=pytest.mark.slow),
     ],

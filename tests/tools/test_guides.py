@@ -103,6 +103,7 @@ def test_a_guide_is_executed_and_its_outputs_are_on_the_page(write, tmp_path, ca
     assert execute_guide.without_outputs(page) == bare
 
 
+@pytest.mark.slow
 @pytest.mark.backend_free
 def test_a_guide_that_fails_is_told_with_its_line(write, tmp_path, monkeypatch, capfd):
     path = write('"""\nText.\n"""\nx = 1\n\nx.y\n')

@@ -6,6 +6,7 @@ have their weights in the layout that the CPU's kernels want (`ops.packed_torch`
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -262,7 +263,10 @@ def _plain(call: Any) -> Callable[..., Any]:
     if isinstance(operation, Stateless):  # what Keras does around a call is for training
         function = operation.call  # type: ignore[attr-defined]
     constants = {name: value for name, value in kwargs.items() if name != "training"}
-    if isinstance(operation, keras.layers.Layer) and operation._call_has_training_arg:
+    if (
+        isinstance(operation, keras.layers.Layer)
+        and "training" in inspect.signature(operation.call).parameters
+    ):
         constants["training"] = False
     if all(isinstance(tensor, keras.KerasTensor) for tensor in tensors) and not any(
         isinstance(value, keras.KerasTensor) for value in keras.tree.flatten(kwargs)
