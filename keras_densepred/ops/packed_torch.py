@@ -16,6 +16,8 @@ import torch.nn.functional as functional
 
 Tensor = Any
 
+_SIZES = 8  # of maps for which a convolution keeps packed weights
+
 # Keras' name of an activation: oneDNN's name, its arguments and algorithm, and PyTorch's function.
 _ACTIVATIONS: dict[str | None, tuple[str, str, Callable[[Tensor], Tensor]]] = {
     None: ("none", "", lambda x: x),
@@ -99,11 +101,8 @@ class Convolution:
         weight = kernel.detach().permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
         self.window = [padding] * 2, [strides] * 2, [1, 1], groups
         self.packed = can_pack(weight)
-        self.weight = (
-            torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.window)
-            if self.packed
-            else weight
-        )
+        self.weight = weight
+        self._by_size: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, H, W, C) and, to be added, a map like the result, (B, H_out, W_out, filters)."""
@@ -117,15 +116,30 @@ class Convolution:
             outputs = self.function(outputs if added is None else outputs + added)
         elif added is None:
             outputs = torch.ops.mkldnn._convolution_pointwise.default(
-                maps, self.weight, self.bias, *self.window, self.name, [], self.algorithm
+                maps, self._weight_for(maps), self.bias, *self.window, self.name, [], self.algorithm
             )
         else:
             outputs = self.function(
                 torch.ops.mkldnn._convolution_pointwise.binary(
-                    maps, added, self.weight, self.bias, *self.window, "add", None, None, [], None
+                    *(maps, added, self._weight_for(maps), self.bias, *self.window),
+                    *("add", None, None, [], None),
                 )
             )
         return outputs.permute(0, 2, 3, 1)
+
+    def _weight_for(self, maps: Tensor) -> Tensor:
+        """Packed for this size: one for any size costs 13 ms instead of 0.8 from (1, 28, 28, 192)
+        to 352 channels by steps of 2 (AVX2), and as much as any elsewhere."""
+        size = tuple(maps.shape)
+        weight = self._by_size.get(size)
+        if weight is None:
+            if len(self._by_size) >= _SIZES:
+                self._by_size.pop(next(iter(self._by_size)), None)
+            weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+                self.weight.to_mkldnn(), *self.window, size
+            )
+            self._by_size[size] = weight
+        return weight
 
 
 class Dilated:
