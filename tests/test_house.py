@@ -82,6 +82,17 @@ def test_rooms_import_only_what_stands_below():
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(wrong)}"
 
 
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_a_backend_is_imported_where_operations_and_the_runtime_are(backend):
+    """Elsewhere what a backend is needed for is its own: a file's format, a cluster; `require`."""
+    users = {
+        file.relative_to(PACKAGE).parts[0]
+        for file in python_files("keras_densepred")
+        if any(module.split(".")[0] == backend for module in imports(file))
+    }
+    assert users == {"ops", "runtime"}
+
+
 def test_no_arrow_hides_in_a_string():
     """Modules imported by name stand below as well."""
     for file in python_files("keras_densepred"):

@@ -1,5 +1,8 @@
 """Layers without state, which run without Keras' bookkeeping: sum, concatenation, slice."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from keras_densepred.runtime.eager import can_run_directly
@@ -10,6 +13,8 @@ class Stateless:
 
     For layers as `can_run_directly` wants them; it tells what this saves.
     """
+
+    call: Callable[..., Any]  # the layer's
 
     def __call__(self, *args, **kwargs):
         if can_run_directly(self, args, kwargs):

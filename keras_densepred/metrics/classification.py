@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_densepred.metrics.detection_evaluation import EvaluationBatches
-from keras_densepred.metrics.shown import OnBatch, shown
+from keras_densepred.metrics.evaluation import Evaluation, EvaluationBatches, Gather, OnBatch
 
 _TOP = 5
-Gather = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,7 +130,7 @@ def count_predictions(
     return counts
 
 
-class ClassificationEvaluation(keras.callbacks.Callback):
+class ClassificationEvaluation(Evaluation):
     """Evaluates a classifier during `fit`, on any backend, with averaged weights beside the raw.
 
     After an epoch `val_loss`, `val_top1` and `val_top5` are in the logs, and with `averaged` also
@@ -171,47 +168,27 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         verbose: bool = True,
         on_batch: OnBatch | None = None,
     ) -> None:
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1 epoch, and is {every}.")
-        self.batches = batches
+        super().__init__(
+            batches,
+            every=every,
+            predictor=predictor,
+            gather=gather,
+            verbose=verbose,
+            on_batch=on_batch,
+        )
         self.num_classes = num_classes
-        self.every = every
         self.averaged = averaged
-        self.predictor = predictor
-        self.gather = gather
-        self.verbose = verbose
-        self.on_batch = on_batch
-        self.results: dict[str, float] = {}
+        self.monitor = "val_top1" if averaged is None else "ema_val_top1"
         self.confusion: np.ndarray | None = None
-
-    @property
-    def monitor(self) -> str:
-        """What makes an epoch the best."""
-        return "val_top1" if self.averaged is None else "ema_val_top1"
 
     def forget(self) -> None:
         """Forgets the last numbers, which are of other weights than the model has now."""
-        self.results, self.confusion = {}, None
+        super().forget()
+        self.confusion = None
 
-    def get_state(self) -> dict[str, float]:
-        """The last numbers, ready for JSON."""
-        return dict(self.results)
-
-    def set_state(self, state: Mapping[str, float]) -> None:
-        """Takes the numbers of a checkpoint."""
-        self.results = {name: float(value) for name, value in state.items()}
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Evaluates when it is time."""
-        is_last = epoch + 1 == (self.params or {}).get("epochs")
-        if (epoch + 1) % self.every and not is_last:
-            return
-        self.evaluate(self.model)
-        if logs is not None:
-            logs.update(self.results)
-        if self.verbose:
-            print(", ".join(f"{name} {value:.3f}" for name, value in self.results.items()))
+    def logged(self) -> dict[str, float]:
+        """All of them."""
+        return self.results
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Evaluates now, also outside of `fit`; sets `results` and `confusion`.
@@ -227,13 +204,9 @@ class ClassificationEvaluation(keras.callbacks.Callback):
         for prefix, context in contexts.items():
             if context is None:
                 continue
-            show = shown(self.batches, self.on_batch, self.verbose)
             with context():
                 counts = count_predictions(
-                    self.predictor or model,
-                    self.batches,
-                    self.num_classes,
-                    show,
+                    self.predictor or model, self.batches, self.num_classes, self.shown()
                 )
             if self.gather is not None:
                 counts = counts.gathered(self.gather)

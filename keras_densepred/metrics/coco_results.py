@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,6 @@ from keras_densepred.metrics.mask_results import (
     segmentations_as_arrays,
     segmentations_from_arrays,
 )
-
-Gather = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 def detections_to_coco(

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 
 from keras_densepred.data.batches.model_input import model_input
@@ -16,9 +15,9 @@ from keras_densepred.metrics.average_precision import (
     SUMMARY_KEYS,
     coco_average_precision,
 )
-from keras_densepred.metrics.coco_results import Gather, as_arrays, detections_to_coco, from_arrays
+from keras_densepred.metrics.coco_results import as_arrays, detections_to_coco, from_arrays
+from keras_densepred.metrics.evaluation import Evaluation, EvaluationBatches, Gather, OnBatch
 from keras_densepred.metrics.mask_results import rle_to_masks
-from keras_densepred.metrics.shown import OnBatch, shown
 
 
 class EvaluationDataset(Protocol):
@@ -28,14 +27,6 @@ class EvaluationDataset(Protocol):
     def category_ids(self) -> tuple[int, ...]: ...
 
     def ground_truth(self) -> dict: ...
-
-
-class EvaluationBatches(Protocol):
-    """What evaluation needs of `data.eval_batches`."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,7 +132,7 @@ def evaluate_detector(
     return find_objects(model, batches, dataset, on_batch, gather).results()
 
 
-class CocoEvaluation(keras.callbacks.Callback):
+class CocoEvaluation(Evaluation):
     """Evaluates average precision during `fit`, on any backend.
 
     After an epoch the numbers of `SUMMARY_KEYS` are in the logs as `val_AP`, `val_AP50` and so on,
@@ -166,6 +157,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         found: what the last epoch's evaluation found; None before it. Not saved with checkpoints.
     """
 
+    monitor = "val_AP"
+
     def __init__(
         self,
         batches: EvaluationBatches,
@@ -178,45 +171,47 @@ class CocoEvaluation(keras.callbacks.Callback):
         verbose: bool = True,
         on_batch: OnBatch | None = None,
     ) -> None:
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1 epoch, and is {every}.")
-        self.batches = batches
+        super().__init__(
+            batches,
+            every=every,
+            predictor=predictor,
+            gather=gather,
+            verbose=verbose,
+            on_batch=on_batch,
+        )
         self.dataset = dataset
-        self.every = every
         self.weights = weights
-        self.predictor = predictor
-        self.gather = gather
-        self.verbose = verbose
-        self.on_batch = on_batch
-        self.results: dict[str, float] = {}
         self.found: Found | None = None
-
-    monitor = "val_AP"  # what makes an epoch the best
 
     def forget(self) -> None:
         """Forgets the last numbers, which are of other weights than the model has now."""
-        self.results, self.found = {}, None
+        super().forget()
+        self.found = None
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Evaluates now, also outside of `fit`; sets `results` and `found`.
+
+        Args:
+            model: as for `find_objects`.
+
+        Returns:
+            `results`.
+        """
+        with self.weights():
+            self.found = find_objects(
+                self.predictor or model, self.batches, self.dataset, self.shown(), self.gather
+            )
+        self.results = self.found.results()
+        return self.results
+
+    def logged(self) -> dict[str, float]:
+        """Those of all classes together; what was not to be measured is left out."""
+        keys = [*SUMMARY_KEYS, *(f"{MASK_PREFIX}{key}" for key in SUMMARY_KEYS)]
+        return {f"val_{key}": self.results[key] for key in keys if self.results.get(key, -1.0) >= 0}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        is_last = epoch + 1 == (self.params or {}).get("epochs")
-        if (epoch + 1) % self.every and not is_last:
-            return
-        show = shown(self.batches, self.on_batch, self.verbose)
-        with self.weights():
-            found = find_objects(
-                self.predictor or self.model,
-                self.batches,
-                self.dataset,
-                show,
-                self.gather,
-            )
-        self.results = found.results()
-        # Of an earlier epoch nobody asks any more, and those of a large split take memory.
-        self.found = found if is_last else None
-        keys = [*SUMMARY_KEYS, *(f"{MASK_PREFIX}{key}" for key in SUMMARY_KEYS)]
-        keys = [key for key in keys if self.results.get(key, -1.0) >= 0]
-        if logs is not None:
-            logs.update({f"val_{key}": self.results[key] for key in keys})
-        if self.verbose:
-            print(", ".join(f"val_{key} {self.results[key]:.3f}" for key in keys))
+        """Evaluates when it is time."""
+        super().on_epoch_end(epoch, logs)
+        if not self.is_last(epoch):
+            # Nobody asks for it any more, and that of a large split takes memory.
+            self.found = None

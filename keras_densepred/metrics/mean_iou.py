@@ -6,14 +6,11 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.records import IGNORE_LABEL
-from keras_densepred.metrics.coco_results import Gather
-from keras_densepred.metrics.detection_evaluation import EvaluationBatches
-from keras_densepred.metrics.shown import OnBatch, shown
+from keras_densepred.metrics.evaluation import Evaluation, EvaluationBatches, Gather, OnBatch
 
 SEGMENTATION_KEYS = ("mIoU", "pixel_accuracy")
 """The numbers of all classes together in the logs and results of segmentation."""
@@ -184,7 +181,7 @@ def count_pixels(
     return counts
 
 
-class SegmentationEvaluation(keras.callbacks.Callback):
+class SegmentationEvaluation(Evaluation):
     """Evaluates mean intersection over union during `fit`, on any backend.
 
     After an epoch the numbers of `SEGMENTATION_KEYS` are in the logs as `val_mIoU` and
@@ -211,6 +208,8 @@ class SegmentationEvaluation(keras.callbacks.Callback):
             evaluation. Not saved with checkpoints.
     """
 
+    monitor = "val_mIoU"
+
     def __init__(
         self,
         batches: EvaluationBatches,
@@ -224,45 +223,27 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         verbose: bool = True,
         on_batch: OnBatch | None = None,
     ) -> None:
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1 epoch, and is {every}.")
-        self.batches = batches
+        super().__init__(
+            batches,
+            every=every,
+            predictor=predictor,
+            gather=gather,
+            verbose=verbose,
+            on_batch=on_batch,
+        )
         self.class_names = tuple(class_names)
-        self.every = every
         self.weights = weights
         self.inference = inference
-        self.predictor = predictor
-        self.gather = gather
-        self.verbose = verbose
-        self.on_batch = on_batch
-        self.results: dict[str, float] = {}
         self.confusion: np.ndarray | None = None
-
-    monitor = "val_mIoU"  # what makes an epoch the best
 
     def forget(self) -> None:
         """Forgets the last numbers, which are of other weights than the model has now."""
-        self.results, self.confusion = {}, None
+        super().forget()
+        self.confusion = None
 
-    def get_state(self) -> dict[str, float]:
-        """The last numbers, ready for JSON."""
-        return dict(self.results)
-
-    def set_state(self, state: Mapping[str, float]) -> None:
-        """Takes the numbers of a checkpoint."""
-        self.results = {name: float(value) for name, value in state.items()}
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Evaluates when it is time."""
-        is_last = epoch + 1 == (self.params or {}).get("epochs")
-        if (epoch + 1) % self.every and not is_last:
-            return
-        self.evaluate(self.model)
-        if logs is not None:
-            logs.update({f"val_{key}": self.results[key] for key in SEGMENTATION_KEYS})
-        if self.verbose:
-            print(", ".join(f"val_{key} {self.results[key]:.3f}" for key in SEGMENTATION_KEYS))
+    def logged(self) -> dict[str, float]:
+        """Those of all classes together."""
+        return {f"val_{key}": self.results[key] for key in SEGMENTATION_KEYS}
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Evaluates now, also outside of `fit`; sets `results` and `confusion`.
@@ -276,14 +257,8 @@ class SegmentationEvaluation(keras.callbacks.Callback):
         predict = (self.predictor or model).predict_on_batch
         if self.inference is not None:
             predict = self.inference(predict)
-        show = shown(self.batches, self.on_batch, self.verbose)
         with self.weights():
-            counts = count_pixels(
-                predict,
-                self.batches,
-                len(self.class_names),
-                show,
-            )
+            counts = count_pixels(predict, self.batches, len(self.class_names), self.shown())
         if self.gather is not None:
             counts = counts.gathered(self.gather)
         self.confusion = counts.confusion

@@ -29,6 +29,11 @@ _ACTIVATIONS: dict[str | None, tuple[str, str, Callable[[Tensor], Tensor]]] = {
 ACTIVATIONS = frozenset(_ACTIVATIONS) - {None}
 
 
+def without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: within the function PyTorch keeps nothing for a backward pass."""
+    return torch.no_grad()(function)
+
+
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN computes with this weight: float32 on the CPU."""
     return (

@@ -147,7 +147,7 @@ class Recipe:
         check_numbers(given)
         for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
             require(module, "data")
-        if given.logger not in (None, "tensorboard"):
+        if given.logger:
             require(given.logger, "log")
         # Pictures and maps are channels-last here, whatever keras.json says.
         keras.config.set_image_data_format("channels_last")

@@ -122,10 +122,10 @@ def test_nothing_is_left_that_could_be_taken_along():
     scales = sum(isinstance(layer, LayerScale) for layer in model.layers)
     mlps = sum("pwconv2" in layer.name for layer in model.layers)
     assert scales == mlps > 4 and any(isinstance(layer, DropPath) for layer in model.layers)
-    calls = [call.function for call in optimize(model)._recording.calls]
+    calls = [call.function for call in optimize(model).recording.calls]
     products = [call for call in calls if isinstance(call, Product)]
     assert sum(call.name == "gelu" for call in products) == mlps
-    residual = [call for call in optimize(model)._recording.calls if len(call.inputs) == 2]
+    residual = [call for call in optimize(model).recording.calls if len(call.inputs) == 2]
     assert sum(isinstance(call.function, Product) for call in residual) == mlps
     packed = [call for call in calls if isinstance(call, (Convolution, Product))]
     assert packed and all(call.packed for call in packed)

@@ -1,54 +1,15 @@
 """Loggers and users' callbacks."""
 
-import struct
 import sys
 import types
 
 import keras
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from keras_densepred.faults import SettingsError
 from keras_densepred.training.loop.users import load_callbacks
-from keras_densepred.training.report.event_file import crc32c, event_file
 from keras_densepred.training.report.loggers import make_logger
-
-
-@pytest.mark.backend_free
-def test_crc_of_the_standard():
-    """RFC 3720, B.4."""
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert crc32c(bytes(range(32))) == 0x46DD794E
-
-
-def records(content):
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        yield content[12 : 12 + length]
-        content = content[12 + length + 4 :]
-
-
-@pytest.mark.backend_free
-def test_an_event_file_is_what_tensorboard_reads():
-    """Bytes of the protocol buffers' encoding, written out."""
-    version, event = records(event_file(300, 1.5, {"a/b": 0.25}))
-    assert version == b"\x09" + struct.pack("<d", 1.5) + b"\x1a\x0dbrain.Event:2"
-    value = b"\x0a\x03a/b" + b"\x15" + struct.pack("<f", 0.25)
-    summary = b"\x0a" + bytes([len(value)]) + value
-    assert event == (
-        b"\x09" + struct.pack("<d", 1.5) + b"\x10\xac\x02\x2a" + bytes([len(summary)]) + summary
-    )
-
-
-@pytest.mark.backend_free
-def test_tensorboard_itself_reads_it(tmp_path):
-    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
-    path = tmp_path / "events.out.tfevents.1"
-    path.write_bytes(event_file(7, 2.0, {"epoch/loss": 0.5, "epoch/val_AP": 0.25}))
-    events = list(loader.LegacyEventFileLoader(str(path)).Load())
-    assert events[0].file_version == "brain.Event:2"
-    found = {value.tag: value.simple_value for value in events[1].summary.value}
-    assert events[1].step == 7 and found == {"epoch/loss": 0.5, "epoch/val_AP": 0.25}
 
 
 def trained(callback):
@@ -68,6 +29,15 @@ def test_tensorboard_files_of_a_run_that_is_continued(tmp_path):
     trained(callback)
     names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
     assert [name.split(".")[3] for name in names] == ["0000000001", "0000000002"]
+    events = [
+        event
+        for name in names
+        for event in LegacyEventFileLoader(str(tmp_path / "tensorboard" / name)).Load()
+    ]
+    assert [event.file_version for event in events[::2]] == ["brain.Event:2"] * 2
+    found = {value.tag: value.simple_value for value in events[3].summary.value}
+    assert found == {"epoch/loss": 1.0, "epoch/val_AP": 0.5, "epoch/learning_rate": 0.25}
+    assert [event.step for event in events[1::2]] == [1, 2]
     assert make_logger(None, tmp_path, {}) == []
 
 

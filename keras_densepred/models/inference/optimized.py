@@ -6,6 +6,7 @@ import keras
 
 from keras_densepred.models.detector import Detector
 from keras_densepred.models.inference.folding import FoldedDetector, folded_graph
+from keras_densepred.runtime.compiled import compiled
 
 Tensor = Any
 
@@ -58,47 +59,24 @@ class InferenceGraph(_NotSaved, keras.Model):
 
     Args:
         graph: functional model without models inside.
+
+    Attributes:
+        recording: the calls on PyTorch, None elsewhere and in half precision.
     """
 
     def __init__(self, graph: keras.Model):
         super().__init__(name=f"{graph.name}_optimized")
-        self._recording: Any = None
+        self.recording: Any = None
         if keras.config.backend() == "torch":
             from keras_densepred.models.inference.recording import Recording, can_be_recorded
 
             if can_be_recorded(graph):
-                self._recording = Recording(graph)
+                self.recording = Recording(graph)
         # With a recording the graph's own weights, those that were packed, are not kept.
-        self.graph = None if self._recording else graph
-        self._call: Any = None if self._recording else _compiled(graph)
+        self.graph = None if self.recording else graph
+        self._run: Any = self.recording or compiled(graph)
         self.built = True
 
     def call(self, images: Tensor, training: bool | None = None) -> Any:
         """The graph's inputs to its outputs, always as outside of training."""
-        if self._recording is None:
-            return self._call(images)
-        import torch
-
-        with torch.no_grad():
-            return self._recording(images)
-
-
-def _compiled(graph: keras.Model) -> Any:
-    backend = keras.config.backend()
-    if backend == "jax":
-        import jax
-
-        @jax.jit
-        def run(weights: Any, images: Tensor) -> Any:
-            return graph.stateless_call(*weights, images, training=False)[0]
-
-        def call(images: Tensor) -> Any:
-            groups = graph.trainable_variables, graph.non_trainable_variables
-            return run([[variable.value for variable in group] for group in groups], images)
-
-        return call
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(lambda images: graph(images, training=False), reduce_retracing=True)
-    return lambda images: graph(images, training=False)
+        return self._run(images)

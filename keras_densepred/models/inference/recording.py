@@ -68,6 +68,7 @@ class Recording:
     def _slot(self, tensor: Any) -> int:
         return self._slots.setdefault(id(tensor), len(self._slots))
 
+    @packed_torch.without_gradients
     def __call__(self, inputs: Any) -> Any:
         """Inputs of the graph's structure to its outputs."""
         values: list[Any] = [None] * len(self._slots)
@@ -259,9 +260,8 @@ def _plain(call: Any) -> Callable[..., Any]:
     if isinstance(operation, LayerNorm) and operation.axis in (-1, [-1]):
         gamma, beta = (keras.ops.convert_to_tensor(w) for w in (operation.gamma, operation.beta))
         return packed_torch.layer_norm(gamma, beta, operation.epsilon)
-    function: Any = operation
-    if isinstance(operation, Stateless):  # what Keras does around a call is for training
-        function = operation.call  # type: ignore[attr-defined]
+    # What Keras does around a call of a layer without state is for training.
+    function = operation.call if isinstance(operation, Stateless) else operation
     constants = {name: value for name, value in kwargs.items() if name != "training"}
     if (
         isinstance(operation, keras.layers.Layer)
