@@ -77,6 +77,31 @@ def level_anchors(
     )
 
 
+def grid_points(
+    height: int | Tensor, width: int | Tensor, levels: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Where the cells of all levels begin, level by level, row by row.
+
+    Args:
+        height: as in `anchor_boxes`.
+        width: likewise.
+        levels: likewise.
+
+    Returns:
+        (N, 2) float32 x, y in pixels, of the first pixel of a cell, not of its centre, and (N,)
+        int32 numbers of the levels.
+    """
+    points, numbers = [], []
+    for level in levels:
+        stride = 2**level
+        y = ops.arange(-(-height // stride), dtype="float32") * float(stride)
+        x = ops.arange(-(-width // stride), dtype="float32") * float(stride)
+        y, x = (ops.reshape(part, (-1,)) for part in ops.meshgrid(y, x, indexing="ij"))
+        points.append(ops.stack([x, y], axis=-1))
+        numbers.append(ops.full_like(ops.cast(x, "int32"), level))
+    return ops.concatenate(points), ops.concatenate(numbers)
+
+
 def assign_targets(
     anchors: Tensor,
     boxes: Tensor,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import keras_hub
 import numpy as np
 
 from keras_densepred.files import replacing, write_atomically
@@ -32,7 +33,10 @@ def without_training_state(model: keras.Model) -> Iterator[None]:
         model: compiled or not; the same afterwards.
     """
     optimizer, compiled = getattr(model, "optimizer", None), model.compiled
-    model.optimizer, model.compiled = None, False
+    # KerasHub's tasks compile themselves when they are made (keras-hub 0.32.0), with an optimizer
+    # whose two variables Keras looks for in the file, and warns where it finds none.
+    unused = keras.optimizers.Adam() if isinstance(model, keras_hub.models.Task) else None
+    model.optimizer, model.compiled = unused, False
     try:
         yield
     finally:

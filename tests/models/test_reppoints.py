@@ -13,9 +13,9 @@ import pytest
 from keras import ops
 
 from keras_densepred import ResNetBackbone, models
+from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.reppoints.points import points_to_boxes
 from keras_densepred.models.reppoints.targets import (
-    grid_points,
     inside_images,
     nearest_points,
     overlapping_boxes,
@@ -128,7 +128,7 @@ def test_reference_boxes_and_owners(reference):
     outputs = outputs_of(model, maps(reference, "feat"))
     for name, theirs in (("init_boxes", "boxes_init"), ("refined_boxes", "boxes_refine")):
         np.testing.assert_allclose(numpy(outputs[name]), reference[theirs], **TOLERANCE)
-    points, level_of = grid_points(level_sizes(), LEVELS)
+    points, level_of = grid_points(*SIZE, LEVELS)
     targets = targets_of(reference)
     objects = targets["boxes"], targets["labels"]
     inside = inside_images(points, targets["image_sizes"])
@@ -150,10 +150,6 @@ def outputs_of(model, features):
         name: ops.concatenate(part, axis=1)
         for name, part in zip(names, zip(*parts, strict=True), strict=True)
     }
-
-
-def level_sizes(size=SIZE):
-    return [(-(-size[0] // 2**level), -(-size[1] // 2**level)) for level in LEVELS]
 
 
 def targets_of(reference):
@@ -262,7 +258,7 @@ def test_points_in_one_place_have_finite_gradients():
 
 def test_levels_of_objects_change_at_powers_of_two():
     """64 px is P4: a rounded logarithm would put it on P3; areas decide, not the longer side."""
-    points, level_of = grid_points(level_sizes((512, 512)), LEVELS)
+    points, level_of = grid_points(512, 512, LEVELS)
     sides = [(63.9, 63.9), (64, 64), (32, 128), (1e-9, 3), (128, 128), (4000, 4000)]
     for (width, height), level in zip(sides, (3, 4, 4, 3, 5, 7), strict=True):
         box = tensor(np.array([[[9, 9, 9 + width, 9 + height]]], "float32"))
@@ -275,7 +271,7 @@ def test_levels_of_objects_change_at_powers_of_two():
 
 
 def test_a_point_that_two_want_goes_to_the_nearer_and_the_other_gets_none():
-    points, level_of = grid_points([(4, 4)], (3,))
+    points, level_of = grid_points(32, 32, (3,))
     boxes = tensor(np.array([[[4, 4, 17, 17], [5, 5, 12, 12], [5, 5, 12, 12]]], "float32"))
     inside = ops.ones((1, 16), "bool")
     owner = nearest_points(points, level_of, (3,), boxes, ops.zeros((1, 3), "int32"), inside)

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_densepred.layers.conv_norm import ConvNorm
+from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.dense.head import boxes_of, predict_levels
@@ -24,7 +25,6 @@ from keras_densepred.models.dense.losses import (
 from keras_densepred.models.dense.targets import aligned_places
 from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
-from keras_densepred.models.reppoints.targets import grid_points
 from keras_densepred.necks.pan import CSPPathAggregation
 from keras_densepred.ops.boxes import clip_boxes, giou_loss
 from keras_densepred.runtime.replicas import loss_normalizer
@@ -185,8 +185,7 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
     def _places(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The centres of all cells (N, 2) x, y, and their strides (N,), in pixels."""
         height, width = ops.shape(images)[1:3]
-        sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in self.pyramid_levels]
-        corners, levels = grid_points(sizes, self.pyramid_levels)
+        corners, levels = grid_points(height, width, self.pyramid_levels)
         strides = ops.power(2.0, ops.cast(levels, "float32"))
         return corners + strides[:, None] / 2.0, strides
 

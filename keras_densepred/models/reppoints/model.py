@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.detector import DenseDetector
@@ -13,7 +14,6 @@ from keras_densepred.models.reppoints.head import RepPointsHead
 from keras_densepred.models.reppoints.points import TRANSFORMS
 from keras_densepred.models.reppoints.targets import (
     IGNORED,
-    grid_points,
     inside_images,
     nearest_points,
     overlapping_boxes,
@@ -149,7 +149,8 @@ class RepPoints(DenseDetector, keras.Model):
         Section 3.3 of the paper; an image without positives counts as having one.
         """
         boxes, labels = targets["boxes"], targets["labels"]
-        points, level_of = self._grid(images)
+        height, width = ops.shape(images)[1:3]
+        points, level_of = grid_points(height, width, self.pyramid_levels)
         sizes = targets.get("image_sizes")
         if sizes is None:
             sizes = ops.broadcast_to(ops.stack(ops.shape(images)[1:3]), (ops.shape(images)[0], 2))
@@ -187,11 +188,6 @@ class RepPoints(DenseDetector, keras.Model):
         height, width = ops.shape(images)[1:3]
         boxes = clip_boxes(outputs["refined_boxes"], height, width)
         return boxes, ops.sigmoid(outputs["classification"])
-
-    def _grid(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = ops.shape(images)[1:3]
-        sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in self.pyramid_levels]
-        return grid_points(sizes, self.pyramid_levels)
 
 
 def _check(num_classes: int, head_width: int | None, head_depth: int, transform: str) -> None:

@@ -19,27 +19,6 @@ _SCALE = 4.0  # an object of 4 x 8 pixels is of stride 8
 _FAR = 1e30
 
 
-def grid_points(sizes: Sequence[tuple[Any, Any]], levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Where the places of all levels lie, level by level, row by row.
-
-    Args:
-        sizes: (height, width) of each level's map.
-        levels: their numbers; level l has stride 2^l.
-
-    Returns:
-        (N, 2) float32 x, y in pixels (of the first pixel of a cell, not of its centre) and (N,)
-        int32 numbers of the levels.
-    """
-    points, numbers = [], []
-    for (height, width), level in zip(sizes, levels, strict=True):
-        y = ops.arange(height, dtype="float32") * 2.0**level
-        x = ops.arange(width, dtype="float32") * 2.0**level
-        y, x = (ops.reshape(part, (-1,)) for part in ops.meshgrid(y, x, indexing="ij"))
-        points.append(ops.stack([x, y], axis=-1))
-        numbers.append(ops.full_like(ops.cast(x, "int32"), level))
-    return ops.concatenate(points), ops.concatenate(numbers)
-
-
 def inside_images(points: Tensor, image_sizes: Tensor) -> Tensor:
     """(B, N) bool: whether a point (N, 2) begins inside an image of (B, 2) height and width."""
     sizes = ops.cast(image_sizes, "float32")[:, None]
