@@ -16,3 +16,14 @@ def sentence(error: BaseException) -> str:
     raised = re.search("\x1b\\[1m(.*?)\x1b\\[0m", text, re.DOTALL)
     lines = (raised[1] if raised else text).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def require_positive(**counts: int | None) -> None:
+    """Refuses arguments that count something and are not positive; None is left open.
+
+    Raises:
+        ValueError: if one is not; the message names it.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` is {value}; give a positive integer.")

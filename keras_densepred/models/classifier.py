@@ -7,6 +7,7 @@ import keras
 import keras_hub
 
 from keras_densepred.backbones.backbone import PyramidBackbone
+from keras_densepred.faults import require_positive
 from keras_densepred.models.hub_task import HubTask
 
 
@@ -50,8 +51,7 @@ class Classifier(HubTask, keras_hub.models.ImageClassifier):
                 f"`backbone` is a {type(backbone).__name__}; classifiers stand on a "
                 "keras_densepred.backbones.PyramidBackbone."
             )
-        if num_classes < 1:
-            raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+        require_positive(num_classes=num_classes)
         head_dtype = keras.dtype_policies.get(head_dtype or backbone.dtype_policy)
         outputs = self.outputs_of(backbone, num_classes, activation, head_dtype)
         self.backbone = backbone

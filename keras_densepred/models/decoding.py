@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_densepred.faults import require_positive
 from keras_densepred.ops.boxes import decode_boxes
 from keras_densepred.ops.nms import gather_rows, non_max_suppression
 
@@ -60,9 +61,7 @@ class NonMaxSuppression(keras.layers.Layer):
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"`{name}` is {value}; give a number from 0 to 1.")
-        for name, value in (("max_detections", max_detections), ("pre_nms_top_k", pre_nms_top_k)):
-            if value < 1:
-                raise ValueError(f"`{name}` is {value}; give a positive integer.")
+        require_positive(max_detections=max_detections, pre_nms_top_k=pre_nms_top_k)
         self.bounding_box_format = bounding_box_format
         self.from_logits = from_logits
         self.iou_threshold = iou_threshold

@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_densepred.backbones.host_graph import check_levels_are_true
+from keras_densepred.faults import require_positive
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.compiling import CompiledAsSaved
 from keras_densepred.models.pyramid import check_channels_last
@@ -213,8 +214,7 @@ def check_backbone(backbone: keras.Model, num_classes: int, levels: tuple[str, .
         ValueError: if `backbone` has no pyramid with these levels or is channels_first, or
             `num_classes` is not positive.
     """
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+    require_positive(num_classes=num_classes)
     check_levels_are_true(backbone)
     outputs = backbone.pyramid_outputs
     missing = [level for level in levels if level not in outputs]

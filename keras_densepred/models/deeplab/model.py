@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import keras_hub
 
+from keras_densepred.faults import require_positive
 from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.upsampling import PyramidMean, UpsampleToImage
@@ -66,8 +67,7 @@ class DeepLabV3(Segmenter, HubTask, keras_hub.models.ImageSegmenter):
         **kwargs: Any,
     ):
         check_backbone(backbone, num_classes, ("P3",))
-        if width < 1:
-            raise ValueError(f"`width` is {width}; give a positive integer.")
+        require_positive(width=width)
         head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         own = getattr(backbone, "kit", None)  # networks of hosts have none
         if activation is None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.class_axis import ClassAxis, axes_of
@@ -198,10 +199,7 @@ def _check(
     class_loss: str,
     focal_gamma: float,
 ) -> None:
-    counts = (("num_classes", num_classes), ("head_width", head_width), ("reach", reach))
-    for name, value in counts:
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` is {value}; give a positive integer.")
+    require_positive(num_classes=num_classes, head_width=head_width, reach=reach)
     for name, number in (("head_depth", head_depth), ("focal_gamma", focal_gamma)):
         if number < 0:
             raise ValueError(f"`{name}` is {number}; give 0 or more.")

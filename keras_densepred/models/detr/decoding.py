@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.faults import require_positive
 from keras_densepred.ops.nms import gather_rows, highest
 
 Tensor = Any
@@ -27,8 +28,7 @@ class TopDetections(keras.layers.Layer):
     def __init__(self, max_detections: int = 100, confidence_threshold: float = 0.0, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(autocast=False, **kwargs)
-        if max_detections < 1:
-            raise ValueError(f"`max_detections` is {max_detections}; give a positive integer.")
+        require_positive(max_detections=max_detections)
         if not 0.0 <= confidence_threshold <= 1.0:
             raise ValueError(
                 f"`confidence_threshold` is {confidence_threshold}; give a number from 0 to 1."

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.faults import require_positive
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.detector import Detector
 from keras_densepred.models.mask2former.instances import best_instances
@@ -101,9 +102,7 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
             decoder_hidden=decoder_hidden,
             num_points=num_points,
         )
-        for name, value in (("max_detections", max_detections), ("mask_size", mask_size)):
-            if value < 1:
-                raise ValueError(f"`{name}` is {value}; give a positive integer.")
+        require_positive(max_detections=max_detections, mask_size=mask_size)
         images, outputs = self._graph(backbone, num_classes, dtype=policy, **sizes)
         super().__init__(inputs=images, outputs=outputs, **kwargs)
 

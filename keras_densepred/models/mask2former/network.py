@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_densepred.faults import require_positive
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models.mask2former.decoder import MaskDecoder
 from keras_densepred.models.mask2former.losses import layer_losses, match
@@ -48,7 +49,7 @@ class MaskNetwork:
         Raises:
             ValueError: if a number is out of range.
         """
-        _check(
+        require_positive(
             num_classes=num_classes,
             width=width,
             num_queries=num_queries,
@@ -128,9 +129,3 @@ def last_prediction(outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]
         outputs["mask_embeddings"][:, -1],
         outputs["mask_features"],
     )
-
-
-def _check(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"`{name}` is {value}; give a positive integer.")

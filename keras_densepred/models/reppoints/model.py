@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.faults import require_positive
 from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
@@ -191,10 +192,6 @@ class RepPoints(DenseDetector, keras.Model):
 
 
 def _check(num_classes: int, head_width: int | None, head_depth: int, transform: str) -> None:
-    for name, value in (("num_classes", num_classes), ("head_width", head_width)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` is {value}; give a positive integer.")
-    if head_depth < 1:
-        raise ValueError(f"`head_depth` is {head_depth}; give a positive integer.")
+    require_positive(num_classes=num_classes, head_width=head_width, head_depth=head_depth)
     if transform not in TRANSFORMS:
         raise ValueError(f"`transform` must be one of {TRANSFORMS}, got {transform!r}.")

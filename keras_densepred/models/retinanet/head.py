@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanInNormal
@@ -198,9 +199,7 @@ def build_heads(
     Raises:
         ValueError: if a number is out of range.
     """
-    for name, value in (("num_classes", num_classes), ("head_width", width)):
-        if value < 1:
-            raise ValueError(f"`{name}` is {value}; give a positive integer.")
+    require_positive(num_classes=num_classes, head_width=width)
     if depth < 0:
         raise ValueError(f"`head_depth` is {depth}; give 0 or a positive integer.")
     box_head = PredictionHead(

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.initializers import FanOutNormal
 from keras_densepred.layers.upsampling import UpsampleToImage
@@ -268,9 +269,7 @@ def _check_ced_backbone(backbone: keras.Model) -> None:
 def _check_arguments(
     widths: dict[str, int], pool_sizes: Sequence[int], dropout: float, head: str
 ) -> None:
-    for name, value in widths.items():
-        if value < 1:
-            raise ValueError(f"`{name}` is {value}; give a positive integer.")
+    require_positive(**widths)
     if not pool_sizes or min(pool_sizes) < 1:
         raise ValueError(f"`pool_sizes` are {tuple(pool_sizes)}; give positive integers.")
     if not 0 <= dropout < 1:

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_densepred._optional import require
+from keras_densepred.faults import require_positive
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.keras_cv import KerasCVDetector
@@ -81,8 +82,7 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         prediction_decoder: keras.layers.Layer | None = None,
         **kwargs: Any,
     ):
-        if num_classes < 1:
-            raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+        require_positive(num_classes=num_classes)
         check_levels(backbone, getattr(backbone, "pyramid_level_inputs", ()), "YOLOV8KerasCV")
         decoder = prediction_decoder or NonMaxSuppression(
             bounding_box_format, from_logits=False, iou_threshold=0.7

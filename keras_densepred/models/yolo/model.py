@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import OrderedConvNorm
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
@@ -84,8 +85,7 @@ class YOLOv3Detector(DenseDetector, keras.Model):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        if num_classes < 1:
-            raise ValueError(f"`num_classes` is {num_classes}; give a positive integer.")
+        require_positive(num_classes=num_classes)
         if neck not in YOLO_NECKS:
             raise ValueError(f"`neck` is {neck!r}; there are {', '.join(YOLO_NECKS)}.")
         check_levels(backbone, getattr(backbone, "pyramid_outputs", ()), "YOLOv3Detector")
