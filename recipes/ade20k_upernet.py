@@ -35,7 +35,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, training
-from keras_densepred.training import ByArchitecture, Experiment, protocols
+from keras_densepred.training import Averaged, ByArchitecture, Experiment, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -103,7 +103,7 @@ EXPERIMENTS = {
             "weight_decay": 1e-4,
             "warmup_steps": lambda plan: min(50, plan.steps // 10),
             "floor": 0.0,
-            "ema": 0.99,
+            "ema": Averaged(0.99),
             "sliding_window": False,
         },
         # Shapes come in all sizes, and a run sees few of them twice.

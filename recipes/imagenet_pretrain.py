@@ -40,7 +40,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
+from keras_densepred.training import AtLeast, Averaged, Experiment, PerBatch, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -123,7 +123,7 @@ EXPERIMENTS = {
             "floor": 1e-5,
             "warmup_epochs": 2.0,
             "weight_decay": 0.05,
-            "ema": 0.99,
+            "ema": Averaged(0.99),
         },
     ),
 }

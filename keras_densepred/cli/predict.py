@@ -109,6 +109,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -> int:
     """Into the folder."""
+    if options.tile is not None and options.tile < 1:
+        raise ValueError(f"--tile {options.tile} is too small: give 1 or more pixels.")
+    if not 0 <= options.overlap < 1:
+        raise ValueError(f"--overlap {options.overlap:g} must be from 0 on and less than 1.")
     model = open_chosen_model(options)
     if options.data_dir:
         paths = _images_of_split(model, options)

@@ -80,6 +80,11 @@ class DetectionReport:
         )
 
     @property
+    def chosen(self) -> str:
+        """Why the threshold is what it is, in a word."""
+        return "best F1" if self.f1 else "no detection is right at any"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The classes, in the order of `confusion`."""
         return self.shown.names

@@ -74,7 +74,7 @@ def split_errors(matching: Matching) -> ErrorSplit:
     missed[target[target >= 0]] = False
     objects = np.bincount(matching.object_label, minlength=len(matching.names))
     right = matching.found >= 0
-    now = _mean_ap(matching.label, right, matching.ignored, objects)
+    now = _mean_ap(matching.label, right, matching.ignored, objects, objects)
     lost = {}
     for position, name in enumerate(_KINDS):
         label, corrected, left_out, counted = matching.label, right, matching.ignored, objects
@@ -87,7 +87,7 @@ def split_errors(matching: Matching) -> ErrorSplit:
             left_out = matching.ignored | (errors & ~repaired)
             label = label.copy()
             label[repaired] = matching.object_label[target[repaired]]
-        lost[name] = max(0.0, _mean_ap(label, corrected, left_out, counted) - now)
+        lost[name] = max(0.0, _mean_ap(label, corrected, left_out, counted, objects) - now)
     count = {name: int((kind == position).sum()) for position, name in enumerate(_KINDS)}
     return ErrorSplit(kind, target, missed, lost, {**count, "missed": int(missed.sum())})
 
@@ -102,11 +102,18 @@ def _first_on_object(target: np.ndarray, errors: np.ndarray, is_found: np.ndarra
 
 
 def _mean_ap(
-    label: np.ndarray, right: np.ndarray, left_out: np.ndarray, objects: np.ndarray
+    label: np.ndarray,
+    right: np.ndarray,
+    left_out: np.ndarray,
+    objects: np.ndarray,
+    classes: np.ndarray,
 ) -> float:
-    """COCO's AP at one IoU, over the classes that have objects."""
+    """COCO's AP at one IoU, over the classes with numbers of objects that are not 0."""
     values = []
-    for number in np.flatnonzero(objects):
+    for number in np.flatnonzero(classes):
+        if not objects[number]:  # all of them were missed: nothing else can be wrong but too much
+            values.append(float(not ((label == number) & ~left_out).any()))
+            continue
         rows = right[(label == number) & ~left_out]
         true = np.cumsum(rows)
         precision = true / np.arange(1, len(rows) + 1)

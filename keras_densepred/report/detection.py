@@ -176,14 +176,20 @@ def _confusion_title(report: DetectionReport) -> str:
     right = 100 * np.trace(report.confusion) / max(objects, 1)
     return (
         f"{objects:,} objects, {right:.1f} % found with their class (IoU from 0.5,\n"
-        f"confidence from {report.threshold:.2f}: best F1, {report.f1:.2f})"
+        f"confidence from {report.threshold:.2f}: {report.chosen}, F1 {report.f1:.2f})"
     )
 
 
 def describe_errors(report: DetectionReport) -> str:
     """The kinds of error as text, for printing."""
     count = report.errors.count
-    lines = [f"AP50 lost to, and errors from confidence {report.threshold:.2f} (best F1) on:"]
+    lines = [
+        f"AP50 lost to, and errors from confidence {report.threshold:.2f} ({report.chosen}) on:"
+    ]
     for name, meaning in ERRORS.items():
         lines.append(f"  {name:10}  {report.lost[name]:.3f}  {count[name]:>7,}  {meaning}")
+    if not report.f1:
+        lines.append(
+            "No detection lies on an object of its class: train longer, or look at the data."
+        )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import numpy as np
 from keras_densepred import data, metrics
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.objects import draw_objects
-from keras_densepred.data.drawing.semantic import draw_semantic
+from keras_densepred.data.drawing.semantic import draw_semantic, with_legend
 from keras_densepred.data.image_files import load_image
 from keras_densepred.data.readers.unlabelled import ClassPictures, Pictures
 
@@ -44,6 +44,10 @@ class Objects:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {self.names.count(name)}" for name in dict.fromkeys(self.names))
+        return f"<{len(self)} objects in {_size(self.image)}: {counts or 'none'}>"
 
     @property
     def names(self) -> list[str]:
@@ -93,6 +97,10 @@ class LabelMap:
     class_names: tuple[str, ...]
     class_colours: tuple[tuple[int, int, int], ...] | None
 
+    def __repr__(self) -> str:
+        shares = sorted(self.shares().items(), key=lambda item: -item[1])
+        return f"<{_size(self.image)}: {', '.join(f'{n} {100 * s:.0f} %' for n, s in shares)}>"
+
     def shares(self) -> dict[str, float]:
         """Of each class that occurs, its share of the pixels."""
         labels, counts = np.unique(self.labels, return_counts=True)
@@ -100,8 +108,10 @@ class LabelMap:
         return {self.class_names[label]: share for label, share in pairs}
 
     def draw(self) -> Any:
-        """A Pillow image, tinted by class. Requires extra `data`."""
+        """A Pillow image, tinted by class, below a legend. Requires extra `data`."""
         pixels = draw_semantic(self.image, self.labels, self.class_names, self.class_colours)
+        labels = np.unique(self.labels).tolist()
+        pixels = with_legend(pixels, labels, self.class_names, self.class_colours)
         return require("PIL.Image", "data").fromarray(pixels)
 
 
@@ -119,6 +129,10 @@ class ClassScores:
     probabilities: np.ndarray
     class_names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} {share:.2f}" for name, share in self.best(3).items())
+        return f"<{_size(self.image)}: {best}>"
+
     @property
     def name(self) -> str:
         """The most probable class."""
@@ -128,6 +142,10 @@ class ClassScores:
         """The most probable classes and their probabilities, in descending order."""
         order = np.argsort(-self.probabilities, kind="stable")[:count].tolist()
         return {self.class_names[label]: float(self.probabilities[label]) for label in order}
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]} x {image.shape[0]} px"
 
 
 def as_pixels(image: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ from keras_densepred import start
 from keras_densepred.files import write_atomically
 from keras_densepred.training.experiments import (
     AtLeast,
+    Averaged,
     ByArchitecture,
     Epochs,
     Experiment,
@@ -69,6 +70,7 @@ else:  # in a command, until it has read its flags
 __all__ = [
     "AdamW",
     "AtLeast",
+    "Averaged",
     "ByArchitecture",
     "CheckpointError",
     "Classification",

@@ -25,6 +25,21 @@ def require_trainable(train: Any, batch_size: int) -> None:
         raise SettingsError("The training data name no class, so there is nothing to learn.")
 
 
+def require_evaluations(settings: Any) -> None:
+    """Refuses a patience that no run of this length can lose.
+
+    Raises:
+        SettingsError: if there are not more evaluations.
+    """
+    evaluations = -(-settings.epochs // settings.evaluate_every)
+    if settings.patience and settings.patience >= evaluations:
+        raise SettingsError(
+            f"--patience {settings.patience} never stops a run of {settings.epochs} epochs, which "
+            f"is evaluated {evaluations} times: give less, or more --epochs"
+            + (" or a smaller --evaluate-every." if settings.evaluate_every > 1 else ".")
+        )
+
+
 def require_readable_images(train: Any, val: Any, on_bad_image: Any) -> None:
     """Looks at the images before the first step, as far as that is cheap, and says what is wrong.
 

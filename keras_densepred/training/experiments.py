@@ -119,12 +119,35 @@ class AtLeast:
         return f"{self.epochs} or for {self.steps} steps"
 
 
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """Momentum of averaged weights, less in runs so short that the initial weights would stay.
+
+    Keras' averages start at the initial weights: of these e^-5 = 0.7 % are left at the end.
+    """
+
+    momentum: float
+
+    def __call__(self, plan: "Plan") -> float:
+        return min(self.momentum, max(0.0, 1.0 - 5.0 / plan.total_steps))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.momentum:g}, less in runs of less than {round(5 / (1 - self.momentum))} steps"
+        )
+
+
 _STEP_COST = 3  # of an image that is trained, in images that are predicted
 _EVALUATION_SHARE = 0.1  # of the cost of training
 
 
 def often_enough(plan: "Plan") -> int:
-    """Epochs between evaluations: ten in a run, or as many as cost a tenth of the training."""
+    """Epochs between evaluations: ten in a run, or as many as cost a tenth of the training.
+
+    Every epoch where `--patience` waits for them.
+    """
+    if plan.patience:
+        return 1
     trained = _STEP_COST * plan.steps_per_epoch * plan.batch_size
     affordable = math.ceil(plan.evaluated / (_EVALUATION_SHARE * trained))
     return min(plan.epochs, max(1, plan.epochs // 10, affordable))

@@ -3,7 +3,13 @@
 import dataclasses
 from typing import Any
 
-from keras_densepred.training.experiments import ByArchitecture, Epochs, Experiment, PerBatch
+from keras_densepred.training.experiments import (
+    Averaged,
+    ByArchitecture,
+    Epochs,
+    Experiment,
+    PerBatch,
+)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -135,5 +141,5 @@ FEW_IMAGES: dict[str, Any] = {
     "width": 64,
     "optimizer": "adamw",
     "learning_rate": 1.5e-3,
-    "ema": 0.99,
+    "ema": Averaged(0.99),
 }

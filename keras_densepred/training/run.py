@@ -21,6 +21,7 @@ from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.budget import plan_for_minutes, planned_before
 from keras_densepred.training.checks import (
+    require_evaluations,
     require_readable_images,
     require_size,
     require_trainable,
@@ -167,6 +168,8 @@ class Recipe:
                     f"has {settings.steps_per_epoch} steps (--steps-per-epoch)."
                 )
             require_trainable(train, settings.batch_size)
+            if not given.minutes:
+                require_evaluations(settings)
             self.check(settings, train, cluster)
             plan = None
             if given.minutes:

@@ -216,7 +216,8 @@ class SegmentationSettings(RandomScaleSettings):
 
 # Least values of numbers that are given; rates and the like must be larger than 0.
 _LEAST = {
-    **dict.fromkeys(("image_size", "batch_size", "accumulate", "width", "max_boxes"), 1),
+    "image_size": 32,  # a cell of P5
+    **dict.fromkeys(("batch_size", "accumulate", "width", "max_boxes"), 1),
     **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every", "patience"), 1),
     **dict.fromkeys(("devices", "processes", "queries", "points", "decoder_layers"), 1),
     "encoder_layers": 0,

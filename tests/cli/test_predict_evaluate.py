@@ -98,6 +98,16 @@ def test_a_detector_draws_and_writes_coco_results(detector, photos, tmp_path, ca
     np.testing.assert_allclose(square, expected["confidence"][0, :count], rtol=1e-4)
 
 
+@pytest.mark.backend_free
+@pytest.mark.parametrize("flags", ["--tile 0", "--tile 64 --overlap 2"])
+def test_pieces_without_an_extent_are_refused_before_the_model_is_opened(flags, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    command = ["predict", "no_such_model", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*command, *flags.split()]) == 1
+    assert flags.rpartition("--")[2] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_large_pictures_in_pieces_and_objects_by_themselves(detector, photos, tmp_path):
     results = {}
     for name, tile in (("whole", []), ("large", ["--tile", "80"]), ("small", ["--tile", "40"])):

@@ -43,7 +43,7 @@ def errors_of(ground_truth, detections):
         ("both", [(DOG, HALF_OFF, 0.9)], 0.0),  # goes away, and the object stays missing
         ("duplicate", [(CAT, SQUARE, 0.9), (CAT, SQUARE, 0.8)], 0.0),  # below all that is right
         ("background", [(CAT, FAR, 0.9), (CAT, SQUARE, 0.8)], 0.5),
-        ("missed", [], 0.0),  # no class with objects is left
+        ("missed", [], 1.0),  # nothing else is wrong
     ],
 )
 def test_an_error_of_each_kind(kind, detections, lost):
@@ -53,7 +53,7 @@ def test_an_error_of_each_kind(kind, detections, lost):
     assert {name: count for name, count in errors.count.items() if count} == expected
     assert errors.lost[kind] == pytest.approx(lost)
     others = {name: gain for name, gain in errors.lost.items() if name != kind}
-    assert others == dict.fromkeys(others, 0.0)
+    assert others == {**dict.fromkeys(others, 0.0), **({"missed": 1.0} if kind == "both" else {})}
 
 
 def test_a_duplicate_before_other_right_ones_costs():
@@ -71,6 +71,11 @@ def test_missed_objects_cost_what_recall_lacks():
     errors = errors_of(ground_truth, found((CAT, SQUARE, 0.9)))
     assert errors.count["missed"] == 1
     assert errors.lost["missed"] == pytest.approx(1 - 51 / 101)
+
+
+def test_what_is_found_where_all_objects_are_missed_is_too_much():
+    errors = errors_of(split((CAT, SQUARE)), found((CAT, FAR, 0.9)))
+    assert errors.count["missed"] == 1 and errors.lost["missed"] == 0
 
 
 def test_only_the_surest_of_two_is_repaired():
@@ -125,7 +130,7 @@ def test_what_is_matched_is_what_coco_matches(seed):
     matching = metrics.match(ground_truth, detections)
     objects = np.bincount(matching.object_label)
     ours = metrics.error_split._mean_ap(
-        matching.label, matching.found >= 0, matching.ignored, objects
+        matching.label, matching.found >= 0, matching.ignored, objects, objects
     )
     theirs = metrics.coco_average_precision(ground_truth, detections)["AP50"]
     assert ours == pytest.approx(theirs, abs=1e-9)

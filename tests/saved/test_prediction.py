@@ -158,7 +158,8 @@ def test_labels_of_pixels():
     found = opened(halves("segmentation"), "segmentation").predict(picture(32, 128))
     assert found.labels.shape == (32, 128)
     assert found.shares() == pytest.approx({"cat": 0.5, "dog": 0.5}, abs=0.02)
-    assert found.draw().size == (128, 32)
+    width, height = found.draw().size  # enlarged, below a legend
+    assert width % 128 == 0 and height > 32 * (width // 128)
 
 
 def test_classes_of_a_photograph():
@@ -166,3 +167,20 @@ def test_classes_of_a_photograph():
     found = model.predict(picture(64, 80))
     assert found.name == "dog"
     assert found.best() == pytest.approx({"dog": 0.75, "cat": 0.25})
+
+
+def test_results_are_told_in_a_line():
+    boxes = np.float32([[1, 2, 3, 4]] * 3)
+    objects = saved.Objects(
+        *(np.zeros((40, 60, 3), np.uint8), boxes, np.array([1, 0, 1]), np.ones(3)),
+        masks=None,
+        class_names=("cat", "dog"),
+    )
+    assert repr(objects) == "<3 objects in 60 x 40 px: dog 2, cat 1>"
+    labels = np.zeros((40, 60), np.int64)
+    labels[:10] = 1
+    regions = saved.LabelMap(objects.image, labels, ("cat", "dog"), None)
+    assert repr(regions) == "<60 x 40 px: cat 75 %, dog 25 %>"
+    assert regions.draw().height > 40  # with a legend
+    scores = saved.ClassScores(objects.image, np.array([0.25, 0.75]), ("cat", "dog"))
+    assert repr(scores) == "<60 x 40 px: dog 0.75, cat 0.25>"

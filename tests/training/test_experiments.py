@@ -7,12 +7,14 @@ import pytest
 from keras_densepred import data
 from keras_densepred.training import (
     AtLeast,
+    Averaged,
     ByArchitecture,
     CommonSettings,
     Epochs,
     Experiment,
     PerBatch,
     SettingsError,
+    checks,
     experiments,
     make_schedule,
     setting,
@@ -124,3 +126,24 @@ def test_ten_evaluations_where_they_cost_little(val, given, every):
         Settings(**given), EXPERIMENTS, Split(1600), large=1000, val=range(val)
     )
     assert settings.evaluate_every == every
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(4, 0.0), (50, 0.9), (500, 0.99), (9000, 0.99)])
+def test_averages_leave_the_initial_weights_however_short_the_run(steps, momentum):
+    plan = experiments.Plan({"epochs": 1, "steps_per_epoch": steps}, {}, images=8)
+    assert Averaged(0.99)(plan) == pytest.approx(momentum)
+    assert Averaged(0.99)(plan) ** steps < 0.01
+
+
+def test_patience_is_asked_after_every_epoch_and_can_be_lost():
+    rules = {"epochs": 50, "steps_per_epoch": 1, "batch_size": 1}
+    often = experiments.often_enough
+    assert often(experiments.Plan({"patience": 3, **rules}, {}, images=8, evaluated=900)) == 1
+    assert often(experiments.Plan({"patience": None, **rules}, {}, images=8, evaluated=900)) == 50
+    given = dict(epochs=6, evaluate_every=2)
+    checks.require_evaluations(CommonSettings(patience=2, **given))
+    checks.require_evaluations(CommonSettings(patience=None, **given))
+    with pytest.raises(
+        SettingsError, match=r"--patience 3 never stops a run of 6 epochs.* 3 times"
+    ):
+        checks.require_evaluations(CommonSettings(patience=3, **given))

@@ -74,7 +74,7 @@ def test_help_has_headings_and_the_experiments(capsys):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"image_size": 0}, "--image-size 0 is too small: give 1 or more."),
+        ({"image_size": 7}, "--image-size 7 is too small: give 32 or more."),
         ({"steps": 0}, "--steps 0 is too small"),
         ({"workers": -1}, "--workers -1 is too small: give 0 or more."),
         ({"learning_rate": 0.0}, "--learning-rate 0 must be larger than 0."),

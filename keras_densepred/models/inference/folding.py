@@ -65,8 +65,9 @@ def folded_graph(model: keras.Model, *, heads_taken_apart: bool = False) -> kera
     """
     if not hasattr(model, "_nodes_by_depth"):
         raise ValueError(
-            f"{model.name!r} is no functional model, so there is no graph to fold norms in; fold "
-            "the functional models that it is made of."
+            f"{getattr(model, 'name', type(model).__name__)!r} is no functional model, so there is "
+            "no graph to fold norms in; give a functional model that it is made of, such as the "
+            "`model` of what `saved.load` opened."
         )
     inputs = keras.tree.map_structure(
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),

@@ -244,8 +244,11 @@ def train_detector(
                 card(preset, report)
         samples = samples_of(found, val, NUM_SAMPLES)
         path = output / "predictions.png"
-        least, why = report.threshold, "best F1"
-        draw_predictions(*samples, val.class_names, path, min_confidence=least, chosen=why)
+        draw_predictions(
+            *(*samples, val.class_names, path),
+            min_confidence=report.threshold,
+            chosen=report.chosen,
+        )
         text = evaluation_json({"data": repr(val), "images": len(val), **report.as_json()})
         write_atomically(output / "evaluation.json", text)
         files.extend(
