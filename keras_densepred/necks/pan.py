@@ -16,6 +16,8 @@ from keras_densepred.layers.stateless import Concat
 from keras_densepred.layers.upsampling import NearestUpsample
 from keras_densepred.necks.neck import Neck
 
+NORM_MOMENTUM = 0.97  # statistics follow within a hundred steps: short runs predict as they train
+
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
 class CSPPathAggregation(Neck):
@@ -53,7 +55,7 @@ class CSPPathAggregation(Neck):
             )
         dtype = kwargs.pop("dtype", None) or backbone.dtype_policy
         sync = getattr(backbone, "sync_batch_norm", False)
-        kit = ConvNorm(activation, sync_batch_norm=sync, dtype=dtype)
+        kit = ConvNorm(activation, NORM_MOMENTUM, sync_batch_norm=sync, dtype=dtype)
 
         # === Functional model ===
         features = self.levels_of(backbone, range(3, 6), dtype)

@@ -26,7 +26,7 @@ from keras_densepred.models.dense.losses import (
 from keras_densepred.models.dense.targets import aligned_places
 from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
-from keras_densepred.necks.pan import CSPPathAggregation
+from keras_densepred.necks.pan import NORM_MOMENTUM, CSPPathAggregation
 from keras_densepred.ops.boxes import clip_boxes, giou_loss
 from keras_densepred.runtime.replicas import loss_normalizer
 
@@ -100,6 +100,7 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
         width = pyramid_width(backbone) if head_width is None else head_width
         kit = ConvNorm(
             head_activation,
+            NORM_MOMENTUM,
             sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
             dtype=dtype,
         )
