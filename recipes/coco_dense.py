@@ -61,6 +61,9 @@ EXPERIMENTS = {
             "epochs": 300,
             "scale_min": 0.5,
             "scale_max": 1.5,
+            "mosaic": 1.0,
+            "plain_epochs": 15,
+            "max_boxes": 150,
             "optimizer": "adamw",
             "learning_rate": PerBatch(1e-3, 64),
             "weight_decay": 0.05,
@@ -80,6 +83,8 @@ EXPERIMENTS = {
             # Of 1.5e-3, 4e-3 and 8e-3 the best on the built-in shapes (scales varied with them).
             "learning_rate": lambda plan: 1e-3 if plan.pretrained else 4e-3,
             "weight_decay": 0.05,
+            "mosaic": 0.0,
+            "plain_epochs": 0,
         },
         on_shapes={
             "size": "pico",
@@ -96,11 +101,20 @@ EXPERIMENTS = {
 class Settings(training.RandomScaleSettings, training.DetectionSettings):
     """What can be set; None means that the experiment decides."""
 
+    mosaic: float | None = training.setting(
+        None, "share of training images put together of four", group="data"
+    )
+    plain_epochs: int | None = training.setting(
+        None, "epochs at the end without mosaic", group="data"
+    )
     size: str | None = training.setting(None, "of the whole detector", SIZES)
     neck_depth: int | None = training.setting(None, "blocks of each fusion in the neck")
     head_depth: int | None = training.setting(None, "convolutions per head")
     gamma: float = training.setting(
         2.0, "exponent of the class loss; 0: cross-entropy", group="optimizer"
+    )
+    one_to_one: bool = training.setting(
+        False, "add a head that finds each object once: no suppression after it"
     )
     class_loss: str = training.setting(
         "quality_focal", "of the classes", ("quality_focal", "varifocal"), group="optimizer"
@@ -123,15 +137,25 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
         head_depth=settings.head_depth,
         class_loss=settings.class_loss,
         focal_gamma=settings.gamma,
+        one_to_one=settings.one_to_one,
     )
     model.compile(training.make_optimizer(settings, model, training.make_schedule(settings)))
     return model
 
 
 def augmentation(settings: Settings, image_size: int) -> list:
-    """Large-scale jitter, crop, flip."""
+    """Large-scale jitter, crop, flip, mosaic."""
     scales = (settings.scale_min, settings.scale_max)
-    return data.coco_augmentation(image_size, scale_range=scales, copy_paste=False)
+    steps = data.coco_augmentation(image_size, scale_range=scales, copy_paste=False)
+    if not settings.mosaic:
+        return steps
+    return [*steps, data.PadToSize(image_size), data.Mosaic(settings.mosaic)]
+
+
+def without_mosaic(settings: Settings) -> tuple[int, Settings]:
+    """The last epochs see images as they are evaluated."""
+    steps = (settings.epochs - settings.plain_epochs) * settings.steps_per_epoch
+    return steps if settings.mosaic else 0, dataclasses.replace(settings, mosaic=0.0)
 
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
@@ -150,6 +174,7 @@ RECIPE = training.Detection(
     build_model,
     augmentation,
     preprocessing,
+    closing=without_mosaic,
 )
 main = RECIPE.main
 
