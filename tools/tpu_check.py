@@ -3,6 +3,7 @@
     python tools/tpu_check.py coco_retinanet --topology v5e:2x4 --image-size 512 --batch-size 32
     python tools/tpu_check.py imagenet_pretrain --topology v5e:2x4 v4:2x2x1 --batch-size 1024 \\
         --precision mixed_bfloat16 --table benchmarks/tpu_compiled.csv
+    python tools/tpu_check.py --depthwise 32 --topology v5e:2x2 --table benchmarks/tpu_depthwise.csv
 
 Compiles the very training step and prediction step that the recipe runs, data-parallel over the
 slice, with the compiler of `pip install "keras_densepred[tpu-check]"`: whether they fit, what they
@@ -17,6 +18,8 @@ and a command that is started again leaves out the rows that are there.
 * roofline: operations, memory traffic and exchange, each over the chip's peak of it, which
   tools/compiled/chips.py has. The longest of the three bounds the step from below; real steps take
   longer.
+* estimated: the cycles that the compiler expects of all operations, over the chip's clock.
+* --depthwise: the 7x7 convolutions of CEDNet-NeXt-T's levels in each form, on one chip.
 """
 
 import argparse
@@ -34,6 +37,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     # The compiler asks no machine for its TPU, and JAX keeps to the CPU.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # beside a run that has the TPU, or this again
     os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -43,12 +47,12 @@ from keras_densepred import files
 from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError, sentence
 from tools.compiled.chips import Chip, parse_topology, roofline
-from tools.compiled.program import collectives, memory_wanted, misfits
+from tools.compiled.program import collectives, estimated_cycles, memory_wanted, misfits
 from tools.rows import append, commit, read
 
 STEPS = ("train", "predict")
 OF_A_PROGRAM = (  # columns that are empty where there is none
-    *("gflop", "traffic_gb", "collectives", "exchanged_mb"),
+    *("gflop", "traffic_gb", "collectives", "exchanged_mb", "estimated_ms"),
     *("compute_ms", "memory_ms", "exchange_ms", "bound", "images_per_s_at_most"),
 )
 
@@ -58,17 +62,25 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if keras.config.backend() != "jax":
             raise SettingsError("The TPU compiler compiles for JAX: set KERAS_BACKEND=jax.")
+        if (arguments.recipe is None) == (arguments.depthwise is None):
+            raise SettingsError("Give a recipe, or --depthwise with a number of images.")
+        if arguments.depthwise and flags:
+            raise SettingsError(f"--depthwise takes no {flags[0]}.")
         slices = {name: parse_topology(name) for name in arguments.topology}
         require("libtpu", "tpu-check")
         table = arguments.table
         if table is not None:
             table = files.require_new_file(table, overwrite=True)
-        missing = missing_rows(arguments, flags, read(table) if table else [])
-        if not missing:
-            print(f"All rows are in {table}.")
-            return 0
         source = {"date": datetime.date.today().isoformat(), "commit": commit()}
-        for row in measured(arguments.recipe, flags, missing, slices):
+        if arguments.depthwise:
+            rows = of_depthwise(arguments.depthwise, slices)
+        else:
+            missing = missing_rows(arguments, flags, read(table) if table else [])
+            if not missing:
+                print(f"All rows are in {table}.")
+                return 0
+            rows = measured(arguments.recipe, flags, missing, slices)
+        for row in rows:
             print("\n".join(f"{name:>16}: {value}" for name, value in row.items()), flush=True)
             if table is not None:
                 append(table, [{**source, **row}])
@@ -86,9 +98,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="such as coco_retinanet")
+    parser.add_argument("recipe", nargs="?", help="such as coco_retinanet")
     parser.add_argument("--topology", nargs="+", required=True, help="slices, such as v5e:2x4")
     parser.add_argument("--only", choices=STEPS, nargs="+", default=STEPS, help="these steps")
+    parser.add_argument("--depthwise", type=int, metavar="IMAGES", help="instead of a recipe")
     parser.add_argument("--table", type=Path, help="CSV file to append to")
     return parser.parse_known_args(argv)
 
@@ -116,7 +129,6 @@ def measured(
     from tools.compiled.recipe_steps import recipe_steps
     from tools.compiled.steps import lower_predict_step, lower_train_step
 
-    topologies = require("jax.experimental.topologies", "jax")
     steps = recipe_steps(recipe, flags)
     for name in dict(wanted):
         chips = slices[name][1]
@@ -127,7 +139,7 @@ def measured(
             )
     for name, step in wanted:
         chip, chips = slices[name]
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        devices = devices_of(name)
         if step == "train":
             images = steps.batch[0]
             lowered = lower_train_step(steps.model, steps.batch, devices)
@@ -149,6 +161,21 @@ def measured(
             "misfits": ", ".join(misfits(lowered.as_text())),
             **compiled(lowered, chip, chips, shape[0]),
         }
+
+
+def of_depthwise(images: int, slices: dict[str, tuple[Chip, int]]) -> Iterator[dict[str, Any]]:
+    """A row of each form of the depthwise convolutions, on one chip of each slice."""
+    from tools.compiled.depthwise import compile_depthwise
+
+    for name, (chip, _) in slices.items():
+        for row in compile_depthwise(devices_of(name)[0], chip, images):
+            yield {"versions": versions(), "chip": name.partition(":")[0], **row}
+
+
+def devices_of(topology: str) -> Any:
+    """The devices of a slice, which need not be there."""
+    topologies = require("jax.experimental.topologies", "jax")
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
 def compiled(lowered: Any, chip: Chip, chips: int, images: int) -> dict[str, Any]:
@@ -177,14 +204,15 @@ def compiled(lowered: Any, chip: Chip, chips: int, images: int) -> dict[str, Any
     }
     row |= dict.fromkeys(OF_A_PROGRAM, "")
     if program is not None:
-        costs = program.cost_analysis()
-        found = collectives(program.as_text())
+        costs, text = program.cost_analysis(), program.as_text()
+        found, cycles = collectives(text), estimated_cycles(text)
         least = roofline(chip, chips, costs["flops"], costs["bytes accessed"], found)
         row |= {
             "gflop": f"{costs['flops'] / 1e9:.1f}",
             "traffic_gb": f"{costs['bytes accessed'] / 1e9:.2f}",
             "collectives": len(found),
             "exchanged_mb": f"{sum(size for _, size in found) / 1e6:.2f}",
+            "estimated_ms": f"{cycles / chip.clock * 1e3:.2f}" if chip.clock else "",
             "compute_ms": f"{least.compute * 1e3:.2f}",
             "memory_ms": f"{least.memory * 1e3:.2f}",
             "exchange_ms": f"{least.exchange * 1e3:.2f}",

@@ -38,6 +38,31 @@ def test_collectives_of_a_program():
 
 
 @pytest.mark.backend_free
+def test_cycles_that_the_compiler_expects():
+    """Of what the program runs: a fusion once, a loop's body as often as it runs."""
+    text = """
+HloModule jit_step
+%fused (p.1: f32[8]) -> f32[8] {
+  ROOT %copy.1 = f32[8] copy(%p.1), backend_config={"estimated_cycles":"1000"}
+}
+%body.2 (p.2: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = f32[8] fusion(%p.2), calls=%fused, backend_config={"estimated_cycles":"7","x":[]}
+}
+%condition.2 (p.3: (s32[], f32[8])) -> pred[] {
+  ROOT %less = pred[] compare(%p.3, %p.3), backend_config={"estimated_cycles":"1"}
+}
+ENTRY %main.3 (x.1: f32[8]) -> f32[8] {
+  %b = f32[8] fusion(%x.1), calls=%fused, backend_config={"estimated_cycles":"30"}
+  %c = (s32[], f32[8]) while(%b), condition=%condition.2, body=%body.2, \
+backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %d = f32[8] copy(%c), backend_config={"estimated_cycles":"400"}
+}
+"""
+    assert program.estimated_cycles(text) == 30 + 5 * (7 + 1) + 400
+    assert program.estimated_cycles("HloModule jit_step") == 0
+
+
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "text,found",
     [
@@ -120,6 +145,20 @@ def test_another_backend(capsys, monkeypatch):
 def test_a_slice_is_refused_before_anything_is_built(capsys, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     assert "--topology v9:1 is no slice" in refusal("coco_retinanet --topology v9:1", capsys)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "command,message",
+    [
+        ("--topology v5e:2x2", "Give a recipe, or --depthwise"),
+        ("coco_yolo --depthwise 8 --topology v5e:2x2", "Give a recipe, or --depthwise"),
+        ("--depthwise 8 --topology v5e:2x2 --rematerialize", "takes no --rematerialize"),
+    ],
+)
+def test_what_is_to_be_compiled(command, message, capsys, monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    assert message in refusal(command, capsys)
 
 
 @pytest.mark.backend_free

@@ -1,5 +1,6 @@
 """What a compiled program says of itself: its collectives, its memory, what no TPU likes."""
 
+import functools
 import re
 
 import numpy as np
@@ -9,6 +10,11 @@ _COLLECTIVE = re.compile(
     r"collective-permute)(?P<start>-start)?\("
 )
 _SHAPE = re.compile(r"(?P<type>pred|[a-z]+[0-9]+)\[(?P<sizes>[0-9,]*)\]")
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{$")
+_CYCLES = re.compile(r'"estimated_cycles":"(?P<cycles>\d+)"')
+# What is fused is in its fusion's estimate.
+_CALLED = re.compile(r"(?:body|condition|to_apply|true_computation)=%(?P<name>[\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(?P<count>\d+)"\}')
 _TOO_LARGE = re.compile(r"[Uu]sed (?P<used>[0-9.]+)(?P<unit>[KMG]?) of (?P<all>[0-9.]+)[KMG]? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -34,6 +40,41 @@ def _bytes(shape: re.Match[str]) -> int:
     bits = 8 if shape["type"] == "pred" else int(re.sub("[a-z]+", "", shape["type"]))
     sizes = [int(number) for number in shape["sizes"].split(",") if number]
     return int(np.prod(sizes, dtype=np.int64)) * bits // 8
+
+
+def estimated_cycles(program: str) -> int:
+    """Adds up how many cycles the TPU compiler expects a program's operations to take.
+
+    Args:
+        program: HLO text of a TPU; the compiler writes its estimate at each operation. Bodies of
+            loops count as often as they run, where that is known.
+
+    Returns:
+        Cycles of one chip, as if nothing ran beside anything else.
+    """
+    computations: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in program.splitlines():
+        head = _COMPUTATION.match(line)
+        if head:
+            name = head["name"]
+            computations[name] = []
+            entry = name if head["entry"] else entry
+        elif name:
+            computations[name].append(line)
+
+    @functools.cache
+    def cycles(name: str) -> int:
+        total = 0
+        for line in computations.get(name, ()):
+            own = _CYCLES.search(line)
+            total += int(own["cycles"]) if own else 0
+            for called in _CALLED.finditer(line):
+                trips = _TRIPS.search(line)
+                total += (int(trips["count"]) if trips else 1) * cycles(called["name"])
+        return total
+
+    return cycles(entry)
 
 
 def misfits(program: str) -> list[str]:
