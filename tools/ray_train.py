@@ -25,6 +25,7 @@ if __name__ == "__main__":  # run from a clone without installing
 from keras_densepred import command
 from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError
+from tools.ray_worker import train_on_worker
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRAINERS = {
@@ -48,11 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     backend = os.environ.get("KERAS_BACKEND", "torch")
     variables = {name: os.environ[name] for name in CARRIED if name in os.environ}
     variables |= {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
-    ray.init(
-        address=arguments.address,
-        runtime_env={"env_vars": variables},
-        log_to_driver=True,
-    )
+    own = {} if arguments.address else {"include_dashboard": False}
+    ray.init(address=arguments.address, runtime_env={"env_vars": variables}, **own)
     try:
         result = make_trainer(arguments, flags, backend).fit()
     finally:
@@ -132,49 +130,6 @@ def make_trainer(arguments: argparse.Namespace, flags: Sequence[str], backend: s
             failure_config=train.FailureConfig(max_failures=arguments.failures),
         ),
     )
-
-
-def train_on_worker(config: dict[str, Any]) -> None:
-    """Runs the recipe in a worker of Ray."""
-    os.chdir(config["folder"])  # to which relative paths among the flags refer
-    recipe = importlib.import_module(f"recipes.{config['recipe']}").RECIPE
-    flags = list(config["flags"])
-    if config["joins_itself"]:
-        flags += _joining_flags()
-    recipe.main(flags, callbacks=[_reporter()])
-
-
-def _joining_flags() -> list[str]:
-    """The flags with which a recipe's processes find each other, at a port of the first one."""
-    import socket
-
-    import ray
-    from ray.train.collective import broadcast_from_rank_zero
-
-    context = ray.train.get_context()
-    address = None
-    if context.get_world_rank() == 0:
-        with socket.socket() as free:
-            free.bind(("", 0))
-            address = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
-    return [
-        *("--processes", str(context.get_world_size())),
-        *("--process-id", str(context.get_world_rank())),
-        *("--coordinator", broadcast_from_rank_zero(address)),
-    ]
-
-
-def _reporter() -> Any:
-    """A callback that reports every epoch's numbers to Ray."""
-    import keras
-    import ray.train
-
-    class Reporter(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            numbers = {name: float(value) for name, value in (logs or {}).items()}
-            ray.train.report({"epoch": epoch + 1, **numbers})
-
-    return Reporter()
 
 
 if __name__ == "__main__":
