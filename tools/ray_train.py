@@ -128,6 +128,7 @@ def make_trainer(arguments: argparse.Namespace, flags: Sequence[str], backend: s
             name=arguments.name,
             storage_path=arguments.storage,
             failure_config=train.FailureConfig(max_failures=arguments.failures),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
         ),
     )
 

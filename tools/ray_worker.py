@@ -1,9 +1,15 @@
 """What a worker of tools/ray_train.py does; a module of its own, which workers import."""
 
 import importlib
+import json
 import os
+import pathlib
 import socket
+import tempfile
 from typing import Any
+
+from keras_densepred import files
+from keras_densepred.training.settings import parse_flags
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
@@ -13,7 +19,9 @@ def train_on_worker(config: dict[str, Any]) -> None:
     flags = list(config["flags"])
     if config["joins_itself"]:
         flags += _joining_flags()
-    recipe.main(flags, callbacks=[_reporter()])
+    said = parse_flags(recipe.settings, flags, recipe.description, recipe.experiments)
+    output = pathlib.Path(said.get("output", f"runs/{recipe.name}"))
+    recipe.main(flags, callbacks=[_reporter(output.expanduser().absolute())])
 
 
 def _joining_flags() -> list[str]:
@@ -34,14 +42,24 @@ def _joining_flags() -> list[str]:
     ]
 
 
-def _reporter() -> Any:
-    """A callback that reports every epoch's numbers to Ray."""
+def _reporter(output: pathlib.Path) -> Any:
+    """A callback that reports every epoch's numbers to Ray.
+
+    Ray keeps numbers with checkpoints only. Its checkpoint names the folder that has the recipe's.
+    """
     import keras
     import ray.train
 
     class Reporter(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             numbers = {name: float(value) for name, value in (logs or {}).items()}
-            ray.train.report({"epoch": epoch + 1, **numbers})
+            numbers["epoch"] = epoch + 1
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint = None
+                if ray.train.get_context().get_world_rank() == 0:
+                    path = pathlib.Path(folder, "output.json")
+                    files.write_atomically(path, json.dumps({"output": str(output)}).encode())
+                    checkpoint = ray.train.Checkpoint.from_directory(folder)
+                ray.train.report(numbers, checkpoint=checkpoint)
 
     return Reporter()

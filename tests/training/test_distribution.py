@@ -334,3 +334,15 @@ def test_a_process_group_that_is_open_is_taken_and_left_open():
         assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="one program for all devices is JAX's")
+def test_predictions_exchange_nothing():
+    """Each device chooses among its own images' boxes, as one device does for all."""
+    toy_module = TOY.with_name("prediction_toy.py")
+    simulated = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    command = [sys.executable, str(toy_module)]
+    printed = subprocess.run(command, env=simulated, capture_output=True, text=True, check=True)
+    found = json.loads(printed.stdout.splitlines()[-1])
+    assert found["collectives"] == []
+    assert found["worst"] < 1e-5

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from keras_densepred.runtime.devices import jax_compiles_for
+from keras_densepred.training.devices.jax import predict_step
 
 
 def lower_train_step(model: keras.Model, batch: Any, devices: Any) -> jax.stages.Lowered:
@@ -48,15 +49,11 @@ def lower_predict_step(model: keras.Model, x: Any, devices: Any) -> jax.stages.L
         devices: as `lower_train_step` takes them.
     """
     mesh = Mesh(np.asarray(devices).ravel(), ("batch",))
-    state = tuple(
+    values = (
         _copied(group, mesh) for group in (model.trainable_variables, model.non_trainable_variables)
     )
-    step = jax.jit(
-        lambda state, x: model.predict_step(state, (x,))[0],
-        out_shardings=NamedSharding(mesh, PartitionSpec("batch")),
-    )
     with _traced_for(mesh):
-        return step.lower(state, _shared(x, mesh))
+        return predict_step(model, mesh).lower(*values, _shared(x, mesh))
 
 
 def with_rows(arrays: Any, rows: int) -> Any:
