@@ -91,7 +91,7 @@ def _detector(
         split, batch_size=options.batch_size, **model.preprocessing.batch_options()
     )
     with progress(console, "Evaluating, in batches", len(batches)) as show:
-        found = metrics.find_objects(model.model, batches, split, show)
+        found = metrics.find_objects(model.predictor, batches, split, show)
     results = found.results()
     _print_table(console, model, split, results)
     evaluation = metrics.DetectionReport.of(found, results)
@@ -141,7 +141,7 @@ def _segmenter(
     )
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         counts = metrics.count_pixels(
-            model.model.predict_on_batch, batches, len(split.class_names), show
+            model.predictor.predict_on_batch, batches, len(split.class_names), show
         )
     results = counts.results(split.class_names)
     _print_table(console, model, split, results)
@@ -176,7 +176,7 @@ def _classifier(
         split, batch_size=options.batch_size, **model.preprocessing.batch_options()
     )
     with progress(console, "Evaluating, in batches", len(batches)) as show:
-        counts = metrics.count_predictions(model.model, batches, len(split.class_names), show)
+        counts = metrics.count_predictions(model.predictor, batches, len(split.class_names), show)
     results = counts.results()
     _print_table(console, model, split, results)
     return split, _with_confusion(options, results, counts.confusion, split, "images")

@@ -176,7 +176,8 @@ def _batches(
     """Predictions and batch, with progress."""
     with progress(console, "Predicting, in batches", len(batches)) as show:
         for done, batch in enumerate(batches, start=1):
-            yield model.model.predict_on_batch(data.model_input(model.model, batch)), batch
+            inputs = data.model_input(model.model, batch)
+            yield model.predictor.predict_on_batch(inputs), batch
             show(done)
 
 

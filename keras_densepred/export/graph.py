@@ -5,7 +5,6 @@ from typing import Any
 import keras
 
 from keras_densepred.layers.conv import Conv, Pointwise
-from keras_densepred.models.classifier import Classifier
 from keras_densepred.models.detector import DenseDetector, Detector
 from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
@@ -57,9 +56,6 @@ class Exported(keras.Model):
         detector = model
         if is_dense and not is_graph:
             model = detector.backbone
-        if isinstance(model, Classifier):
-            # Of CEDNet's heads, one a stage, the last predicts; the others are for training.
-            model = keras.Model(model.inputs, model.outputs[-1], name=model.name)
         folded = fold_batch_norm(model)
         # Not `graph`: torch.fx, with which PyTorch exports, calls its own graph that.
         self.network = plain_convolutions(

@@ -1,6 +1,7 @@
 """Opens what a recipe saved: the model, how its images are prepared, what its labels mean."""
 
 import dataclasses
+import functools
 import json
 import os
 import warnings
@@ -14,6 +15,7 @@ import keras
 from keras_densepred import models
 from keras_densepred.faults import sentence
 from keras_densepred.files import expanded
+from keras_densepred.models.inference.optimized import fastest_predictor
 from keras_densepred.saved import prediction, tiles
 from keras_densepred.saved.classes import Classes, read_classes
 from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
@@ -51,6 +53,14 @@ class SavedModel:
     def task(self) -> str:
         """`"detection"`, `"segmentation"` or `"classification"`."""
         return self.preprocessing.task
+
+    @functools.cached_property
+    def predictor(self) -> keras.Model:
+        """Predicts batches as `model` does, in less time where there is a faster form of it.
+
+        Made at the first use; later changes of the model's weights are not seen.
+        """
+        return fastest_predictor(self.model)
 
     def predict(
         self,

@@ -185,7 +185,7 @@ def predict(model: SavedModel, images: Sequence[np.ndarray], score: float) -> li
     )
     found: dict[int, Any] = {}
     for batch in batches:
-        outputs = model.model.predict_on_batch(data.model_input(model.model, batch))
+        outputs = model.predictor.predict_on_batch(data.model_input(model.model, batch))
         for row in np.flatnonzero(batch["valid"]).tolist():
             if model.task == "detection":  # its batches go by the images' shapes
                 index = int(batch["image_ids"][row]) - 1

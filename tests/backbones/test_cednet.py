@@ -130,7 +130,7 @@ def test_backends_agree(preset, golden):
 GRADIENTS_OF = [
     pytest.param(
         {"preset": name},
-        marks=pytest.mark.slow_on("jax", "tensorflow") if name != "cednet_next_pico" else (),
+        marks=() if name == "cednet_next_pico" else pytest.mark.slow,
     )
     for name in PRESETS
 ]

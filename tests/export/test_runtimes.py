@@ -105,7 +105,7 @@ def model(request):
 @pytest.mark.parametrize(
     "model",
     [
-        "yolo",
+        pytest.param("yolo", marks=pytest.mark.slow_on("torch")),
         "segmenter",
         "deformable",
         pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),

@@ -11,6 +11,7 @@ from keras_densepred.backbones import (
     CSPNetBackbone,
 )
 from keras_densepred.models import (
+    CEDNetImageClassifier,
     FoldedDetector,
     RetinaNetKerasHub,
     YOLOv3Detector,
@@ -71,13 +72,13 @@ def test_folds_what_can_be_folded_and_nothing_else():
     assert_equal(model(IMAGES), expected)
 
 
-def cednet(**arguments):
+def cednet(num_stages=1, **arguments):
     return CEDNetBackbone(
         p2_width=8,
         p2_depth=1,
         widths=(8, 8, 8),
         depths=(1, 1, 1),
-        num_stages=1,
+        num_stages=num_stages,
         stem_width=8,
         **arguments,
     )
@@ -146,3 +147,22 @@ def test_needs_a_graph():
 
     with pytest.raises(ValueError, match="no functional model"):
         fold_batch_norm(Subclassed())
+
+
+def test_what_a_call_leaves_out_is_not_in_the_graph():
+    model = CEDNetImageClassifier(cednet(num_stages=2), 5)
+    set_deterministic_weights(model)
+    folded = fold_batch_norm(model)
+    assert_equal(folded(IMAGES), model(IMAGES, training=False))
+    assert not [layer.name for layer in folded.layers if layer.name.startswith("head1")]
+
+
+class FirstAlone(keras.Model):
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        return super().compute_output_spec(inputs, training, mask)[0]
+
+
+def test_a_call_that_its_graph_does_not_tell_is_refused():
+    pixels = keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match="other outputs than its graph"):
+        fold_batch_norm(FirstAlone(pixels, [keras.layers.ReLU()(pixels), pixels]))

@@ -10,6 +10,7 @@ from keras_densepred import backbones, models
 from keras_densepred.backbones import CEDNetBackbone
 from keras_densepred.layers import DropPath, LayerScale
 from keras_densepred.models import optimize
+from keras_densepred.models.inference.optimized import InferenceGraph, fastest_predictor
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
 
@@ -43,6 +44,7 @@ NETWORKS = {
     "host": lambda: backbones.HostBackbone(
         keras.applications.MobileNetV2(weights=None, include_top=False, alpha=0.35)
     ),
+    "classifier": lambda: models.CEDNetImageClassifier(cednet(), 5),
     "retinanet": retinanet,
     "retinanet_with_norms": lambda: retinanet(head_norm=True, head_separable=True),
 }
@@ -149,3 +151,27 @@ def test_threads_do_not_disturb_each_other():
 def test_what_is_packed_is_not_kept_twice():
     optimized = optimize(cednet())
     assert not optimized.weights and optimized.graph is None
+
+
+@on_pytorch
+@pytest.mark.parametrize("name", ["classifier", "retinanet", "host"])
+def test_commands_predict_with_it(name):
+    model = NETWORKS[name]()
+    set_deterministic_weights(model)
+    predictor = fastest_predictor(model)
+    assert isinstance(getattr(predictor, "graph", predictor) or predictor, InferenceGraph)
+    expected, found = model.predict_on_batch(IMAGES), predictor.predict_on_batch(IMAGES)
+    assert_close(found, expected, 1e-3 if name == "retinanet" else 1e-5)
+
+
+class Doubled(keras.Model):
+    def predict_step(self, data):
+        return 2 * super().predict_step(data)
+
+
+def test_what_it_could_not_do_right_predicts_by_itself():
+    pixels = keras.Input((8, 8, 3))
+    doubled = Doubled(pixels, keras.layers.Conv2D(2, 1)(pixels))
+    regions = models.FasterRCNN(ToyPyramid(), 3, head_width=8, samples=8, num_proposals=8)
+    for model in (doubled, regions):
+        assert fastest_predictor(model) is model

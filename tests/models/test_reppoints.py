@@ -30,7 +30,10 @@ SIZE = (128, 160)
 TOLERANCE = dict(atol=2e-4, rtol=2e-4)
 
 
-@pytest.fixture(scope="module", params=["plain", "gn"])
+@pytest.fixture(
+    scope="module",
+    params=["plain", pytest.param("gn", marks=pytest.mark.slow_on("jax", "tensorflow"))],
+)
 def reference(request, golden_points):
     prefix = f"{request.param}/"
     return {

@@ -24,7 +24,7 @@ def flags(tmp_path_factory):
 @pytest.mark.parametrize(
     "head",
     [
-        "keras_hub",
+        pytest.param("keras_hub", marks=pytest.mark.slow_on("jax")),
         pytest.param("ours", marks=pytest.mark.slow),
         pytest.param("keras_cv", marks=[pytest.mark.slow, needs_keras_cv]),
     ],

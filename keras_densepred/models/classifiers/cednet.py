@@ -32,6 +32,10 @@ class CEDNetImageClassifier(Classifier):
         activation: what follows the last linear layer, `"softmax"` or None.
         head_dtype: dtype policy of the heads, by default the backbone's.
 
+    Attributes:
+        inference_graph: from the images to what the last head gives, which is all that calls
+            outside of training compute.
+
     Example:
 
     >>> import keras_densepred, numpy
@@ -44,7 +48,7 @@ class CEDNetImageClassifier(Classifier):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._last_head = keras.Function(self.backbone.input, self.outputs[-1])
+        self.inference_graph = keras.Function(self.backbone.input, self.outputs[-1])
 
     @classmethod
     def outputs_of(
@@ -70,12 +74,12 @@ class CEDNetImageClassifier(Classifier):
         if training:
             return super().call(inputs, training=True, mask=mask)
         # Layers inside learn from Keras' call context that this is not training.
-        return self._last_head(inputs)
+        return self.inference_graph(inputs)
 
     def compute_output_spec(self, inputs, training=None, mask=None):
         if training:
             return super().compute_output_spec(inputs, training=True, mask=mask)
-        return self._last_head.compute_output_spec(inputs)
+        return self.inference_graph.compute_output_spec(inputs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not isinstance(y_pred, (list, tuple)):

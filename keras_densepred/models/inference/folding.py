@@ -47,7 +47,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         or not; for a detector a `FoldedDetector`, which predicts as the detector does.
 
     Raises:
-        ValueError: if the model is not functional.
+        ValueError: if the model is not functional, or its `call` gives other outputs than its
+            graph.
     """
     graph = folded_graph(model)
     return FoldedDetector(graph, model) if isinstance(model, Detector) else graph
@@ -61,7 +62,7 @@ def folded_graph(model: keras.Model, *, heads_taken_apart: bool = False) -> kera
         heads_taken_apart: whether RetinaNet's heads without norms become single layers too.
 
     Returns:
-        A functional model from the inputs to the outputs of `model`.
+        A functional model from the inputs to the outputs of `model` outside of training.
     """
     if not hasattr(model, "_nodes_by_depth"):
         raise ValueError(
@@ -69,11 +70,18 @@ def folded_graph(model: keras.Model, *, heads_taken_apart: bool = False) -> kera
             "no graph to fold norms in; give a functional model that it is made of, such as the "
             "`model` of what `saved.load` opened."
         )
+    graph = getattr(model, "inference_graph", model)
+    given = model.compute_output_spec(model._inputs_struct, training=False)
+    if len(keras.tree.flatten(given)) != len(graph.outputs):
+        raise ValueError(
+            f"The `call` of {model.name!r} gives other outputs than its graph: give a functional "
+            "model of those that you want, `keras.Model(model.input, outputs)`."
+        )
     inputs = keras.tree.map_structure(
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
-        model._inputs_struct,
+        graph._inputs_struct,
     )
-    outputs = _Folder(heads_taken_apart).run(model, inputs)
+    outputs = _Folder(heads_taken_apart).run(graph, inputs)
     return keras.Model(inputs, outputs, name=f"{model.name}_folded")
 
 

@@ -29,10 +29,34 @@ def optimize(model: keras.Model) -> keras.Model:
         the detector does. It does not train and is not saved: save the model that it was made of.
 
     Raises:
-        ValueError: if the model is not functional, as R-CNNs and transformers are not.
+        ValueError: if the model is not functional, as R-CNNs and transformers are not, or its
+            `call` gives other outputs than its graph.
     """
     graph = InferenceGraph(folded_graph(model, heads_taken_apart=True))
     return OptimizedDetector(graph, model) if isinstance(model, Detector) else graph
+
+
+def fastest_predictor(model: keras.Model) -> keras.Model:
+    """What predicts batches as a model does, in the least time.
+
+    On PyTorch's CPU that is what `optimize` makes of it, where it can. The other backends compile
+    `predict_on_batch` by themselves.
+
+    Args:
+        model: any model.
+
+    Returns:
+        The model itself, or one whose `predict_on_batch` gives the same within rounding.
+    """
+    if (
+        keras.config.backend() == "torch"
+        and hasattr(model, "_nodes_by_depth")
+        # What others do to the outputs in a step of their own would be lost.
+        and (isinstance(model, Detector) or type(model).predict_step is keras.Model.predict_step)
+        and all(weight.value.device.type == "cpu" for weight in model.weights)
+    ):
+        return optimize(model)
+    return model
 
 
 class _NotSaved:

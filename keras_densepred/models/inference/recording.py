@@ -44,7 +44,9 @@ class Recording:
 
     def __init__(self, graph: keras.Model):
         self._slots: dict[int, int] = {}
-        self._structure = graph._outputs_struct
+        outputs = graph._outputs_struct
+        is_single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
+        self._structure = outputs[0] if is_single else outputs  # as Keras gives it
         recorded = _record(graph, self._slot)
         self._inputs = tuple(self._slot(tensor) for tensor in graph.inputs)
         self._outputs = tuple(self._slot(tensor) for tensor in graph.outputs)
