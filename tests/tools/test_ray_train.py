@@ -93,7 +93,7 @@ def test_a_killed_worker_is_started_again_and_the_run_continues_exactly(tmp_path
                 class Die(keras.callbacks.Callback):
                     def on_train_batch_end(self, batch, logs=None):
                         second = training.current_cluster().process_index == 1
-                        if second and self.model.optimizer.iterations == 3:
+                        if second and self.model.optimizer.iterations == 5:
                             mark = pathlib.Path("died")
                             if not mark.exists():
                                 mark.touch()
