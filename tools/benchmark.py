@@ -43,13 +43,10 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 """
 
 import argparse
-import csv
 import datetime
-import io
 import itertools
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -61,6 +58,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 
 from keras_densepred import backbones, files, training
+from tools.rows import append, commit
 from tools.timing import (
     candidates,
     deformable_attention,
@@ -312,32 +310,14 @@ def shown(rows: list[dict]) -> list[dict]:
 
 def origin(argv: list[str] | None) -> dict[str, str]:
     """Where a row comes from: date, commit, machine, versions and command."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    result = subprocess.run(git, capture_output=True, text=True, check=False)
     command = shlex.join(["tools/benchmark.py", *(sys.argv[1:] if argv is None else argv)])
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": result.stdout.strip(),
+        "commit": commit(),
         "device": candidates.device_name() or measure.cpu_model(),
         "versions": candidates.versions(),
         "command": f"KERAS_BACKEND={keras.config.backend()} python {command}",
     }
-
-
-def append(path: Path, rows: list[dict]) -> None:
-    """Adds rows to a CSV file of the same columns; the file is replaced as a whole."""
-    old: list[dict] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            old = list(reader)
-            if reader.fieldnames != list(rows[0]):
-                raise ValueError(f"{path} has other columns: give another file to --output.")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*old, *rows])
-    files.write_atomically(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ and reads the collectives off the compiled program.
 import argparse
 import collections
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -21,12 +20,8 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import CEDNetImageClassifier, training
-
-_COLLECTIVE = re.compile(
-    r"= (?P<shapes>.*?) "
-    r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
-_SHAPE = re.compile(r"(?P<type>pred|[a-z]+[0-9]+)\[(?P<sizes>[0-9,]*)\]")
+from tools.compiled.program import collectives
+from tools.compiled.steps import lower_train_step, with_rows
 
 
 def compiled_step(model: keras.Model, batch: Any) -> str:
@@ -43,41 +38,9 @@ def compiled_step(model: keras.Model, batch: Any) -> str:
 
     distribution = keras.distribution.distribution()
     model._symbolic_build(data_batch=batch)
-    state = model._get_jax_state(
-        trainable_variables=True,
-        non_trainable_variables=True,
-        optimizer_variables=True,
-        metrics_variables=True,
-    )
-    rows = keras.tree.map_structure(
-        lambda array: jax.make_array_from_process_local_data(
-            distribution.get_data_layout(array.shape).backend_layout, array
-        ),
-        batch,
-    )
-    step = jax.jit(
-        model.train_step, donate_argnums=0, out_shardings=(None, model._get_state_sharding_spec())
-    )
-    return step.lower(state, (*rows, None)).compile().as_text()
-
-
-def collectives(program: str) -> list[tuple[str, int]]:
-    """Finds the collectives of an HLO program.
-
-    Returns:
-        `(kind, bytes of the result on one device)` of each.
-    """
-    found = []
-    for line in program.splitlines():
-        match = _COLLECTIVE.search(line)
-        if match:
-            size = 0
-            for shape in _SHAPE.finditer(match["shapes"]):
-                bits = 8 if shape["type"] == "pred" else int(re.sub("[a-z]+", "", shape["type"]))
-                sizes = [int(number) for number in shape["sizes"].split(",") if number]
-                size += int(np.prod(sizes, dtype=np.int64)) * bits // 8
-            found.append((match["kind"], size))
-    return found
+    rows = len(keras.tree.flatten(batch)[0]) * jax.process_count()
+    devices = jax.devices()[: distribution.device_mesh.devices.size]
+    return lower_train_step(model, with_rows(batch, rows), devices).compile().as_text()
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -10,10 +12,35 @@ _writes_onnx = contextvars.ContextVar("writes_onnx", default=False)
 
 
 def jax_runs_on_cpu() -> bool:
-    """Whether JAX, the active backend, computes on the CPU: paths measured there apply."""
+    """Whether what JAX, the active backend, traces now is for a CPU: paths measured there apply."""
     import jax
 
-    return jax.default_backend() == "cpu"
+    compiled_for = _jax_platform().value
+    if compiled_for is not None:
+        return compiled_for == "cpu"
+    config: Any = jax.config
+    device = config.jax_default_device  # such as that of `keras.device("cpu:0")`
+    if device is None:
+        return jax.default_backend() == "cpu"
+    return (device if isinstance(device, str) else device.platform) == "cpu"
+
+
+def jax_compiles_for(platform: str) -> contextlib.AbstractContextManager[None]:
+    """Within it JAX traces for a platform that need not be there.
+
+    What was traced before, for another platform, is not taken from JAX's caches.
+
+    Args:
+        platform: as a JAX device names its own: `"cpu"`, `"gpu"` or `"tpu"`.
+    """
+    return _jax_platform()(platform)
+
+
+@functools.cache
+def _jax_platform() -> Any:
+    import jax
+
+    return jax.make_user_context(default_value=None)
 
 
 def tensorflow_runs_on_cpu() -> bool:

@@ -10,10 +10,29 @@ from keras_densepred import backbones
 from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training import protocols
+from keras_densepred.training.checks import require_size
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.optim import AdamW, momentum_sgd
 from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
+
+
+def build_for_training(recipe: Any, settings: Any, train: Any) -> keras.Model:
+    """The model that a recipe trains: seeded, compiled, of a size that fits its images.
+
+    Args:
+        recipe: `Recipe`.
+        settings: of the recipe, complete.
+        train: the training split.
+
+    Raises:
+        SettingsError: if the model cannot divide the image size into its levels.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    model = recipe.build_model(settings, train)
+    require_size(settings.image_size, model)
+    recipe.pyramid_of(model).rematerialize(settings.rematerialize)
+    return model
 
 
 def is_pretrained(settings: Any) -> bool:

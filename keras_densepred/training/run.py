@@ -20,10 +20,10 @@ from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training.budget import plan_for_minutes, planned_before
+from keras_densepred.training.build import build_for_training
 from keras_densepred.training.checks import (
     require_evaluations,
     require_readable_images,
-    require_size,
     require_trainable,
 )
 from keras_densepred.training.devices.cluster import Cluster
@@ -223,10 +223,7 @@ class Recipe:
             settings = plan()
             decisive = decisive_settings(settings, train, but=self.not_decisive)
         cluster.say(f"Building the model on {settings.weights or settings.preset} ...")
-        keras.utils.set_random_seed(settings.seed)
-        model = self.build_model(settings, train)
-        require_size(settings.image_size, model)
-        self.pyramid_of(model).rematerialize(settings.rematerialize)
+        model = build_for_training(self, settings, train)
         if settings.extend:
             cluster.say(go_on_from(model, settings.extend, train.class_names))
         elif settings.weights and settings.weights_of == "all":

@@ -305,3 +305,44 @@ def test_main_process_fails_for_all():
     assert not ran  # the main process does it
     with pytest.raises(training.DevicesError, match=r"main process stopped with OSError: disk"):
         SecondProcess("OSError: disk full").run_on_main(lambda: None)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about PyTorch's process groups")
+def test_a_process_group_that_is_open_is_taken_and_left_open():
+    """Ray opens one before it calls the recipe, and closes it."""
+    import torch.distributed
+
+    from keras_densepred.training.devices.torch import TorchCluster
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        with training.distribute() as cluster:
+            assert (cluster.devices, cluster.shard) == (1, (0, 1))
+        with (
+            pytest.raises(training.DevicesError, match="open with 1 processes, one device each"),
+            training.distribute(devices=2),
+        ):
+            pass
+        assert torch.distributed.is_initialized()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            patch.setattr(torch.distributed, "get_rank", lambda: 1)
+            with training.distribute() as cluster:
+                assert isinstance(cluster, TorchCluster)
+                assert (cluster.devices, cluster.shard, cluster.is_main) == (2, (1, 2), False)
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="one program for all devices is JAX's")
+def test_predictions_exchange_nothing():
+    """Each device chooses among its own images' boxes, as one device does for all."""
+    toy_module = TOY.with_name("prediction_toy.py")
+    simulated = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    command = [sys.executable, str(toy_module)]
+    printed = subprocess.run(command, env=simulated, capture_output=True, text=True, check=True)
+    found = json.loads(printed.stdout.splitlines()[-1])
+    assert found["collectives"] == []
+    assert found["worst"] < 1e-5

@@ -38,7 +38,7 @@ def measure_depthwise(
         `"precision"`, `"ms_median"`, `"ms_min"`, `"first_call_s"`.
     """
     backend = keras.config.backend()
-    forms = {"jax": _jax_forms, "torch": _torch_forms}.get(backend, _chosen_only)()
+    forms = {"jax": jax_forms, "torch": _torch_forms}.get(backend, _chosen_only)()
     passes = {"jax": _jax_passes, "torch": _torch_passes}.get(backend, _tensorflow_passes)
     rng = np.random.default_rng(0)
     for side, channels in levels:
@@ -72,7 +72,8 @@ def _chosen_only() -> dict[str, Callable[..., Any]]:
     return {"chosen": _chosen}
 
 
-def _jax_forms() -> dict[str, Callable[..., Any]]:
+def jax_forms() -> dict[str, Callable[..., Any]]:
+    """By name, functions of map and kernel `(7, 7, C, 1)`; see the module's docstring."""
     import jax
     import jax.numpy as jnp
 

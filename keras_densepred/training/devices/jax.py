@@ -52,6 +52,37 @@ class JaxCluster(Cluster):
         return _Predictor(model, self.distribution)
 
 
+def predict_step(model: keras.Model, mesh: Any) -> Any:
+    """The compiled step that predicts the rows of a batch, every device its own.
+
+    Nothing is exchanged: as one program for the whole batch, of which the compiler finds out what
+    each device needs, a RetinaNet's choice of boxes cost eleven exchanges.
+
+    Args:
+        model: a built model, whose outputs have the rows of the batch as their first axis.
+        mesh: `jax.sharding.Mesh` of one axis.
+
+    Returns:
+        A jitted function of the values of `model.trainable_variables` and
+        `model.non_trainable_variables`, the same on all devices, and of x, shared out by rows.
+    """
+    jax = require("jax", "jax")
+
+    def step(trainable: Any, others: Any, x: Any) -> Any:
+        return model.predict_step((trainable, others), (x,))[0]
+
+    everywhere, by_rows = jax.P(), jax.P(mesh.axis_names[0])
+    return jax.jit(
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(everywhere, everywhere, by_rows),
+            out_specs=by_rows,
+            check_vma=False,
+        )
+    )
+
+
 class _Predictor:
     """Predicts on all devices, each its rows.
 
@@ -71,12 +102,7 @@ class _Predictor:
         model = self._model
         layout = self._distribution.get_data_layout
         if self._step is None:
-
-            def step(trainable: Any, others: Any, x: Any) -> Any:
-                return model.predict_step((trainable, others), (x,))[0]
-
-            # All outputs have the rows of the batch as their first axis.
-            self._step = jax.jit(step, out_shardings=layout((None,)).backend_layout)
+            self._step = predict_step(model, layout((None,)).backend_layout.mesh)
         outputs = self._step(
             [variable.value for variable in model.trainable_variables],
             [variable.value for variable in model.non_trainable_variables],

@@ -96,6 +96,18 @@ def _keep_keras_from_wrapping(model: Any) -> bool:
     return True
 
 
+def _joined_before(devices: int | None, processes: int | None) -> Cluster:
+    """The cluster of a process group that someone else opened, such as Ray, and closes."""
+    distributed = require("torch.distributed", "torch")
+    count = distributed.get_world_size()
+    if any(asked not in (None, count) for asked in (devices, processes)):
+        raise DevicesError(
+            f"PyTorch's process group is open with {count} processes, one device each: leave "
+            "devices and processes out."
+        )
+    return TorchCluster(count, count, distributed.get_rank()) if count > 1 else Cluster()
+
+
 @contextlib.contextmanager
 def connect(
     devices: int | None, processes: int | None, process_id: int | None, coordinator: str | None
@@ -103,6 +115,9 @@ def connect(
     """Opens a cluster; see `distribute`."""
     torch = require("torch", "torch")
     distributed = require("torch.distributed", "torch")
+    if distributed.is_available() and distributed.is_initialized():
+        yield _joined_before(devices, processes)
+        return
     started = environment_number("WORLD_SIZE")
     if processes is None:
         processes = started or 1
