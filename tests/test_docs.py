@@ -44,6 +44,7 @@ _FOREIGN |= {
     "--cpus-per-task",
 }
 _FOREIGN |= {"--accelerator-type", "--version", "--rdzv_backend", "--rdzv_endpoint", "--node_rank"}
+_FOREIGN |= {"--requeue", "--master-port", "--master-addr"}
 
 
 def snippets(page, downloads=False):
