@@ -47,6 +47,7 @@ _FOREIGN |= {
     "--cpus-per-task",
 }
 _FOREIGN |= {"--accelerator-type", "--version", "--rdzv_backend", "--rdzv_endpoint", "--node_rank"}
+_FOREIGN |= {"--requeue", "--master-port", "--master-addr"}
 
 
 def snippets(page, downloads=False):
@@ -176,7 +177,10 @@ def test_commands_can_be_read(page, line, only_parsing, monkeypatch, capsys):
             code = cli.main(words)
     except Parsed:
         return
-    assert code == 0 and "--help" in words, capsys.readouterr().err
+    error = capsys.readouterr().err
+    if "set KERAS_BACKEND=" in error:
+        pytest.skip("refuses this backend before it reads its flags")
+    assert code == 0 and "--help" in words, error
 
 
 @pytest.mark.backend_free

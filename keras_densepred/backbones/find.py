@@ -1,6 +1,7 @@
 """A backbone by the name, word or directory of its preset."""
 
 import dataclasses
+import difflib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -137,11 +138,14 @@ def _host_source(preset: str) -> BackboneSource:
 def _saved_backbone(directory: pathlib.Path) -> str:
     """Where a backbone is saved: in the directory, or below it as tasks and recipes write it."""
     if not directory.is_dir():
-        raise ValueError(
-            f"There is no directory and no built-in preset {str(directory)!r}; there are "
-            f"{', '.join(built_in_presets())}, KerasHub's presets and applications/NAME for "
-            "those of keras.applications."
-        )
+        near = difflib.get_close_matches(str(directory), built_in_presets(), 3)
+        hint = f"did you mean {' or '.join(near)}?"
+        if not near:
+            hint = (
+                "`python -m keras_densepred model-table` lists ours; KerasHub's have their names, "
+                "and those of keras.applications are applications/NAME."
+            )
+        raise ValueError(f"There is no directory and no built-in preset {str(directory)!r}: {hint}")
     for place in ("backbone", ".", "preset/backbone", "preset"):
         config = directory / place / "config.json"
         if config.is_file():

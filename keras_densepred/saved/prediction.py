@@ -149,7 +149,7 @@ def _size(image: np.ndarray) -> str:
 
 
 def as_pixels(image: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a file, an array or a Pillow image.
+    """(H, W, 3) uint8 RGB of a file, an array (RGB, RGBA, gray) or a Pillow image.
 
     Raises:
         ImageError: if a file is no image.
@@ -160,12 +160,22 @@ def as_pixels(image: Any) -> np.ndarray:
     if hasattr(image, "convert"):  # Pillow's
         return np.array(image.convert("RGB"))
     pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise ValueError(
-            f"An image is {pixels.dtype} of shape {pixels.shape}: give (H, W, 3) uint8 in RGB, or "
-            "the path of a file."
-        )
-    return pixels
+    if pixels.dtype == np.uint8 and pixels.size:
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[..., 0]
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+            return pixels if pixels.shape[2] == 3 else pixels[..., :3]
+    if pixels.dtype != np.uint8 and pixels.ndim in (2, 3):
+        how = "(255 * image).astype('uint8') of numbers from 0 to 1"
+        if pixels.dtype.kind == "u":
+            how = "(image / 257).astype('uint8') of 16 bits"
+        raise ValueError(f"An image is {pixels.dtype}: give uint8 from 0 to 255, such as {how}.")
+    raise ValueError(
+        f"An image is {pixels.dtype} of shape {pixels.shape}: give (H, W, 3) uint8 in RGB, (H, W) "
+        "in gray, or the path of a file."
+    )
 
 
 def predict(model: SavedModel, images: Sequence[np.ndarray], score: float) -> list[Any]:

@@ -22,6 +22,7 @@ _FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_eve
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
     *("workers", "checkpoint_minutes", "output", "rematerialize", "logger"),
+    "val_loss",
     *("devices", "processes", "process_id", "coordinator"),
 )
 

@@ -71,7 +71,8 @@ def steps_of_short_epochs(plan: Plan, steps: int) -> int:
 
     A run of few passes over many images would else be evaluated after each of these only.
     """
-    return min(plan.steps_per_epoch, max(1, steps // EVALUATIONS, _affordable_steps(plan)))
+    wanted = max(1, steps // EVALUATIONS, _affordable_steps(plan))
+    return min(plan.steps_per_epoch, steps, wanted)
 
 
 def _affordable_steps(plan: Plan) -> int:
@@ -98,8 +99,9 @@ def in_words(settings: Any, left_open: Collection[str], rule: Any, images: int) 
     pieces = "" if 0.8 < passes < 1.25 else f", {passes:.2g} passes over the data"
     every = settings.evaluate_every
     often = "each epoch" if every == 1 else f"every {every} epochs"
+    epochs = "one epoch" if settings.epochs == 1 else f"{settings.epochs} epochs"
     return (
-        f"{settings.steps:,} steps in {settings.epochs} epochs of {settings.steps_per_epoch:,}"
+        f"{settings.steps:,} steps in {epochs} of {settings.steps_per_epoch:,}"
         f"{pieces} ({why}); evaluated after {often}"
     )
 

@@ -30,10 +30,7 @@ from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete
 from keras_densepred.training.extend import OF_THE_SCHEDULE, flags_of_run
-from keras_densepred.training.identity import (
-    decisive_settings,
-    require_output,
-)
+from keras_densepred.training.identity import decisive_settings, require_output
 from keras_densepred.training.length import in_words
 from keras_densepred.training.loop.in_output import (
     NO_EXTRAS,
@@ -44,6 +41,7 @@ from keras_densepred.training.loop.in_output import (
 )
 from keras_densepred.training.loop.memory import keep_freed_memory
 from keras_densepred.training.loop.users import load_callbacks
+from keras_densepred.training.loop.validation_loss import validation_loss
 from keras_densepred.training.settings import (
     CommonSettings,
     check_numbers,
@@ -84,6 +82,7 @@ class Recipe:
     check: Callable[[Any, Any, Cluster], None] = _nothing_to_check
     large: int = 20_000
 
+    has_val_loss: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()  # that the task needs besides those of all
     not_decisive: ClassVar[tuple[str, ...]] = ()  # settings that leave the weights as they are
 
@@ -236,7 +235,8 @@ class Recipe:
         )
         rule = self.experiments[settings.experiment].settings.get("epochs")
         cluster.say(in_words(settings, left_open, rule, len(train)))
-        extras = Extras(settings.patience, settings.logger, tuple(callbacks))
+        val_loss = validation_loss(self, settings, model, val, cluster)
+        extras = Extras(settings.patience, settings.logger, tuple(callbacks), val_loss)
         return self.train(
             Run(self, settings, cluster, train, val, model, decisive, left_open, extras, argv)
         )

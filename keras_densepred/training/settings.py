@@ -135,6 +135,7 @@ class CommonSettings:
     seed: int = _optimizer(0, "of weights, order, augmentation and drop path")
 
     evaluate_every: int | None = _output(None, "epochs between evaluations")
+    val_loss: bool = _output(False, "also measure the loss of some validation images then")
     patience: int | None = _output(
         None, "stop after so many evaluations without a better one, and keep the best epoch"
     )
@@ -334,7 +335,7 @@ def parse_flags(
 
 
 def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | None = None) -> None:
-    """Ends the process after `--help`, mistyped flags or a backend that is not there.
+    """Ends the process after `--help`, mistyped flags, numbers that no run can have, or no backend.
 
     A recipe calls it before it imports Keras, which takes seconds; `Recipe.main` reads the flags.
 
@@ -345,7 +346,7 @@ def answer_flags(cls: type, description: str, experiments: Mapping[str, Any] | N
     """
 
     def answer(argv: Sequence[str] | None) -> None:
-        parse_flags(cls, argv, description, experiments)
+        check_numbers(parse_settings(cls, argv, description, experiments))
 
     if code := command.run(answer):
         sys.exit(code)

@@ -73,11 +73,33 @@ def test_a_list_gives_a_list_in_its_order_whatever_the_shapes():
 
 
 def test_what_is_no_image_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="uint8 in RGB"):
+    with pytest.raises(ValueError, match="float64: give uint8"):
         opened(Squares()).predict(np.zeros((4, 4, 3)))
     (tmp_path / "photo.jpg").write_bytes(b"no")
     with pytest.raises(ImageError, match="photo"):
         opened(Squares()).predict(tmp_path / "photo.jpg")
+
+
+def test_gray_and_alpha_are_taken():
+    image = picture(64, 64, (20, 30, 60, 60))
+    alpha = np.concatenate([image, image[..., :1]], axis=-1)
+    for given in (image[..., 0], image[..., :1], alpha):
+        found = opened(Squares()).predict(given, score=0.1)
+        assert found.image.shape == (64, 64, 3)
+        np.testing.assert_allclose(found.boxes, [(20, 30, 60, 60)], atol=2)
+
+
+@pytest.mark.parametrize(
+    ("image", "how"),
+    [
+        (np.zeros((8, 8, 3), "float32"), r"float32: give uint8 .*\(255 \* image\)"),
+        (np.zeros((8, 8), "uint16"), r"uint16: give uint8 .*\(image / 257\)"),
+        (np.zeros((2, 8, 8, 3), "uint8"), r"shape \(2, 8, 8, 3\): give"),
+    ],
+)
+def test_other_arrays_are_told_how_to_become_images(image, how):
+    with pytest.raises(ValueError, match=how):
+        opened(Squares()).predict(image)
 
 
 def test_supervision_gets_names_and_masks(monkeypatch):

@@ -89,6 +89,14 @@ def test_numbers_that_no_run_can_have(given, said):
         settings.check_numbers(settings.CommonSettings(**given))
 
 
+def test_numbers_are_looked_at_before_keras_is_imported(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["recipe.py", "--learning-rate", "0"])
+    with pytest.raises(SystemExit) as ended:
+        settings.answer_flags(settings.CommonSettings, "A recipe.")
+    assert ended.value.code == 1
+    assert "--learning-rate 0 must be larger than 0." in capsys.readouterr().err
+
+
 def test_scales_in_the_wrong_order():
     wrong = settings.RandomScaleSettings(scale_min=2.0, scale_max=0.5)
     with pytest.raises(settings.SettingsError, match="swap them"):

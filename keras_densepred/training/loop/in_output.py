@@ -31,11 +31,13 @@ class Extras:
         patience: evaluations without a better one after which training stops; None for never.
         logger: one of `loggers.LOGGERS`, or None.
         callbacks: of the user.
+        val_loss: measures the loss on validation images; None for not.
     """
 
     patience: int | None = None
     logger: str | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    val_loss: keras.callbacks.Callback | None = None
 
 
 NO_EXTRAS = Extras()
@@ -68,7 +70,8 @@ def fit_in_output(
         every_minutes=checkpoint_minutes,
     )
     log = MetricsLog(output / "metrics.csv", output / "curves.png")
-    callbacks = [evaluation, log]
+    measured = [] if extras.val_loss is None else [extras.val_loss]
+    callbacks = [evaluation, *measured, log]
     best = None
     if extras.patience:
         best = BestEpoch(

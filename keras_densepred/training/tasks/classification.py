@@ -1,7 +1,7 @@
 """Recipes that train classifiers."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ TRAIN_SHAPES, VAL_SHAPES = 1600, 400  # how many
 @dataclasses.dataclass(frozen=True)
 class Classification(Recipe):
     """A recipe that trains a classifier, with settings `mixup`, `cutmix` and `smoothing`."""
+
+    has_val_loss: ClassVar[bool] = False  # its training's loss is of mixed images
 
     def open_data(self, settings: Any) -> tuple[Any, Any]:
         """See `Recipe.open_data`."""
