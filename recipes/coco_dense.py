@@ -14,8 +14,8 @@ a light path aggregation network of CSP blocks.
 `--experiment`, by default that for COCO from 20,000 training images on, and on fewer that of a
 short run from random weights. Killed at any moment, the same command continues exactly.
 
-Expected: on the built-in shapes AP 0.52, AP50 0.82 after 1,200 steps, in 4.5 minutes of one CPU
-core (JAX).
+Expected: on the built-in shapes AP 0.62, AP50 0.88 after 2,000 steps, in 8 minutes of one busy CPU
+core (JAX), before the losses of boxes were doubled, which learns as much in fewer; 1,600 are run.
 Status: COCO not yet run; its settings are those of the kind (300 epochs from random weights), not
 of one paper.
 """
@@ -61,6 +61,9 @@ EXPERIMENTS = {
             "epochs": 300,
             "scale_min": 0.5,
             "scale_max": 1.5,
+            "mosaic": 1.0,
+            "plain_epochs": 15,
+            "max_boxes": 150,
             "optimizer": "adamw",
             "learning_rate": PerBatch(1e-3, 64),
             "weight_decay": 0.05,
@@ -80,11 +83,13 @@ EXPERIMENTS = {
             # Of 1.5e-3, 4e-3 and 8e-3 the best on the built-in shapes (scales varied with them).
             "learning_rate": lambda plan: 1e-3 if plan.pretrained else 4e-3,
             "weight_decay": 0.05,
+            "mosaic": 0.0,
+            "plain_epochs": 0,
         },
         on_shapes={
             "size": "pico",
-            "image_size": 96,
-            "epochs": AtLeast(5, steps=1200),
+            "image_size": 128,
+            "epochs": AtLeast(5, steps=1600),
             "scale_min": 0.8,
             "scale_max": 1.2,
         },
@@ -96,11 +101,20 @@ EXPERIMENTS = {
 class Settings(training.RandomScaleSettings, training.DetectionSettings):
     """What can be set; None means that the experiment decides."""
 
+    mosaic: float | None = training.setting(
+        None, "share of training images put together of four", group="data"
+    )
+    plain_epochs: int | None = training.setting(
+        None, "epochs at the end without mosaic", group="data"
+    )
     size: str | None = training.setting(None, "of the whole detector", SIZES)
     neck_depth: int | None = training.setting(None, "blocks of each fusion in the neck")
     head_depth: int | None = training.setting(None, "convolutions per head")
     gamma: float = training.setting(
         2.0, "exponent of the class loss; 0: cross-entropy", group="optimizer"
+    )
+    one_to_one: bool = training.setting(
+        False, "add a head that finds each object once: no suppression after it"
     )
     class_loss: str = training.setting(
         "quality_focal", "of the classes", ("quality_focal", "varifocal"), group="optimizer"
@@ -123,15 +137,25 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
         head_depth=settings.head_depth,
         class_loss=settings.class_loss,
         focal_gamma=settings.gamma,
+        one_to_one=settings.one_to_one,
     )
     model.compile(training.make_optimizer(settings, model, training.make_schedule(settings)))
     return model
 
 
 def augmentation(settings: Settings, image_size: int) -> list:
-    """Large-scale jitter, crop, flip."""
+    """Large-scale jitter, crop, flip, mosaic."""
     scales = (settings.scale_min, settings.scale_max)
-    return data.coco_augmentation(image_size, scale_range=scales, copy_paste=False)
+    steps = data.coco_augmentation(image_size, scale_range=scales, copy_paste=False)
+    if not settings.mosaic:
+        return steps
+    return [*steps, data.PadToSize(image_size), data.Mosaic(settings.mosaic)]
+
+
+def without_mosaic(settings: Settings) -> tuple[int, Settings]:
+    """The last epochs see images as they are evaluated."""
+    steps = (settings.epochs - settings.plain_epochs) * settings.steps_per_epoch
+    return steps if settings.mosaic else 0, dataclasses.replace(settings, mosaic=0.0)
 
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
@@ -150,6 +174,7 @@ RECIPE = training.Detection(
     build_model,
     augmentation,
     preprocessing,
+    closing=without_mosaic,
 )
 main = RECIPE.main
 

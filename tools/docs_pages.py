@@ -15,14 +15,73 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "keras_densepred"
+# What one looks for first on a page; the others follow by name, constants last.
+_FIRST = {
+    "saved": ("load", "SavedModel", "Objects", "LabelMap", "ClassScores", "Preprocessing"),
+    "models": (
+        "dense_detector",
+        "TaskAlignedDetector",
+        "RetinaNet",
+        "RetinaNetKerasHub",
+        "RetinaNetKerasCV",
+        "YOLOv3Detector",
+        "FasterRCNN",
+        "MaskRCNN",
+        "CascadeRCNN",
+        "CascadeMaskRCNN",
+        "GridRCNN",
+        "RepPoints",
+        "DeformableDETR",
+        "Mask2Former",
+        "DeepLabV3",
+        "UperNet",
+        "Mask2FormerSegmenter",
+        "image_classifier",
+        "optimize",
+        "fold_batch_norm",
+        "NonMaxSuppression",
+        "TopDetections",
+    ),
+    "backbones": (
+        "load_backbone",
+        "CEDNetBackbone",
+        "BiCSNetBackbone",
+        "BiCSNetLiteBackbone",
+        "ConvNeXtBackbone",
+        "ResNetBackbone",
+        "CSPDenseNetBackbone",
+        "CSPNetBackbone",
+        "HostBackbone",
+    ),
+    "necks": ("DetectionPyramid", "FeaturePyramid", "BiFPN", "CSPPathAggregation"),
+    "data": (
+        "open_splits",
+        "train_batches",
+        "eval_batches",
+        "coco_augmentation",
+        "CocoDataset",
+        "YoloDataset",
+        "VocDetection",
+        "Record",
+        "train_mask_batches",
+        "eval_mask_batches",
+        "MaskFolder",
+        "VocSegmentation",
+        "train_class_batches",
+        "eval_class_batches",
+        "ImageFolder",
+    ),
+    "metrics": ("evaluate_detector", "CocoEvaluation", "DetectionReport", "SegmentationEvaluation"),
+    "training": ("fit", "distribute", "Detection", "Segmentation", "Classification", "AdamW"),
+    "export": ("export_onnx", "export_openvino", "export_saved_model", "export_litert"),
+}
 _GUIDE_FILES = ("*.md", "*.ipynb", "*.py", "pictures/*.jpg")
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages; called by mkdocs."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    # Pictures of the README lie in docs/, which is the site's root.
-    pages = {"index.md": re.sub(r"\]\(docs/", "](", readme)}
+    pages = {"index.md": readme}
     for path in sorted((ROOT / PACKAGE).glob("*/__init__.py")):
         if not path.parent.name.startswith("_"):
             pages[f"api/{path.parent.name}.md"] = api_page(path)
@@ -34,6 +93,22 @@ def on_files(files: Files, config: Any) -> Files:
             uri = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """Links that are right in the repository, made right on the site; called by mkdocs.
+
+    README.md and guides/ lie beside docs/ there, and in it here.
+    """
+    if kwargs["page"].file.src_uri == "index.md":
+        return re.sub(r"\]\(docs/", "](", markdown)
+    for there, here in (
+        ("../README.md", "index.md"),
+        ("../guides/", "guides/"),
+        ("../docs/", "../"),
+    ):
+        markdown = markdown.replace(f"]({there}", f"]({here}")
+    return markdown
 
 
 def api_page(init: Path) -> str:
@@ -49,7 +124,10 @@ def api_page(init: Path) -> str:
     module = _dotted(package)
     lines = [f"# {module}", "", ast.get_docstring(ast.parse(init.read_text("utf-8"))) or "", ""]
     places = definitions(package)
-    for name in sorted(exported(init), key=str.lower):
+    names = exported(init)
+    first = [name for name in _FIRST.get(package.name, ()) if name in names]
+    others = sorted(set(names) - set(first), key=lambda name: (name.isupper(), name.lower()))
+    for name in first + others:
         if (package / name).is_dir():
             lines += [f"- [`{module}.{name}`]({name}.md)"]
         elif name in places and package.name == PACKAGE:  # it has its place in a subpackage

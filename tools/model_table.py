@@ -21,8 +21,8 @@ a word on where they are from: FIRM, from the authors' configuration or met in e
 number; DECODED, from several published numbers that leave some of the wiring open; CALIBRATED, of
 our own design in the paper's style, near its figures.
 
-README's table is the Markdown of `keras_densepred/cli/model_table.csv`, which `--format csv` writes
-and `python -m keras_densepred info` reads.
+The table of docs/presets.md is the Markdown of `keras_densepred/cli/model_table.csv`, which
+`--format csv` writes and `python -m keras_densepred info` reads.
 """
 
 import argparse

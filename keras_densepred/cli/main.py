@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_densepred import command
-from keras_densepred.cli import check_data, evaluate, info, predict, scripts
+from keras_densepred.cli import check_data, evaluate, info, predict, push, scripts
 from keras_densepred.cli.console import open_console
 
 _DESCRIPTION = """Runs, measures and describes models of keras_densepred.
@@ -15,12 +15,13 @@ _DESCRIPTION = """Runs, measures and describes models of keras_densepred.
   python -m keras_densepred evaluate runs/mine --data-dir MY_IMAGES
   python -m keras_densepred check-data --data-dir MY_IMAGES
   python -m keras_densepred export runs/mine --output detector.onnx
+  python -m keras_densepred push runs/mine hf://user/name
   python -m keras_densepred info cednet_next_tiny
 
 KERAS_BACKEND=jax, tensorflow or torch chooses what computes."""
 _EPILOG = """Exit code 0: done. 1: the model, the data or an argument is at fault, as one sentence
 says. 2: the command line cannot be read."""
-_COMMANDS = (predict, evaluate, check_data, info)
+_COMMANDS = (predict, evaluate, check_data, info, push)
 
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:

@@ -347,5 +347,7 @@ class DenseDetector(Detector):
                 f"`prediction_decoder` gives boxes as {decoder.bounding_box_format!r} and the "
                 f"detector as {self.bounding_box_format!r}: make both the same."
             )
-        self._prediction_decoder = decoder
+        # Keras lets no layer into a model that is built, as ours that are no functional ones are;
+        # it guards weights, of which a decoder has none.
+        object.__setattr__(self, "_prediction_decoder", decoder)
         self.predict_function = None  # the compiled one has the old decoder in it

@@ -16,7 +16,7 @@ On GPUs JAX keeps XLA's own convolution. On an H200, bfloat16, 64 images, the fo
 CEDNet-NeXt-T at 224 px take 0.41, 0.57, 0.21 and 0.26 ms by it, 0.85, 0.54, 0.27 and 0.27 ms by
 shifted products (benchmarks/gpu_depthwise.csv). So they do for TPUs: the TPU compiler expects of a
 v5e, bfloat16, 32 maps of 56 x 56 x 96, 0.97 ms forward and 1.24 ms for the gradients, of shifted
-products 3.83 and 8.49 ms, with a gigabyte of temporaries (benchmarks/tpu_depthwise.csv; no TPU ran).
+products 3.83 and 8.49 ms and a gigabyte of temporaries (benchmarks/tpu_depthwise.csv; no TPU ran).
 """
 
 import keras

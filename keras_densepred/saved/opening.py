@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import keras
 
 from keras_densepred import models
+from keras_densepred._optional import require
 from keras_densepred.faults import sentence
 from keras_densepred.files import expanded
 from keras_densepred.models.inference.optimized import fastest_predictor
@@ -23,6 +24,7 @@ from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
 T = TypeVar("T")
 
 _PACKAGE = "keras_densepred"
+_HUB = "hf://"
 _MODEL_FILES = ("detector.keras", "segmenter.keras", "classifier")
 
 
@@ -105,7 +107,8 @@ def open_model(
     """Loads a model with everything that was saved beside it.
 
     Args:
-        name: a run's directory, its preset, a saved `.keras` file, or a classifier's preset.
+        name: a run's directory, its preset, a saved `.keras` file, a classifier's preset, or
+            `hf://user/name`.
         image_size: side of the input in pixels, in place of the saved one.
         mean: of the three channels, RGB in 0..255, likewise.
         std: of the three channels, likewise.
@@ -168,9 +171,15 @@ def require_size(model: keras.Model, side: int) -> None:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """The saved model that a user means: the file itself, or the one in a run's directory.
 
+    `hf://user/name` is fetched from the Hugging Face Hub, where `push` brought it.
+
     Raises:
         ValueError: if there is none.
+        ImportError: for such a handle without huggingface_hub.
     """
+    if str(name).startswith(_HUB):
+        hub = require("huggingface_hub", "hub")
+        name = hub.snapshot_download(str(name).removeprefix(_HUB))
     path = expanded(name)
     if path.is_file():
         return path

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from keras_densepred import start
 from keras_densepred.files import write_atomically
 from keras_densepred.training.experiments import (
-    AtLeast,
     Averaged,
     ByArchitecture,
     Epochs,
     Experiment,
     PerBatch,
 )
+from keras_densepred.training.length import AtLeast
 from keras_densepred.training.settings import (
     CommonSettings,
     DetectionSettings,

@@ -1,13 +1,19 @@
 """Published training settings by name, and how they fill in what a user's flags leave open."""
 
 import dataclasses
-import math
+import functools
 import textwrap
 from collections.abc import Mapping, Sized
 from typing import Any, TypeVar
 
 from keras_densepred import backbones, data
 from keras_densepred.faults import SettingsError
+from keras_densepred.training.length import (
+    EVALUATIONS,
+    objects_of,
+    often_enough,
+    steps_of_short_epochs,
+)
 from keras_densepred.training.settings import CommonSettings
 
 S = TypeVar("S", bound=CommonSettings)
@@ -99,24 +105,10 @@ class Epochs:
     count: float
 
     def __call__(self, plan: "Plan") -> int:
-        return round(self.count * plan.steps_per_epoch)
+        return round(self.count * plan.steps_per_pass)
 
     def __str__(self) -> str:
         return f"{self.count:g} epochs"
-
-
-@dataclasses.dataclass(frozen=True)
-class AtLeast:
-    """Epochs of a run on few images, which are repeated until the network has seen enough steps."""
-
-    epochs: int
-    steps: int
-
-    def __call__(self, plan: "Plan") -> int:
-        return max(self.epochs, -(-self.steps // plan.steps_per_epoch))
-
-    def __str__(self) -> str:
-        return f"{self.epochs} or for {self.steps} steps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,22 +127,6 @@ class Averaged:
         return (
             f"{self.momentum:g}, less in runs of less than {round(5 / (1 - self.momentum))} steps"
         )
-
-
-_STEP_COST = 3  # of an image that is trained, in images that are predicted
-_EVALUATION_SHARE = 0.1  # of the cost of training
-
-
-def often_enough(plan: "Plan") -> int:
-    """Epochs between evaluations: ten in a run, or as many as cost a tenth of the training.
-
-    Every epoch where `--patience` waits for them.
-    """
-    if plan.patience:
-        return 1
-    trained = _STEP_COST * plan.steps_per_epoch * plan.batch_size
-    affordable = math.ceil(plan.evaluated / (_EVALUATION_SHARE * trained))
-    return min(plan.epochs, max(1, plan.epochs // 10, affordable))
 
 
 # What an experiment says if it does not say otherwise.
@@ -176,6 +152,8 @@ class Plan:
     Attributes:
         images: number of training images.
         evaluated: number of validation images.
+        classes: number of classes.
+        objects: in all training images; 0 where they were not counted.
         network: what `backbones.find_backbone` says of the backbone.
     """
 
@@ -185,11 +163,15 @@ class Plan:
         rules: Mapping[str, Any],
         images: int,
         evaluated: int = 0,
+        classes: int = 1,
+        objects: int = 0,
     ):
         self._decided = dict(given)
         self._rules = rules
         self.images = images
         self.evaluated = evaluated
+        self.classes = classes
+        self.objects = objects
         self._network: Any = None
 
     @property
@@ -203,10 +185,21 @@ class Plan:
         """Whether the backbone comes with trained weights."""
         return self.network.has_weights
 
+    @functools.cached_property
+    def steps_per_pass(self) -> int:
+        """Steps of an epoch as flags or the data have it, before `shorten_epochs`."""
+        return int(self.steps_per_epoch)
+
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    def shorten_epochs(self, steps: int) -> None:
+        """Makes epochs so short that a run of `steps` is evaluated often enough."""
+        assert self.steps_per_pass  # while the epochs are whole
+        self._decided["steps_per_epoch"] = of_epoch = steps_of_short_epochs(self, steps)
+        self._decided["epochs"] = -(-steps // of_epoch)
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._decided:
@@ -218,7 +211,7 @@ class Plan:
 def complete(
     settings: S,
     experiments: Mapping[str, Experiment],
-    train: Sized,
+    train: Any,
     *,
     large: int,
     defaults: Mapping[str, Any] | None = None,
@@ -263,10 +256,20 @@ def complete(
     if settings.weights and network is not None:
         _check_preset(settings, network)
         rules["preset"] = network.architecture  # a fact of the weights
-    plan = Plan({**given, "experiment": name}, rules, len(train), len(val))
+    few = name == "small"
+    plan = Plan(
+        {**given, "experiment": name},
+        rules,
+        len(train),
+        len(val),
+        len(train.class_names),
+        objects_of(train, is_shapes) if few else 0,
+    )
     _check_options(given, plan.network)
     if plan.network.family.layer_depth is backbones.PyramidBackbone.layer_depth:
         rules["layer_decay"] = 1.0  # its layers have no depths
+    if not given.keys() & {"epochs", "steps_per_epoch"} and plan.epochs < EVALUATIONS:
+        plan.shorten_epochs(given.get("steps", plan.total_steps))
     names = [field.name for field in dataclasses.fields(settings)]
     decided: dict[str, Any] = {name: getattr(plan, name) for name in names}
     return type(settings)(**{**decided, "steps": plan.total_steps})

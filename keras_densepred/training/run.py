@@ -34,6 +34,7 @@ from keras_densepred.training.identity import (
     decisive_settings,
     require_output,
 )
+from keras_densepred.training.length import in_words
 from keras_densepred.training.loop.in_output import (
     NO_EXTRAS,
     Batches,
@@ -231,9 +232,10 @@ class Recipe:
             cluster.say(said or f"Starting from the backbone in {settings.weights}")
         cluster.say(
             f"{type(model).__name__} with {model.count_params():,} parameters; "
-            f"{settings.steps:,} steps of {settings.optimizer}, learning rate "
-            f"{settings.learning_rate:g}"
+            f"{settings.optimizer}, learning rate {settings.learning_rate:g}"
         )
+        rule = self.experiments[settings.experiment].settings.get("epochs")
+        cluster.say(in_words(settings, left_open, rule, len(train)))
         extras = Extras(settings.patience, settings.logger, tuple(callbacks))
         return self.train(
             Run(self, settings, cluster, train, val, model, decisive, left_open, extras, argv)

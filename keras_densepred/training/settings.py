@@ -221,7 +221,9 @@ _LEAST = {
     **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every", "patience"), 1),
     **dict.fromkeys(("devices", "processes", "queries", "points", "decoder_layers"), 1),
     "encoder_layers": 0,
-    **dict.fromkeys(("workers", "process_id", "head_depth", "warmup_steps", "warmup_epochs"), 0),
+    **dict.fromkeys(
+        ("workers", "process_id", "head_depth", "plain_epochs", "warmup_steps", "warmup_epochs"), 0
+    ),
     **dict.fromkeys(("weight_decay", "floor", "mixup", "cutmix", "layer_scale"), 0),
 }
 _POSITIVE = (
@@ -229,7 +231,7 @@ _POSITIVE = (
     *("learning_rate", "checkpoint_minutes", "minutes", "scale_min", "scale_max", "layer_decay"),
     *("anchor_scale", "focal_gamma", "min_area"),
 )
-_SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter")  # from 0 up to 1
+_SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter", "mosaic")  # from 0 up to 1
 _BELOW_ONE = {
     "drop_path": "drops every branch",
     "dropout": "drops everything",

@@ -9,7 +9,9 @@ from keras_densepred.data.readers.unlabelled import output_names
 pytestmark = pytest.mark.backend_free
 
 
-@pytest.mark.parametrize("command", [[], ["predict"], ["evaluate"], ["check-data"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["predict"], ["evaluate"], ["check-data"], ["info"], ["push"]]
+)
 def test_help_and_usage(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])

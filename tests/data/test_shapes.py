@@ -31,6 +31,26 @@ def test_a_picture_depends_on_seed_split_and_index_only():
     assert not any(np.array_equal(forward[0].image, other.image) for other in others)
 
 
+def test_a_picture_written_into_is_drawn_anew(monkeypatch):
+    """Kept drawings are nobody's to change, and no more are kept than memory allows."""
+    from keras_densepred.data.shapes import detection
+
+    monkeypatch.setattr(detection, "_kept", {})
+    monkeypatch.setattr(detection, "_kept_bytes", 0)
+    monkeypatch.setattr(detection, "_KEPT_BYTES", 100_000)
+    dataset = data.ShapesDataset(8, 96, with_masks=True)
+    before = [dataset[index] for index in range(8)]
+    assert 2 <= len(detection._kept) < 8
+    for record in before:
+        expected = [x.copy() for x in (record.image, record.boxes, record.labels, record.masks)]
+        for array in (record.image, record.boxes, record.labels, record.masks):
+            array[...] = 0
+        again = dataset[record.image_id - 1]
+        again = (again.image, again.boxes, again.labels, again.masks)
+        for one, other in zip(expected, again, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_a_picture_is_the_same_on_every_machine():
     record = data.ShapesDataset(4, 128, seed=0)[3]
     names = [data.ShapesDataset.class_names[label] for label in record.labels]

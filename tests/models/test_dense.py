@@ -202,6 +202,60 @@ def test_what_is_learned_is_what_is_found(model):
     assert float(worse["classification_loss"]) > 20 * float(losses["classification_loss"])
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_a_second_head_finds_each_object_once(model, tmp_path):
+    """YOLOv10, section 3.1: the best place of an object alone, and no suppression after it."""
+    twice = models.TaskAlignedDetector(
+        ToyPyramid(), CLASSES, head_width=8, head_depth=1, one_to_one=True
+    )
+    assert isinstance(twice.prediction_decoder, models.TopDetections)
+    boxes, labels = np.array([[5, 9, 29, 33], [30, 20, 63, 60]], "float32"), np.array([1, 3])
+    outputs = perfect_outputs(boxes, labels)
+    nothing = perfect_outputs(boxes[:0], labels[:0])
+    images = np.zeros((1, SIZE, SIZE, 3), "float32")
+    targets = {"boxes": boxes[None], "labels": labels[None].astype("int32")}
+    targets = {name: ops.convert_to_tensor(x) for name, x in targets.items()}
+
+    def losses(first, second):
+        both = {**first, **{f"once_{name}": x for name, x in second.items()}}
+        return {k: float(x) for k, x in twice.compute_losses(images, targets, both).items()}
+
+    # Both heads learn, the second one place of each object: the others are its background.
+    of_first = {k: float(x) for k, x in model.compute_losses(images, targets, outputs).items()}
+    once = {name: ops.convert_to_numpy(x).copy() for name, x in outputs.items()}
+    found = boxes_of(outputs["distances"], *twice._places(images))
+    owner, _ = aligned_places(
+        *(twice._places(images)[0], found, ops.sigmoid(outputs["classification"])),
+        *(targets["boxes"], targets["labels"]),
+        cell=CELL,
+    )
+    owner = ops.convert_to_numpy(owner)[0]
+    best = [np.flatnonzero(owner == j)[0] for j in (0, 1)]
+    others = np.setdiff1d(np.arange(len(owner)), best)
+    once["classification"][0, others] = -20.0
+    once = {name: ops.convert_to_tensor(x) for name, x in once.items()}
+    good = losses(outputs, once)["classification_loss"]
+    assert good < 1.2 * of_first["classification_loss"] + 0.1
+    assert losses(outputs, outputs)["classification_loss"] > 5 * good
+    wrong = {**outputs, "classification": ops.flip(outputs["classification"], axis=2)}
+    assert losses(wrong, once)["classification_loss"] > 5 * good  # the first head learns as before
+    # Decoding reads the second head alone.
+    both = {**nothing, **{f"once_{name}": x for name, x in once.items()}}
+    detections = twice.detections(both, images)
+    detections = {name: ops.convert_to_numpy(x)[0] for name, x in detections.items()}
+    assert detections["num_detections"] == 2
+    np.testing.assert_array_equal(np.sort(detections["labels"][:2]), labels)
+    # A saved one is the same.
+    twice.save(tmp_path / "twice.keras")
+    images = np.random.default_rng(0).normal(size=(1, SIZE, SIZE, 3)).astype("float32")
+    loaded = keras.saving.load_model(tmp_path / "twice.keras")
+    for name, value in twice(images, training=False).items():
+        copy = ops.convert_to_numpy(loaded(images, training=False)[name])
+        np.testing.assert_allclose(copy, ops.convert_to_numpy(value), atol=1e-5)
+    assert loaded.one_to_one and set(loaded.class_axes()) == set(twice.class_axes())
+    assert len(twice.class_axes()) == 2 * len(model.class_axes())
+
+
 @pytest.mark.parametrize("objects", ["none", "crowded"])
 def test_empty_and_crowded_pictures_train(model, objects):
     """300 objects on top of each other, some without area, in one picture of two, or none at all.

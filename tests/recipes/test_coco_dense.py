@@ -1,11 +1,14 @@
 """The dense detector's recipe from flags to files, at toy size."""
 
+import dataclasses
+import itertools
 import json
 
 import keras
+import numpy as np
 import pytest
 
-from keras_densepred import models, necks
+from keras_densepred import models, necks, training
 from recipes import coco_dense as recipe
 from tests.recipes import toy
 from tests.recipes.toy import Split
@@ -31,6 +34,29 @@ def test_from_flags_to_files(flags, tmp_path):
     classes = json.loads((output / "preset" / "classes.json").read_text())
     assert type(model).__name__ == "TaskAlignedDetector" and len(classes) == model.num_classes
     assert isinstance(model.backbone, necks.DetectionPyramid)  # on CEDNet
+
+
+@pytest.mark.backend_free
+def test_mosaic_ends_early(flags):
+    """Three steps an epoch: mosaic in the first of two, whole images in the last."""
+    recipe_, settings = recipe.RECIPE, recipe.Settings
+    chosen = training.parse_settings(settings, [*flags, "--mosaic", "1", "--plain-epochs", "1"], "")
+    train, val = recipe_.open_data(chosen)
+    chosen = recipe_.complete(chosen, train, val)
+    plain = dataclasses.replace(chosen, mosaic=0.0)
+
+    def opened(settings, step):
+        return list(itertools.islice(recipe_.batches(settings, train)(step), 6 - step))
+
+    mixed, whole = opened(chosen, 0), opened(plain, 0)
+    most = whole[0][1]["labels"].shape[1]
+    for step in range(6):
+        (images, targets), (expected, _) = mixed[step], whole[step]
+        assert targets["labels"].shape[1] == 4 * most  # one shape: nothing is compiled again
+        assert np.array_equal(images, expected) == (step >= 3)
+    for step in (2, 4):  # killed and continued
+        for (images, _), (expected, _) in zip(opened(chosen, step), mixed[step:], strict=True):
+            np.testing.assert_array_equal(images, expected)
 
 
 @pytest.mark.slow

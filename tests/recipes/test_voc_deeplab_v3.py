@@ -196,7 +196,7 @@ def test_the_rate_follows_the_batch_and_flags_win():
     given = recipe.Settings(batch_size=64, steps=2500, aspp=False)
     settings = recipe.RECIPE.complete(given, Split(10_582))
     assert settings.learning_rate == pytest.approx(0.005)
-    assert (settings.steps, settings.aspp) == (3000, False), "whole epochs of 1000"
+    assert (settings.steps, settings.aspp) == (2500, False), "ten epochs of 250"
     assert (
         recipe.RECIPE.complete(recipe.Settings(learning_rate=0.1), Split(10_582)).learning_rate
         == 0.1

@@ -1,4 +1,4 @@
-"""The table of models: rows of the papers, their status, README's copy of it."""
+"""The table of models: rows of the papers, their status, the site's copy of it."""
 
 import csv
 import dataclasses
@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 CSV = ROOT / "keras_densepred" / "cli" / "model_table.csv"
 
 
-def test_the_readme_has_the_table_of_the_csv():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_presets_has_the_table_of_the_csv():
+    text = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
     table = text.split("<!-- model_table:begin -->\n\n")[1].split("\n<!-- model_table:end -->")[0]
     assert table == render.as_markdown(render.read_csv(CSV))
 

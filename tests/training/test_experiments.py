@@ -16,6 +16,7 @@ from keras_densepred.training import (
     SettingsError,
     checks,
     experiments,
+    length,
     make_schedule,
     setting,
 )
@@ -75,7 +76,7 @@ def test_large_data_get_what_is_published():
 def test_few_images_are_repeated():
     settings = complete(80)
     assert (settings.experiment, settings.steps_per_epoch, settings.epochs) == ("small", 10, 10)
-    assert complete(800).epochs == 4
+    assert complete(800).steps == 400, "four passes"
     assert complete(data.ShapesDataset(1600, 64)).image_size == 96, "however many there are"
 
 
@@ -84,8 +85,7 @@ def test_flags_win_and_what_follows_from_them_follows():
     assert settings.learning_rate == pytest.approx(0.2)
     assert (settings.steps_per_epoch, settings.warmup_steps) == (50, 100)
     assert settings.drop_path == 0.1, "of another network"
-    assert complete(1600, steps=250).epochs == 3, "rounded up"
-    assert complete(1600, steps=250).steps == 300
+    assert complete(1600, steps=250, steps_per_epoch=100).steps == 300, "rounded up"
     assert complete(1600, warmup_steps=0).warmup_steps == 0
 
 
@@ -128,6 +128,74 @@ def test_ten_evaluations_where_they_cost_little(val, given, every):
     assert settings.evaluate_every == every
 
 
+@pytest.mark.parametrize(
+    ("val", "given", "epochs", "of_epoch"),
+    [
+        (0, {"steps": 250}, 10, 25),  # 2.5 passes of 100 steps
+        (192, {"steps": 250}, 7, 40),  # an evaluation costs a tenth of 40 steps
+        (10_000, {"steps": 250}, 3, 100),
+        (0, {"epochs": 3}, 3, 100),  # as it was said
+        (0, {"steps": 2000}, 20, 100),
+    ],
+)
+def test_a_run_of_few_passes_has_shorter_epochs(val, given, epochs, of_epoch):
+    settings = experiments.complete(
+        Settings(**given), EXPERIMENTS, Split(1600), large=1000, val=range(val)
+    )
+    assert (settings.epochs, settings.steps_per_epoch) == (epochs, of_epoch)
+    if settings.steps == 2000:
+        assert settings.warmup_steps == 200, "of two passes"
+
+
+class Objects(Split):
+    """A split whose objects are counted."""
+
+    def __init__(self, images, classes, objects):
+        super().__init__(images)
+        self.class_names = tuple(map(str, range(classes)))
+        self.boxes = objects
+
+    def ground_truth(self):
+        raise AssertionError("too long for this")
+
+    def summary(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("classes", "objects", "steps"),
+    [
+        (1, 8000, 100),  # 80 objects in a step: each class is seen often enough
+        (20, 8000, 500),  # 2,000 * 20 / 80
+        (4, 8000, 100),
+        (8, 8000, 200),
+        (80, 8000, 500),  # at most five times as many
+        (3, 0, 100),  # nothing to count
+    ],
+)
+def test_many_classes_of_few_objects_train_longer(classes, objects, steps):
+    split = Objects(800, classes, objects)
+    settings = experiments.complete(Settings(epochs=None), EXPERIMENTS, split, large=1000)
+    assert settings.steps == max(400, steps), "four passes at least"
+    said = length.in_words(settings, {"epochs", "steps", "minutes"}, AtLeast(4, 100), 800)
+    assert said.startswith(f"{settings.steps} steps in {settings.epochs} epochs of ")
+    assert "--experiment small: at least 4, at least 100 steps" in said
+    assert "by --epochs" in length.in_words(settings, {"steps", "minutes"}, None, 800)
+
+
+def rows_of(name, values):
+    return [{"epoch": epoch, name: value} for epoch, value in enumerate(values, 1)]
+
+
+def test_what_the_loss_still_does_is_said():
+    falling = [1 / step for step in range(1, 11)]
+    assert "still fell by 21 %" in length.advice(rows_of("loss", falling))
+    assert length.advice(rows_of("loss", [1.0] * 10)) is None
+    assert length.advice(rows_of("loss", falling[:2])) is None
+    val = rows_of("val_loss", [3, 2, 1, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6])
+    assert "rose again" in length.advice([{"loss": 1.0, **row} for row in val])
+
+
 @pytest.mark.parametrize(("steps", "momentum"), [(4, 0.0), (50, 0.9), (500, 0.99), (9000, 0.99)])
 def test_averages_leave_the_initial_weights_however_short_the_run(steps, momentum):
     plan = experiments.Plan({"epochs": 1, "steps_per_epoch": steps}, {}, images=8)
@@ -137,7 +205,7 @@ def test_averages_leave_the_initial_weights_however_short_the_run(steps, momentu
 
 def test_patience_is_asked_after_every_epoch_and_can_be_lost():
     rules = {"epochs": 50, "steps_per_epoch": 1, "batch_size": 1}
-    often = experiments.often_enough
+    often = length.often_enough
     assert often(experiments.Plan({"patience": 3, **rules}, {}, images=8, evaluated=900)) == 1
     assert often(experiments.Plan({"patience": None, **rules}, {}, images=8, evaluated=900)) == 50
     given = dict(epochs=6, evaluate_every=2)

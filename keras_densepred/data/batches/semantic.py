@@ -124,7 +124,7 @@ def eval_mask_batches(
         - `"images"` (B, H, W, 3) as for training,
         - `"image_sizes"` (B, 2) int32, the height and width that the image takes of that,
         - `"semantic"` (B, Y, X) int32, labels at their image's own size in the upper left corner,
-          `IGNORE_LABEL` around them; Y and X are those of the batch's largest,
+            `IGNORE_LABEL` around them; Y and X are those of the batch's largest,
         - `"semantic_sizes"` (B, 2) int32, that height and width,
         - `"indices"` (B,) int64, positions in the data set, and `"valid"` (B,) bool.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import itertools
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
+from keras_densepred._optional import require
 from keras_densepred.data.readers.listing import (
     FileFinder,
     composed,
@@ -24,6 +26,15 @@ from keras_densepred.data.records import DatasetError
 
 _LARGEST_ID = 2**63 - 1
 _LARGEST_PIXEL = 1e9
+
+
+def _parse(text: bytes) -> Any:
+    """The content of a JSON file, in a third of the time that `json` takes."""
+    try:
+        return require("orjson", "data").loads(text)
+    except ValueError:
+        # What orjson refuses and `json` takes, such as NaN, is read; faults get their line.
+        return json.loads(text.decode("utf-8"))
 
 
 class Faults:
@@ -72,8 +83,8 @@ def read_annotation_file(path: str) -> dict:
         DatasetError: if it is not such a file.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file, paused_garbage_collection():
-            content = json.load(file)
+        with open(path, "rb") as file, paused_garbage_collection():
+            content = _parse(file.read().removeprefix(codecs.BOM_UTF8))
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist: give a COCO annotation file.") from error
     except OSError as error:

@@ -3,7 +3,8 @@
 Feng et al., "TOOD: Task-aligned One-stage Object Detection" (ICCV 2021), section 3.3: which places
 learn an object, and how well they are to do. Li et al., "Generalized Focal Loss" (NeurIPS 2020):
 class scores that say how good the box is, sides as distributions. Ge et al., "YOLOX" (2021),
-section 2.1: towers for classes and boxes apart.
+section 2.1: towers for classes and boxes apart. Wang et al., "YOLOv10" (2024), section 3.1: a
+second head that finds each object once.
 """
 
 from typing import Any
@@ -23,8 +24,9 @@ from keras_densepred.models.dense.losses import (
     quality_focal_loss,
     varifocal_loss,
 )
-from keras_densepred.models.dense.targets import aligned_places
+from keras_densepred.models.dense.targets import ALIGNED_PLACES, aligned_places
 from keras_densepred.models.detector import DenseDetector
+from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
 from keras_densepred.necks.pan import NORM_MOMENTUM, CSPPathAggregation
 from keras_densepred.ops.boxes import clip_boxes, giou_loss
@@ -33,8 +35,12 @@ from keras_densepred.runtime.replicas import loss_normalizer
 Tensor = Any
 
 _NECK_WIDTH = 96
-_BOX_WEIGHT = 2.0  # of GIoU (TOOD)
-_DISTRIBUTION_WEIGHT = 0.25  # (Generalized Focal Loss)
+# Of GIoU and of distributions: twice those of TOOD and of Generalized Focal Loss. From random
+# weights on the built-in shapes AP is 0.425 after 500 steps; with the papers' weights 0.379, with
+# four times them 0.416.
+_BOX_WEIGHT = 4.0
+_DISTRIBUTION_WEIGHT = 0.5
+_ONCE = "once_"  # before the outputs of the head that finds each object once
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -58,8 +64,11 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
         reach: the largest distance from a cell to a side, in strides: 16 on P5 are 512 pixels.
         class_loss: `"quality_focal"` or `"varifocal"`.
         focal_gamma: focusing exponent of the class loss.
-        prediction_decoder: layer from boxes and scores to detections; by default per-class
-            suppression at 0.6, scores from 0.05, 100 boxes.
+        one_to_one: adds a head like the first that learns each object at its best place alone
+            (YOLOv10, section 3.1), jointly with the first, which then is for training only:
+            detections are this head's and need no suppression.
+        prediction_decoder: layer from boxes and scores to detections, scores from 0.05, 100 boxes;
+            by default per-class suppression at 0.6, or `TopDetections` with `one_to_one`.
         dtype: dtype policy of the head; by default the backbone's.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
@@ -85,6 +94,7 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
         reach: int = 16,
         class_loss: str = "quality_focal",
         focal_gamma: float = 2.0,
+        one_to_one: bool = False,
         prediction_decoder: keras.layers.Layer | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -107,9 +117,13 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
 
         # === Functional model ===
         images = keras.Input(image_shape(backbone), name="images")
-        outputs, class_layers = predict_levels(
-            kit, backbone(images), num_classes, width, head_depth, reach
-        )
+        features = backbone(images)
+        sizes = (num_classes, width, head_depth, reach)
+        outputs, class_layers = predict_levels(kit, features, *sizes)
+        if one_to_one:
+            once, more = predict_levels(kit, features, *sizes, prefix="once")
+            outputs |= {_ONCE + name: output for name, output in once.items()}
+            class_layers += more
         super().__init__(inputs=images, outputs=outputs, **kwargs)
 
         # === Config ===
@@ -128,8 +142,11 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
         self.focal_gamma = focal_gamma
         self.pyramid_levels = pyramid_levels(backbone)
         self._class_layers = [layer.name for layer in class_layers]
-        self._prediction_decoder = prediction_decoder or NonMaxSuppression(
-            bounding_box_format, from_logits=False, iou_threshold=0.6
+        self.one_to_one = one_to_one
+        self._prediction_decoder = prediction_decoder or (
+            TopDetections(confidence_threshold=0.05)
+            if one_to_one
+            else NonMaxSuppression(bounding_box_format, from_logits=False, iou_threshold=0.6)
         )
 
     def default_optimizer(self) -> keras.optimizers.Optimizer:
@@ -150,15 +167,32 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
     ) -> dict[str, Tensor]:
         """The class loss, and those of boxes weighted by quality, over the sum of qualities.
 
-        TOOD, equations 5 to 8: a place is worth what it is to reach.
+        TOOD, equations 5 to 8: a place is worth what it is to reach. With two heads, the sums of
+        theirs: YOLOv10's assignments differ in their number of places alone.
         """
+        losses = self._losses_of("", ALIGNED_PLACES, images, targets, outputs)
+        if self.one_to_one:
+            once = self._losses_of(_ONCE, 1, images, targets, outputs)
+            losses = {name: loss + once[name] for name, loss in losses.items()}
+        return losses
+
+    def _losses_of(
+        self,
+        head: str,
+        count: int,
+        images: Tensor,
+        targets: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The losses of the head whose outputs begin so, with so many places an object."""
         boxes, labels = targets["boxes"], targets["labels"]
         places, strides = self._places(images)
-        logits, distances = outputs["classification"], outputs["distances"]
+        logits, distances = outputs[head + "classification"], outputs[head + "distances"]
         found = boxes_of(distances, places, strides)
         owner, quality = aligned_places(
             *(places, found, ops.sigmoid(logits), boxes, labels),
             cell=2.0 ** self.pyramid_levels[0],
+            count=count,
         )
         normalizer = loss_normalizer(ops.sum(quality))
         index = ops.maximum(owner, 0)
@@ -181,8 +215,9 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
 
     def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = ops.shape(images)[1:3]
-        boxes = boxes_of(outputs["distances"], *self._places(images))
-        return clip_boxes(boxes, height, width), ops.sigmoid(outputs["classification"])
+        head = _ONCE if self.one_to_one else ""
+        boxes = boxes_of(outputs[head + "distances"], *self._places(images))
+        return clip_boxes(boxes, height, width), ops.sigmoid(outputs[head + "classification"])
 
     def _places(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The centres of all cells (N, 2) x, y, and their strides (N,), in pixels."""

@@ -11,6 +11,7 @@ import keras
 from keras_densepred import data
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.identity import claim_output, recorded_settings
+from keras_densepred.training.length import advice
 from keras_densepred.training.loop.best import BestEpoch
 from keras_densepred.training.loop.checkpoint import ResumableCheckpoint
 from keras_densepred.training.loop.fit import fit
@@ -95,6 +96,8 @@ def fit_in_output(
             f"The best epoch is {best.epoch} ({best.monitor} {best.best:.4g}): what follows is of "
             "its weights."
         )
+    if said := advice(log.rows):
+        cluster.say(said)
 
 
 def tell_skipped(streams: Sequence[data.BatchStream]) -> None:

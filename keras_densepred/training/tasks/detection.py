@@ -45,9 +45,12 @@ class Detection(Recipe):
     Args:
         sizes: takes the settings and the network's size divisor, returns the sizes of training
             images by step, for multi-scale training; None for images of one size.
+        closing: takes the settings, returns from which step on others make the batches, and these;
+            only how images are augmented may differ. None for batches of one kind.
     """
 
     sizes: Callable[[Any, int], data.RandomSizes] | None = None
+    closing: Callable[[Any], tuple[int, Any]] | None = None
 
     packages: ClassVar[tuple[str, ...]] = ("faster_coco_eval",)
 
@@ -84,6 +87,8 @@ class Detection(Recipe):
 
     def batches(self, settings: Any, train: Any, *, model: Any = None, **options: Any) -> Batches:
         """See `Recipe.batches`; with `sizes`, step by step at another size."""
+        if self.closing is not None:
+            return self._until_closing(settings, train, model=model, **options)
         if self.sizes is None:
             return super().batches(settings, train, model=model, **options)
         sizes = self.sizes(settings, getattr(model, "size_divisor", 1))
@@ -96,6 +101,29 @@ class Detection(Recipe):
             with contextlib.closing(open_largest(step)) as opened:
                 for number, (images, targets) in enumerate(opened, step):
                     yield _at_size(images, targets, sizes.at(number), largest)
+
+        return batches_from
+
+    def _until_closing(self, settings: Any, train: Any, **options: Any) -> Batches:
+        """Batches of `settings`, then those of `closing`, with room for as many boxes."""
+        assert self.closing is not None
+        alone = dataclasses.replace(self, closing=None)
+        last, others = self.closing(settings)
+        if last <= 0:
+            return alone.batches(others, train, **options)
+        with self.stream(settings, train, settings.image_size, (0, 1)) as stream:
+            room = {"max_boxes": stream.max_boxes}
+        first, then = (
+            alone.batches(dataclasses.replace(plan, **room), train, **options)
+            for plan in (settings, others)
+        )
+
+        def batches_from(step: int) -> Generator[tuple[Any, Any], None, None]:
+            if step < last:
+                with contextlib.closing(first(step)) as opened:
+                    yield from itertools.islice(opened, last - step)
+            with contextlib.closing(then(max(step, last))) as opened:
+                yield from opened
 
         return batches_from
 
