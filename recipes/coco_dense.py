@@ -36,6 +36,7 @@ from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
 if TYPE_CHECKING:
     import keras
 
+SHAPES_SIZE = 128  # side of the built-in pictures
 SIZES = ("pico", "nano", "tiny", "small", "medium", "large")  # `models.DENSE_SIZES`
 
 
@@ -88,7 +89,7 @@ EXPERIMENTS = {
         },
         on_shapes={
             "size": "pico",
-            "image_size": 128,
+            "image_size": SHAPES_SIZE,
             "epochs": AtLeast(5, steps=1600),
             "scale_min": 0.8,
             "scale_max": 1.2,
@@ -175,6 +176,7 @@ RECIPE = training.Detection(
     augmentation,
     preprocessing,
     closing=without_mosaic,
+    shapes_size=SHAPES_SIZE,
 )
 main = RECIPE.main
 

@@ -34,7 +34,10 @@ _COMMAND = re.compile(
     r"((?:recipes|tools)/\w+\.py|-m keras_densepred)( [^\n`]*)?"
 )
 # Of pip, torchrun and Cloud TPU's tools.
-_FOREIGN = {"--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--rdzv-backend"}
+_FOREIGN = {  # of torchrun and sbatch
+    *("--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--rdzv-backend"),
+    *("--master-addr", "--master-port", "--requeue"),
+}
 _FOREIGN |= {
     "--worker",
     "--command",
@@ -149,13 +152,14 @@ class Parsed(BaseException):
 
 @pytest.fixture
 def only_parsing(monkeypatch):
-    parse = argparse.ArgumentParser.parse_args
+    for name in ("parse_args", "parse_known_args"):
+        parse = getattr(argparse.ArgumentParser, name)
 
-    def parse_args(self, *arguments, **options):
-        parse(self, *arguments, **options)
-        raise Parsed
+        def parsed(self, *arguments, parse=parse, **options):
+            parse(self, *arguments, **options)
+            raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        monkeypatch.setattr(argparse.ArgumentParser, name, parsed)
 
 
 @pytest.mark.backend_free

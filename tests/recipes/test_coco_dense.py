@@ -79,5 +79,12 @@ def test_a_size_is_a_whole_detector(size, images):
 
 
 @pytest.mark.backend_free
+def test_the_demo_draws_its_pictures_at_the_size_it_trains_at():
+    train, val = recipe.RECIPE.open_data(recipe.Settings())
+    settings = recipe.RECIPE.complete(recipe.Settings(), train, val)
+    assert train.image_size == val.image_size == (settings.image_size,) * 2
+
+
+@pytest.mark.backend_free
 def test_all_sizes_can_be_chosen():
     assert tuple(models.DENSE_SIZES) == recipe.SIZES

@@ -34,7 +34,6 @@ from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
 
 NUM_SAMPLES = 8
-SHAPES_SIZE = 96  # side of the built-in pictures
 MASK_SIZE = 112  # of the masks that train; four times what mask heads predict
 
 
@@ -47,10 +46,12 @@ class Detection(Recipe):
             images by step, for multi-scale training; None for images of one size.
         closing: takes the settings, returns from which step on others make the batches, and these;
             only how images are augmented may differ. None for batches of one kind.
+        shapes_size: side of the built-in pictures in pixels.
     """
 
     sizes: Callable[[Any, int], data.RandomSizes] | None = None
     closing: Callable[[Any], tuple[int, Any]] | None = None
+    shapes_size: int = 96
 
     packages: ClassVar[tuple[str, ...]] = ("faster_coco_eval",)
 
@@ -59,7 +60,7 @@ class Detection(Recipe):
         fields = dataclasses.fields(data.DetectionFiles)
         return data.open_detection(
             tfds=settings.tfds,
-            shapes_size=settings.image_size or SHAPES_SIZE,
+            shapes_size=settings.image_size or self.shapes_size,
             seed=settings.seed,
             with_masks=settings.has_masks,
             files=data.DetectionFiles(**{f.name: getattr(settings, f.name) for f in fields}),
