@@ -336,6 +336,7 @@ def test_a_process_group_that_is_open_is_taken_and_left_open():
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.skipif(BACKEND != "jax", reason="one program for all devices is JAX's")
 def test_predictions_exchange_nothing():
     """Each device chooses among its own images' boxes, as one device does for all."""
