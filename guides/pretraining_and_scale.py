@@ -16,7 +16,7 @@ the built-in shapes in a minute.
 
 The second half is about scale: what stays the same, and what does not, when the same training runs
 in several processes. Figures for ImageNet (hours, images a second, cores that feed the devices,
-memory) and the commands for one machine, SLURM and TPU pods are on [their own page](scale.md).
+memory) are on [their own page](scale.md), the commands for machines and clusters on [another](clusters.md).
 
     pip install ".[torch,data]"        # in a clone; or jax, tensorflow
 """
