@@ -16,7 +16,8 @@ the built-in shapes in a minute.
 
 The second half is about scale: what stays the same, and what does not, when the same training runs
 in several processes. Figures for ImageNet (hours, images a second, cores that feed the devices,
-memory) are on [their own page](scale.md), the commands for machines and clusters on [another](clusters.md).
+memory) are on [their own page](scale.md), the commands for machines and clusters on
+[another](clusters.md).
 
     pip install ".[torch,data]"        # in a clone; or jax, tensorflow
 """

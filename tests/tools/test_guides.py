@@ -16,7 +16,7 @@ Description: What it is about: this.
 """
 '''
 QUICK = (
-    "ten_minute_start",
+    pytest.param("ten_minute_start", marks=pytest.mark.slow),
     pytest.param("new_token_mixer", marks=pytest.mark.slow),
     pytest.param("official_weights", marks=pytest.mark.slow),
 )
