@@ -62,7 +62,7 @@ EXPERIMENTS = {
             "epochs": 300,
             "scale_min": 0.5,
             "scale_max": 1.5,
-            "mosaic": 1.0,
+            "mosaic_share": 1.0,
             "plain_epochs": 15,
             "max_boxes": 150,
             "optimizer": "adamw",
@@ -84,7 +84,7 @@ EXPERIMENTS = {
             # Of 1.5e-3, 4e-3 and 8e-3 the best on the built-in shapes (scales varied with them).
             "learning_rate": lambda plan: 1e-3 if plan.pretrained else 4e-3,
             "weight_decay": 0.05,
-            "mosaic": 0.0,
+            "mosaic_share": 0.0,
             "plain_epochs": 0,
         },
         on_shapes={
@@ -102,7 +102,7 @@ EXPERIMENTS = {
 class Settings(training.RandomScaleSettings, training.DetectionSettings):
     """What can be set; None means that the experiment decides."""
 
-    mosaic: float | None = training.setting(
+    mosaic_share: float | None = training.setting(
         None, "share of training images put together of four", group="data"
     )
     plain_epochs: int | None = training.setting(
@@ -148,15 +148,15 @@ def augmentation(settings: Settings, image_size: int) -> list:
     """Large-scale jitter, crop, flip, mosaic."""
     scales = (settings.scale_min, settings.scale_max)
     steps = data.coco_augmentation(image_size, scale_range=scales, copy_paste=False)
-    if not settings.mosaic:
+    if not settings.mosaic_share:
         return steps
-    return [*steps, data.PadToSize(image_size), data.Mosaic(settings.mosaic)]
+    return [*steps, data.PadToSize(image_size), data.Mosaic(settings.mosaic_share)]
 
 
 def without_mosaic(settings: Settings) -> tuple[int, Settings]:
     """The last epochs see images as they are evaluated."""
     steps = (settings.epochs - settings.plain_epochs) * settings.steps_per_epoch
-    return steps if settings.mosaic else 0, dataclasses.replace(settings, mosaic=0.0)
+    return steps if settings.mosaic_share else 0, dataclasses.replace(settings, mosaic_share=0.0)
 
 
 def preprocessing(settings: Settings) -> training.Preprocessing:

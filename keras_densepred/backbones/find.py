@@ -139,13 +139,12 @@ def _saved_backbone(directory: pathlib.Path) -> str:
     """Where a backbone is saved: in the directory, or below it as tasks and recipes write it."""
     if not directory.is_dir():
         near = difflib.get_close_matches(str(directory), built_in_presets(), 3)
-        hint = f"did you mean {' or '.join(near)}?"
-        if not near:
-            hint = (
-                "`python -m keras_densepred model-table` lists ours; KerasHub's have their names, "
-                "and those of keras.applications are applications/NAME."
-            )
-        raise ValueError(f"There is no directory and no built-in preset {str(directory)!r}: {hint}")
+        meant = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(
+            f"There is no directory and no built-in preset {str(directory)!r}. {meant}Give one of "
+            "those that `python -m keras_densepred model-table` lists, KerasHub's presets or "
+            "applications/NAME for those of keras.applications."
+        )
     for place in ("backbone", ".", "preset/backbone", "preset"):
         config = directory / place / "config.json"
         if config.is_file():

@@ -232,7 +232,8 @@ _POSITIVE = (
     *("learning_rate", "checkpoint_minutes", "minutes", "scale_min", "scale_max", "layer_decay"),
     *("anchor_scale", "focal_gamma", "min_area"),
 )
-_SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter", "mosaic")  # from 0 up to 1
+# From 0 up to 1.
+_SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter", "mosaic_share")
 _BELOW_ONE = {
     "drop_path": "drops every branch",
     "dropout": "drops everything",

@@ -124,9 +124,9 @@ def test_directories_of_recipes_and_tasks(place, tmp_path):
 
 
 def test_what_is_no_backbone_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"no built-in preset 'cednet_next_huge': did you mean"):
+    with pytest.raises(ValueError, match=r"no built-in preset 'cednet_next_huge'. Did you mean"):
         find_backbone("cednet_next_huge")
-    with pytest.raises(ValueError, match="'zzz': `python -m keras_densepred model-table` lists"):
+    with pytest.raises(ValueError, match=r"'zzz'. Give one of those that `python -m"):
         find_backbone("zzz")
     with pytest.raises(ValueError, match="holds no backbone"):
         find_backbone(str(tmp_path))

@@ -43,10 +43,12 @@ def test_from_flags_to_files(flags, tmp_path):
 def test_mosaic_ends_early(flags):
     """Three steps an epoch: mosaic in the first of two, whole images in the last."""
     recipe_, settings = recipe.RECIPE, recipe.Settings
-    chosen = training.parse_settings(settings, [*flags, "--mosaic", "1", "--plain-epochs", "1"], "")
+    chosen = training.parse_settings(
+        settings, [*flags, "--mosaic-share", "1", "--plain-epochs", "1"], ""
+    )
     train, val = recipe_.open_data(chosen)
     chosen = recipe_.complete(chosen, train, val)
-    plain = dataclasses.replace(chosen, mosaic=0.0)
+    plain = dataclasses.replace(chosen, mosaic_share=0.0)
 
     def opened(settings, step):
         return list(itertools.islice(recipe_.batches(settings, train)(step), 6 - step))
