@@ -24,5 +24,5 @@ def require(module: str, extra: str) -> ModuleType:
             raise
         raise ImportError(
             f"This needs the package that provides `{module}`, which is not installed: "
-            f'run `pip install "keras_densepred[{extra}]"`.'
+            f'run `pip install ".[{extra}]"` in a clone of keras_densepred.'
         ) from error

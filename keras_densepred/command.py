@@ -114,5 +114,5 @@ def require_backend() -> None:
     if importlib.util.find_spec(name) is None:
         raise ImportError(
             f"KERAS_BACKEND is {name!r}, which is not installed: run "
-            f'`pip install "keras_densepred[{name}]"`, or set another.'
+            f'`pip install ".[{name}]"` in a clone of keras_densepred, or set another.'
         )

@@ -154,7 +154,16 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 
 def without_mosaic(settings: Settings) -> tuple[int, Settings]:
-    """The last epochs see images as they are evaluated."""
+    """The last epochs see images as they are evaluated.
+
+    Raises:
+        SettingsError: if there are no others.
+    """
+    if settings.mosaic_share and settings.plain_epochs >= settings.epochs:
+        raise training.SettingsError(
+            f"All {settings.epochs} epochs are plain, so there would be no mosaic: give fewer "
+            "--plain-epochs, or --mosaic-share 0."
+        )
     steps = (settings.epochs - settings.plain_epochs) * settings.steps_per_epoch
     return steps if settings.mosaic_share else 0, dataclasses.replace(settings, mosaic_share=0.0)
 

@@ -8,7 +8,7 @@ What follows `--` are the recipe's flags. KERAS_BACKEND chooses Ray's trainer: T
 JaxTrainer or TensorflowTrainer. Every epoch's numbers are reported to Ray. Checkpoints are the
 recipe's own, in its --output, which all machines must see, like the data and this clone. When a
 worker dies, Ray starts all of them again, up to --failures times, and the recipe continues exactly;
-so does the same command later. Needs `pip install "keras_densepred[ray]"`.
+so does the same command later. Needs `pip install ".[ray]"`.
 """
 
 import argparse

@@ -6,7 +6,7 @@
     python tools/tpu_check.py --depthwise 32 --topology v5e:2x2 --table benchmarks/tpu_depthwise.csv
 
 Compiles the very training step and prediction step that the recipe runs, data-parallel over the
-slice, with the compiler of `pip install "keras_densepred[tpu-check]"`: whether they fit, what they
+slice, with the compiler of `pip install ".[tpu-check]"`: whether they fit, what they
 compute, move and exchange, and the least time that takes by the chip's peaks. All flags but those
 below are the recipe's; the data set is that of its name, none is needed. Figures are of one chip.
 

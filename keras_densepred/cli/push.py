@@ -47,13 +47,19 @@ def run(options: argparse.Namespace, console: Console) -> int:
             "a run's directory."
         )
     repository = match[1]
+    if hub.get_token() is None:
+        raise ValueError("Nobody is logged in to the hub: run `hf auth login`.")
     api = hub.HfApi()
     try:
         address = _upload(api, repository, preset, options)
-    except hub.errors.LocalTokenNotFoundError as error:
-        raise ValueError("Nobody is logged in to the hub: run `hf auth login`.") from error
     except hub.errors.HfHubHTTPError as error:
         raise ValueError(f"The hub refused {repository}: {error}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("httpx"):  # the hub's library, of any version
+            raise
+        raise ValueError(
+            f"The hub cannot be reached ({error}): push again when there is a connection."
+        ) from error
     console.print(f"Wrote {address} ({'public' if options.public else 'private'})", markup=False)
     card = preset / "README.md"
     if card.is_file() and _LICENCE in card.read_text("utf-8"):

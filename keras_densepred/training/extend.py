@@ -15,7 +15,10 @@ from keras_densepred.training.settings import flag_of
 _PLACES = ("data_dir", "tfds", "train_annotations")
 _OF_A_PLACE = ("layout", "val_share", "train_images", "val_annotations", "val_images")
 # How long the run trained, and what it started from.
-_OF_ITS_START = ("epochs", "steps", "minutes", "preset", "weights", "weights_of", "extend")
+_OF_ITS_START = (
+    *("epochs", "steps", "minutes", "preset", "weights", "weights_of", "extend"),
+    "layer_scale",  # an initial value, and of backbones without one that of all others
+)
 # Of the schedule; decided anew for the new one, if the run's are what nobody asked for.
 OF_THE_SCHEDULE = (
     *("learning_rate", "floor", "warmup_steps", "steps_per_epoch"),

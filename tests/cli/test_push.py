@@ -36,6 +36,7 @@ class Hub:
 def hub(monkeypatch):
     made = Hub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
     return made
 
 
@@ -82,13 +83,22 @@ def test_what_is_no_run_is_refused_and_nothing_is_made(hub, tmp_path, run, capsy
 
 
 def test_who_is_not_logged_in_is_told(hub, run, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert main(["push", str(run), "hf://me/mine"]) == 1
+    error = capsys.readouterr().err
+    assert "hf auth login" in error and error.count("\n") == 1 and not hub.private
+
+
+def test_a_hub_that_is_out_of_reach_is_told(hub, run, monkeypatch, capsys):
+    class ConnectError(Exception):
+        __module__ = "httpx"
+
     def refuse(*arguments, **options):
-        raise huggingface_hub.errors.LocalTokenNotFoundError("no token")
+        raise ConnectError("Name or service not known")
 
     monkeypatch.setattr(hub, "create_repo", refuse)
     assert main(["push", str(run), "hf://me/mine"]) == 1
-    error = capsys.readouterr().err
-    assert "hf auth login" in error and error.count("\n") == 1
+    assert "cannot be reached (Name or service not known)" in capsys.readouterr().err
 
 
 def test_a_handle_is_a_model_wherever_one_is_asked_for(run, monkeypatch):

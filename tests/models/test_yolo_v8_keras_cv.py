@@ -123,7 +123,7 @@ def test_arguments():
 def test_without_keras_cv_there_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     monkeypatch.delitem(sys.modules, "keras_densepred.models.yolo.keras_cv", raising=False)
-    with pytest.raises(ImportError, match=r'pip install "keras_densepred\[cv\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[cv\]"'):
         _ = models.YOLOV8KerasCV
 
 

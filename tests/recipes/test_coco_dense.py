@@ -93,3 +93,14 @@ def test_the_demo_draws_its_pictures_at_the_size_it_trains_at():
 @pytest.mark.backend_free
 def test_all_sizes_can_be_chosen():
     assert tuple(models.DENSE_SIZES) == recipe.SIZES
+
+
+@pytest.mark.backend_free
+def test_mosaic_that_never_comes_is_refused(flags):
+    flags = [*flags, "--mosaic-share", "1", "--plain-epochs", "2"]
+    chosen = training.parse_settings(recipe.Settings, flags, "")
+    train, val = recipe.RECIPE.open_data(chosen)
+    chosen = recipe.RECIPE.complete(chosen, train, val)
+    assert chosen.epochs == 2
+    with pytest.raises(training.SettingsError, match="there would be no mosaic: give fewer"):
+        recipe.RECIPE.batches(chosen, train)

@@ -36,7 +36,7 @@ def test_what_ray_decides(flag):
 @pytest.mark.backend_free
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r'pip install "keras_densepred\[ray\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[ray\]"'):
         ray_train.main(["coco_yolo"])
 
 

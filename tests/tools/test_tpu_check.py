@@ -132,7 +132,7 @@ def test_a_compiler_that_is_not_installed(capsys, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     monkeypatch.setitem(sys.modules, "libtpu", None)
     error = refusal("coco_retinanet --topology v5e:2x4", capsys)
-    assert 'pip install "keras_densepred[tpu-check]"' in error
+    assert 'pip install ".[tpu-check]"' in error
 
 
 @pytest.mark.backend_free
