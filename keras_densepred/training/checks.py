@@ -33,9 +33,10 @@ def require_evaluations(settings: Any) -> None:
     """
     evaluations = -(-settings.epochs // settings.evaluate_every)
     if settings.patience and settings.patience >= evaluations:
+        less = "give less" if evaluations > 1 else "leave it out"
         raise SettingsError(
             f"--patience {settings.patience} never stops a run of {settings.epochs} epochs, which "
-            f"is evaluated {evaluations} times: give less, or more --epochs"
+            f"is evaluated {evaluations} times: {less}, or give more --epochs"
             + (" or a smaller --evaluate-every." if settings.evaluate_every > 1 else ".")
         )
 
