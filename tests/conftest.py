@@ -23,8 +23,8 @@ import pytest
 def pytest_collection_modifyitems(items):
     """Makes `slow_on("jax", ...)` what `slow` is on those backends, and nothing on the others."""
     for item in items:
-        mark = item.get_closest_marker("slow_on")
-        if mark and keras.config.backend() in mark.args:
+        # Of a test and of its parameters.
+        if any(keras.config.backend() in mark.args for mark in item.iter_markers("slow_on")):
             item.add_marker(pytest.mark.slow)
 
 
