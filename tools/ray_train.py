@@ -82,12 +82,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def check_flags(recipe: str, flags: Sequence[str]) -> None:
     """Refuses here what every worker would refuse."""
-    if not (ROOT / "recipes" / f"{recipe}.py").is_file():
-        names = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-        raise SettingsError(f"There is no recipe {recipe}: give one of {', '.join(names)}.")
+    from keras_densepred.cli.scripts import find_recipe
     from keras_densepred.training.settings import check_numbers, parse_flags
 
-    of = importlib.import_module(f"recipes.{recipe}").RECIPE
+    name = find_recipe(recipe).stem
+    of = importlib.import_module(f"recipes.{name}").RECIPE
     check_numbers(of.settings(**parse_flags(of.settings, flags, of.description, of.experiments)))
 
 

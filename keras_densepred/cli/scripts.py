@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
         if not rest or rest[0] in ("-h", "--help"):
             print(_listing())
             return 0 if rest else 2
-        path, rest = _recipe(rest[0]), rest[1:]
+        path, rest = find_recipe(rest[0]), rest[1:]
     else:
         path = folder("tools") / _TOOLS[command]
         if path.name not in start.TOOLS:
@@ -93,7 +93,12 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _recipe(name: str) -> Path:
+def find_recipe(name: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
     known = recipes()
     stem = name.removesuffix(".py")
     if stem in known:

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from keras_densepred.layers.conv import Conv, Pointwise
+from keras_densepred.models.decoding import TopDetections
 from keras_densepred.models.detector import DenseDetector, Detector
-from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm
 from keras_densepred.ops.nms import non_max_suppression
 

@@ -16,7 +16,7 @@ from keras_densepred.export.description import write_description
 from keras_densepred.export.graph import Exported
 from keras_densepred.export.suppression import add_suppression
 from keras_densepred.files import replacing
-from keras_densepred.models.detr.decoding import TopDetections
+from keras_densepred.models.decoding import TopDetections
 from keras_densepred.runtime.devices import writing_onnx
 
 OPSET = 18

@@ -19,13 +19,12 @@ from keras_densepred.models.classifiers.registry import (
     image_classifier,
     register_classifier,
 )
-from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.decoding import NonMaxSuppression, TopDetections
 from keras_densepred.models.deeplab.keras_hub import DeepLabV3KerasHub
 from keras_densepred.models.deeplab.model import ATROUS_RATES, DeepLabV3
 from keras_densepred.models.dense.model import TaskAlignedDetector
 from keras_densepred.models.dense.sizes import DENSE_SIZES, DenseSize, dense_detector
 from keras_densepred.models.detector import DenseDetector, Detector
-from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.detr.model import DeformableDETR
 from keras_densepred.models.detr.transformer import DetectionTransformer
 from keras_densepred.models.inference.folding import FoldedDetector, fold_batch_norm

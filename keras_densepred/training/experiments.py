@@ -1,7 +1,6 @@
 """Published training settings by name, and how they fill in what a user's flags leave open."""
 
 import dataclasses
-import functools
 import textwrap
 from collections.abc import Mapping, Sized
 from typing import Any, TypeVar
@@ -173,6 +172,7 @@ class Plan:
         self.classes = classes
         self.objects = objects
         self._network: Any = None
+        self._steps_per_pass: int | None = None
 
     @property
     def network(self) -> Any:
@@ -185,10 +185,10 @@ class Plan:
         """Whether the backbone comes with trained weights."""
         return self.network.has_weights
 
-    @functools.cached_property
+    @property
     def steps_per_pass(self) -> int:
         """Steps of an epoch as flags or the data have it, before `shorten_epochs`."""
-        return int(self.steps_per_epoch)
+        return int(self.steps_per_epoch if self._steps_per_pass is None else self._steps_per_pass)
 
     @property
     def total_steps(self) -> int:
@@ -197,7 +197,7 @@ class Plan:
 
     def shorten_epochs(self, steps: int) -> None:
         """Makes epochs so short that a run of `steps` is evaluated often enough."""
-        assert self.steps_per_pass  # while the epochs are whole
+        self._steps_per_pass = self.steps_per_epoch
         self._decided["steps_per_epoch"] = of_epoch = steps_of_short_epochs(self, steps)
         self._decided["epochs"] = -(-steps // of_epoch)
 

@@ -42,7 +42,7 @@ def test_without_ray(monkeypatch):
 
 @pytest.mark.backend_free
 def test_recipes_and_flags_are_checked_before_ray_starts(capsys):
-    with pytest.raises(ValueError, match=r"There is no recipe yolo: give one of ade20k_upernet"):
+    with pytest.raises(ValueError, match=r"There is no recipe 'yolo': did you mean coco_yolo\?"):
         ray_train.check_flags("yolo", [])
     with pytest.raises(SystemExit):
         ray_train.check_flags("coco_yolo", ["--no-such-flag"])

@@ -2,19 +2,16 @@
 
 import dataclasses
 import importlib
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_densepred import data
-from keras_densepred.faults import SettingsError
+from keras_densepred.cli.scripts import find_recipe
 from keras_densepred.training.build import build_for_training
 from keras_densepred.training.settings import check_numbers, parse_flags
 from tools.compiled.steps import with_rows
-
-RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +76,6 @@ class RecipeSteps:
     settings: Any
 
 
-def recipe_names() -> list[str]:
-    """The recipes of this clone."""
-    return sorted(path.stem for path in RECIPES.glob("*.py"))
-
-
 def recipe_steps(name: str, flags: Sequence[str]) -> RecipeSteps:
     """Builds what a recipe trains on its data set, without the data set.
 
@@ -92,10 +84,9 @@ def recipe_steps(name: str, flags: Sequence[str]) -> RecipeSteps:
         flags: of the recipe.
 
     Raises:
-        SettingsError: if there is no such recipe, or its flags do not go together.
+        ValueError: if there is no such recipe, or its flags do not go together.
     """
-    if name not in recipe_names():
-        raise SettingsError(f"There is no recipe {name}: give one of {', '.join(recipe_names())}.")
+    name = find_recipe(name).stem
     recipe = importlib.import_module(f"recipes.{name}").RECIPE
     keras.config.set_image_data_format("channels_last")
     given = recipe.settings(

@@ -172,6 +172,8 @@ def _drawn(seed: int, split: str, index: int, size: tuple[int, int]) -> _Drawing
     drawing = _kept.get(key)
     if drawing is None:
         drawing = _draw_image(image_generator(seed, split, index), *size)
+        for array in drawing:
+            array.setflags(write=False)
         num_bytes = sum(array.nbytes for array in drawing)
         if _kept_bytes + num_bytes <= _KEPT_BYTES:
             _kept[key] = drawing

@@ -16,7 +16,7 @@ from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.class_axis import ClassAxis, axes_of
-from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.decoding import NonMaxSuppression, TopDetections
 from keras_densepred.models.dense.head import boxes_of, predict_levels
 from keras_densepred.models.dense.losses import (
     CLASS_LOSSES,
@@ -26,7 +26,6 @@ from keras_densepred.models.dense.losses import (
 )
 from keras_densepred.models.dense.targets import ALIGNED_PLACES, aligned_places
 from keras_densepred.models.detector import DenseDetector
-from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
 from keras_densepred.necks.pan import NORM_MOMENTUM, CSPPathAggregation
 from keras_densepred.ops.boxes import clip_boxes, giou_loss

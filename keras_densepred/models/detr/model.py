@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_densepred.models.class_axis import ClassAxis, axes_of
+from keras_densepred.models.decoding import TopDetections
 from keras_densepred.models.detector import DenseDetector
-from keras_densepred.models.detr.decoding import TopDetections
 from keras_densepred.models.detr.losses import Objects, layer_losses, match
 from keras_densepred.models.detr.transformer import SELECTIONS, DetectionTransformer
 from keras_densepred.models.pyramid import as_pyramid, image_shape, pyramid_levels, pyramid_width
