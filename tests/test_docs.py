@@ -17,11 +17,10 @@ import pytest
 from PIL import Image
 
 import keras_densepred
-from keras_densepred import cli, saved
+from keras_densepred import ResNetBackbone, cli, saved
 from keras_densepred.cli import scripts
-from keras_densepred.models import DeepLabV3, YOLOv3Detector
+from keras_densepred.models import DeepLabV3, dense_detector
 from keras_densepred.training.settings import flag_of
-from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
 from tools import export
 
@@ -33,21 +32,13 @@ _COMMAND = re.compile(
     r"(?:python|torchrun|srun python)(?: --nproc-per-node \d+)? "
     r"((?:recipes|tools)/\w+\.py|-m keras_densepred)( [^\n`]*)?"
 )
-# Of pip, torchrun and Cloud TPU's tools.
-_FOREIGN = {  # of torchrun and sbatch
+# Of torchrun, sbatch and Cloud TPU's tools.
+_FOREIGN = {
     *("--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--rdzv-backend"),
-    *("--master-addr", "--master-port", "--requeue"),
+    *("--node_rank", "--rdzv_endpoint", "--rdzv_backend", "--master-addr", "--master-port"),
+    *("--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--requeue"),
+    *("--accelerator-type", "--version", "--worker", "--command"),
 }
-_FOREIGN |= {
-    "--worker",
-    "--command",
-    "--ntasks-per-node",
-    "--gpus-per-node",
-    "--nodes",
-    "--cpus-per-task",
-}
-_FOREIGN |= {"--accelerator-type", "--version", "--rdzv_backend", "--rdzv_endpoint", "--node_rank"}
-_FOREIGN |= {"--requeue", "--master-port", "--master-addr"}
 
 
 def snippets(page, downloads=False):
@@ -79,9 +70,10 @@ def place(tmp_path_factory):
     """A folder with what the snippets name: trained runs, photographs, an exported detector."""
     folder = tmp_path_factory.mktemp("place")
     keras.utils.set_random_seed(0)
-    models = {
-        "mine/preset/detector": YOLOv3Detector(ToyPyramid(ready=False), 3, "prn"),
-        "masks/preset/segmenter": DeepLabV3(ToyPyramid(ready=False), 3, width=8, atrous_rates=None),
+    backbone = ResNetBackbone((1, 1, 1, 1), width=4)
+    models = {  # of the package's own parts, which is all that a fresh interpreter has
+        "mine/preset/detector": dense_detector("pico", 3),
+        "masks/preset/segmenter": DeepLabV3(backbone, 3, width=8, atrous_rates=None),
     }
     classes = [{"id": label + 1, "name": name} for label, name in enumerate("abc")]
     for name, model in models.items():
