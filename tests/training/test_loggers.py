@@ -88,7 +88,7 @@ def test_services_get_settings_and_numbers_and_go_on(tmp_path, monkeypatch, name
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_service_that_is_not_installed(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"keras_densepred\[log\]"):
+    with pytest.raises(ImportError, match=r"pip install .*\[log\]"):
         make_logger(name, tmp_path, {})
 
 
