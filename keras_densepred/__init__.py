@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from keras_densepred import start
 from keras_densepred._version import __version__
+from keras_densepred.runtime import xla_flags
+
+xla_flags.use_wide_vectors()
 
 if TYPE_CHECKING or start.is_loaded():
     # `training` too, so that models saved with its optimizers and schedules can be loaded, and

@@ -39,7 +39,7 @@ ROOMS = {
     "_optional": set(),
     "_version": set(),
     "__main__": {"cli"},
-    "__init__": NETWORKS - {"runtime"} | {"convert", "models", "necks", "saved", "training"},
+    "__init__": NETWORKS | {"convert", "models", "necks", "saved", "training"},
 }
 
 

@@ -75,6 +75,8 @@ def depthwise_conv(
         )
     data_format = data_format or keras.config.image_data_format()
     inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+    if bias is not None:
+        bias = ops.convert_to_tensor(bias)
     compute = _depthwise_keras
     if not isinstance(inputs, KerasTensor):
         backend = keras.config.backend()
@@ -84,13 +86,7 @@ def depthwise_conv(
             compute = _depthwise_jax
         elif backend == "tensorflow" and _tensorflow_wants_shifts(inputs):
             compute = _depthwise_tensorflow
-    outputs = compute(inputs, kernel, strides, padding, dilation_rate, data_format)
-    if bias is None:
-        return outputs
-    bias = ops.convert_to_tensor(bias)
-    if data_format == "channels_first":
-        bias = ops.reshape(bias, (1, -1, 1, 1))
-    return outputs + bias
+    return compute(inputs, kernel, bias, strides, padding, dilation_rate, data_format)
 
 
 def explicit_padding(
@@ -113,13 +109,13 @@ def explicit_padding(
     return pads[0], pads[1]
 
 
-def _depthwise_keras(inputs, kernel, strides, padding, dilation_rate, data_format):
+def _depthwise_keras(inputs, kernel, bias, strides, padding, dilation_rate, data_format):
     if isinstance(padding, int):
         around = ((padding, padding), (padding, padding))
         last = data_format == "channels_last"
         inputs = ops.pad(inputs, ((0, 0), *around, (0, 0)) if last else ((0, 0), (0, 0), *around))
         padding = "valid"
-    return ops.depthwise_conv(
+    outputs = ops.depthwise_conv(
         inputs,
         kernel,
         strides=strides,
@@ -127,9 +123,14 @@ def _depthwise_keras(inputs, kernel, strides, padding, dilation_rate, data_forma
         data_format=data_format,
         dilation_rate=dilation_rate,
     )
+    if bias is None:
+        return outputs
+    if data_format == "channels_first":
+        bias = ops.reshape(bias, (1, -1, 1, 1))
+    return outputs + bias
 
 
-def _depthwise_torch(inputs, kernel, strides, padding, dilation_rate, data_format):
+def _depthwise_torch(inputs, kernel, bias, strides, padding, dilation_rate, data_format):
     import torch.nn.functional as functional
 
     # (H, W, C, 1) -> (C, 1, H, W). A channels-last tensor seen as NCHW is torch's own
@@ -148,6 +149,7 @@ def _depthwise_torch(inputs, kernel, strides, padding, dilation_rate, data_forma
     outputs = functional.conv2d(
         inputs,
         kernel,
+        bias,
         stride=strides,
         padding=amount,
         dilation=dilation_rate,
@@ -162,27 +164,27 @@ def _tensorflow_wants_shifts(inputs) -> bool:
     return None not in inputs.shape[1:] and is_compiled_by_xla()
 
 
-def _depthwise_tensorflow(inputs, kernel, strides, padding, dilation_rate, data_format):
+def _depthwise_tensorflow(inputs, kernel, bias, strides, padding, dilation_rate, data_format):
     from keras_densepred.ops.depthwise_xla import shifted_products
 
     return _depthwise_shifted(
-        shifted_products, inputs, kernel, strides, padding, dilation_rate, data_format
+        shifted_products, inputs, kernel, bias, strides, padding, dilation_rate, data_format
     )
 
 
-def _depthwise_jax(inputs, kernel, strides, padding, dilation_rate, data_format):
+def _depthwise_jax(inputs, kernel, bias, strides, padding, dilation_rate, data_format):
     from keras_densepred.ops.depthwise_jax import shifted_products
 
     return _depthwise_shifted(
-        shifted_products, inputs, kernel, strides, padding, dilation_rate, data_format
+        shifted_products, inputs, kernel, bias, strides, padding, dilation_rate, data_format
     )
 
 
-def _depthwise_shifted(shifted, inputs, kernel, strides, padding, dilation_rate, data_format):
+def _depthwise_shifted(shifted, inputs, kernel, bias, strides, padding, dilation_rate, data_format):
     if data_format == "channels_first":
         inputs = ops.transpose(inputs, (0, 2, 3, 1))
     pads = explicit_padding(inputs.shape[1:3], kernel.shape[:2], strides, padding, dilation_rate)
-    outputs = shifted(inputs, kernel[..., 0], strides, dilation_rate, pads)
+    outputs = shifted(inputs, kernel[..., 0], bias, strides, dilation_rate, pads)
     if data_format == "channels_first":
         outputs = ops.transpose(outputs, (0, 3, 1, 2))
     return outputs

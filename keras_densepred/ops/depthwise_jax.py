@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def _sum_of_shifts(padded, kernel, strides, dilation):
-    """Sums kernel[i, j] times `padded` shifted by (i, j), in float32; NHWC.
+def _sum_of_shifts(padded, kernel, bias, strides, dilation):
+    """Sums kernel[i, j] times `padded` shifted by (i, j), and `bias`, in float32; NHWC.
 
     Each row of the kernel has a sum of its own: in one sum every addition waits for the one before
     it. With it (1, 160, 160, 96) took 16.3 ms, and takes 11.8 ms; (4, 56, 56, 96) 11.5 and 5.2 ms
@@ -21,39 +21,45 @@ def _sum_of_shifts(padded, kernel, strides, dilation):
     kernel_height, kernel_width = kernel.shape[:2]
     rows = (height - (kernel_height - 1) * dilation - 1) // strides + 1
     columns = (width - (kernel_width - 1) * dilation - 1) // strides + 1
-    total = jnp.zeros((batch, rows, columns, channels), "float32")
-    for i in range(kernel_height):
-        row_total = jnp.zeros_like(total)
-        for j in range(kernel_width):
-            top, left = i * dilation, j * dilation
-            bottom, right = top + (rows - 1) * strides + 1, left + (columns - 1) * strides + 1
-            window = lax.slice(
-                padded,
-                (0, top, left, 0),
-                (batch, bottom, right, channels),
-                (1, strides, strides, 1),
-            )
-            row_total += window.astype("float32") * kernel[i, j].astype("float32")
-        total += row_total
-    return total
+
+    def window(i, j):
+        top, left = i * dilation, j * dilation
+        bottom, right = top + (rows - 1) * strides + 1, left + (columns - 1) * strides + 1
+        starts, stops = (0, top, left, 0), (batch, bottom, right, channels)
+        return lax.slice(padded, starts, stops, (1, strides, strides, 1)).astype("float32")
+
+    def add_all(*_):
+        total = 0.0 if bias is None else bias.astype("float32")
+        for i in range(kernel_height):
+            row_total = 0.0
+            for j in range(kernel_width):
+                row_total += window(i, j) * kernel[i, j].astype("float32")
+            total += row_total
+        return total
+
+    # XLA on CPU would compute the sum again in each of the loops that read it, but for a loop
+    # around it: of one turn, which XLA cannot know as a NaN makes it two, of the same result.
+    turns = 1 + (kernel[0, 0, 0] != kernel[0, 0, 0]).astype("int32")
+    return lax.fori_loop(0, turns, add_all, window(0, 0))
 
 
 def _zero_pad(inputs, pads):
     return jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _shifted_products(inputs, kernel, strides, dilation, pads):
-    total = _sum_of_shifts(_zero_pad(inputs, pads), kernel, strides, dilation)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _shifted_products(inputs, kernel, bias, strides, dilation, pads):
+    total = _sum_of_shifts(_zero_pad(inputs, pads), kernel, bias, strides, dilation)
     return total.astype(inputs.dtype)
 
 
-def _forward(inputs, kernel, strides, dilation, pads):
-    return _shifted_products(inputs, kernel, strides, dilation, pads), (inputs, kernel)
+def _forward(inputs, kernel, bias, strides, dilation, pads):
+    outputs = _shifted_products(inputs, kernel, bias, strides, dilation, pads)
+    return outputs, (inputs, kernel, bias)
 
 
 def _backward(strides, dilation, pads, residuals, gradient):
-    inputs, kernel = residuals
+    inputs, kernel, bias = residuals
     kernel_height, kernel_width = kernel.shape[:2]
 
     # Input gradient: the output gradient, spread by the stride, under the flipped kernel. The
@@ -65,7 +71,7 @@ def _backward(strides, dilation, pads, residuals, gradient):
         spread.append((reach - low, inputs.shape[axis] + low - length, strides - 1))
     zero = jnp.zeros((), gradient.dtype)
     spread = lax.pad(gradient, zero, ((0, 0, 0), *spread, (0, 0, 0)))
-    inputs_gradient = _sum_of_shifts(spread, kernel[::-1, ::-1], 1, dilation)
+    inputs_gradient = _sum_of_shifts(spread, kernel[::-1, ::-1], None, 1, dilation)
 
     # Kernel gradient: one pass over the output pixels, each updating all taps. The batch axis
     # stays whole, so that a sharded batch is reduced once, at the end; one accumulator a row
@@ -92,20 +98,28 @@ def _backward(strides, dilation, pads, residuals, gradient):
         return total + lax.fori_loop(0, columns, add_pixel, zeros, unroll=2)
 
     kernel_gradient = jnp.sum(lax.fori_loop(0, rows, add_row, zeros), axis=0)
-    return inputs_gradient.astype(inputs.dtype), kernel_gradient.astype(kernel.dtype)
+    bias_gradient = None
+    if bias is not None:
+        bias_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype="float32").astype(bias.dtype)
+    return (
+        inputs_gradient.astype(inputs.dtype),
+        kernel_gradient.astype(kernel.dtype),
+        bias_gradient,
+    )
 
 
 _shifted_products.defvjp(_forward, _backward)
 
 
 # Compiled as a whole also where the caller runs eagerly: op by op it would be 49 compilations.
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def shifted_products(inputs, kernel, strides, dilation, pads):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def shifted_products(inputs, kernel, bias, strides, dilation, pads):
     """Depthwise convolution of a channels-last map.
 
     Args:
         inputs: `(batch, height, width, channels)`, any float dtype; sums are float32.
         kernel: `(kernel_height, kernel_width, channels)`.
+        bias: `(channels,)`, or None.
         strides: step of the window in pixels along both axes.
         dilation: distance between taps in pixels along both axes.
         pads: zeros to add, ((top, bottom), (left, right)).
@@ -113,4 +127,4 @@ def shifted_products(inputs, kernel, strides, dilation, pads):
     Returns:
         `(batch, out_height, out_width, channels)` in the dtype of `inputs`.
     """
-    return _shifted_products(inputs, kernel, strides, dilation, pads)
+    return _shifted_products(inputs, kernel, bias, strides, dilation, pads)

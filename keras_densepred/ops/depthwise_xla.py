@@ -93,13 +93,14 @@ def _kernel_gradient(padded, gradient, kernel_size, strides, dilation):
     return tf.reduce_sum(total, axis=0)
 
 
-def shifted_products(inputs, kernel, strides, dilation, pads):
+def shifted_products(inputs, kernel, bias, strides, dilation, pads):
     """Depthwise convolution of a channels-last map.
 
     Args:
         inputs: `(batch, height, width, channels)`, any float dtype, of a size that is known when
             tracing; sums are float32.
         kernel: `(kernel_height, kernel_width, channels)`.
+        bias: `(channels,)`, or None.
         strides: step of the window in pixels along both axes.
         dilation: distance between taps in pixels along both axes.
         pads: zeros to add, ((top, bottom), (left, right)).
@@ -124,4 +125,5 @@ def shifted_products(inputs, kernel, strides, dilation, pads):
 
         return outputs, gradients
 
-    return convolve(inputs, kernel)
+    outputs = convolve(inputs, kernel)
+    return outputs if bias is None else outputs + bias

@@ -102,6 +102,38 @@ def test_keras_does_not_compile_a_network_by_xla_on_cpu_of_its_own_accord():
     assert model.jit_compile is False
 
 
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="about JAX under XLA")
+def test_the_sum_is_computed_once_whoever_reads_it():
+    """XLA on CPU puts what looks cheap into each loop that reads it: here mean, spread and map."""
+    import jax
+
+    def normed(images, kernel, bias):
+        maps = depthwise_conv(images, kernel, bias, padding="same", data_format="channels_last")
+        mean = ops.mean(maps, -1, keepdims=True)
+        spread = ops.mean(ops.square(maps - mean), -1, keepdims=True)
+        return (maps - mean) * ops.rsqrt(spread + 1e-6)
+
+    shapes = [(1, 9, 9, 8), (3, 3, 8, 1), (8,)]
+    compiled = jax.jit(normed).lower(*(np.zeros(shape, "float32") for shape in shapes)).compile()
+    products = compiled.as_text().count(" multiply(")
+    assert 9 <= products < 18
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="about JAX under XLA")
+def test_nan_weights_give_nan():
+    import jax
+
+    images, kernel = np.ones((1, 5, 5, 2), "float32"), np.ones((3, 3, 2, 1), "float32")
+    kernel[..., 1, :] = np.nan
+    for first in (1.0, np.nan):  # the weight that the loop's turns are made of
+        kernel[0, 0, 0] = first
+        for run in (depthwise_conv, jax.jit(depthwise_conv)):
+            maps = run(images, kernel)
+            assert (
+                np.isnan(maps[..., 1]).all() and (np.isnan(maps[..., 0]) == np.isnan(first)).all()
+            )
+
+
 @pytest.mark.parametrize("padding,strides", [("same", 1), ("same", 2), ("valid", 1)])
 def test_channels_first_is_the_same_operation(padding, strides):
     generator = np.random.default_rng(0)

@@ -96,7 +96,7 @@ def jax_forms() -> dict[str, Callable[..., Any]]:
         return jnp.transpose(grouped(maps, kernel, ("NCHW", "HWIO", "NCHW")), (0, 2, 3, 1))
 
     def shifted(maps, kernel):
-        return shifted_products(maps, kernel[..., 0], 1, 1, pads)
+        return shifted_products(maps, kernel[..., 0], None, 1, 1, pads)
 
     def windows(maps):
         padded = jnp.pad(maps, ((0, 0), *pads, (0, 0)))
