@@ -35,10 +35,7 @@ def conv(inputs, kernel, strides, padding, groups):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv_on_cpu(inputs, kernel, strides, padding, groups):
-    """`conv` whose gradient by the kernel consists of matrix products.
-
-    A convolution that is not grouped has a stride of one.
-    """
+    """`conv` whose gradient by the kernel consists of matrix products."""
     return conv(inputs, kernel, strides, padding, groups)
 
 
@@ -52,30 +49,40 @@ def _backward(strides, padding, groups, residuals, gradient):
     if groups > 1:
         _, by_inputs = jax.vjp(lambda x: conv(x, kernel, strides, padding, groups), inputs)
         (inputs_gradient,) = by_inputs(gradient)
-        kernel_gradient = _of_groups(padded, gradient, kernel.shape, strides, groups)
     else:
-        inputs_gradient = _by_inputs(gradient, kernel, padding)
-        kernel_gradient = _of_one_product(padded, gradient, kernel.shape, strides)
+        inputs_gradient = _by_inputs(gradient, kernel, inputs.shape, strides, padding)
+    if groups == strides == 1:
+        kernel_gradient = _of_one_product(padded, gradient, kernel.shape)
+    else:
+        kernel_gradient = _of_taps(padded, gradient, kernel.shape, strides, groups)
     return inputs_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 conv_on_cpu.defvjp(_forward, _backward)
 
 
-def _by_inputs(gradient, kernel, padding):
-    """The gradient by the inputs, for a stride of one: a convolution with the flipped kernel.
+def _by_inputs(gradient, kernel, input_shape, strides, padding):
+    """The gradient by the inputs: that of the outputs, spread, under the flipped kernel.
 
     JAX has the same and leaves it to XLA to exchange the kernel's channels and filters. In a branch
     or a loop XLA (JAX 0.10.2) does so badly: 446 ms instead of 78, 64 maps of 14x14, 256 channels.
     """
-    edges = [(size - 1 - padding,) * 2 for size in kernel.shape[:2]]
+    edges = []
+    for axis in (1, 2):
+        spread = (gradient.shape[axis] - 1) * strides + 1
+        low = kernel.shape[axis - 1] - 1 - padding
+        edges.append((low, input_shape[axis] + padding - spread))
+    if strides > 1:
+        zero = jnp.zeros((), gradient.dtype)
+        between = ((0, 0, strides - 1),) * 2
+        gradient = lax.pad(gradient, zero, ((0, 0, 0), *between, (0, 0, 0)))
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     return lax.conv_general_dilated(
         gradient, flipped, (1, 1), edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _of_one_product(padded, gradient, kernel_shape, strides):
+def _of_one_product(padded, gradient, kernel_shape):
     """One product, for a stride of one: all taps of the kernel at once.
 
     What the columns of the kernel see lies side by side along the channels, and so do copies of the
@@ -84,7 +91,7 @@ def _of_one_product(padded, gradient, kernel_shape, strides):
     kernel_height, kernel_width, channels, filters = kernel_shape
     rows, columns = gradient.shape[1:3]
     below = padded.shape[1] - rows
-    seen = [padded[:, :, _reach(j, columns, strides)] for j in range(kernel_width)]
+    seen = [padded[:, :, _reach(j, columns, 1)] for j in range(kernel_width)]
     seen = jnp.concatenate(seen, axis=-1).reshape(-1, kernel_width * channels)
     wanted = [
         jnp.pad(gradient, ((0, 0), (i, below - i), (0, 0), (0, 0))) for i in range(kernel_height)
@@ -95,7 +102,7 @@ def _of_one_product(padded, gradient, kernel_shape, strides):
     return product.transpose(2, 0, 1, 3)
 
 
-def _of_groups(padded, gradient, kernel_shape, strides, groups):
+def _of_taps(padded, gradient, kernel_shape, strides, groups):
     """One product for each tap and group of what the tap saw and what it is to change."""
     kernel_height, kernel_width, width, filters = kernel_shape
     rows, columns = gradient.shape[1:3]

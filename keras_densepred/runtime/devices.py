@@ -2,22 +2,23 @@
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 _writes_onnx = contextvars.ContextVar("writes_onnx", default=False)
+if keras.config.backend() == "jax":
+    import jax
+
+    # Made before anything is traced: JAX compiles again what it traced without.
+    _jax_platform: Any = jax.make_user_context(default_value=None)
 
 
 def jax_runs_on_cpu() -> bool:
     """Whether what JAX, the active backend, traces now is for a CPU: paths measured there apply."""
-    import jax
-
-    compiled_for = _jax_platform().value
-    if compiled_for is not None:
-        return compiled_for == "cpu"
+    if _jax_platform.value is not None:
+        return _jax_platform.value == "cpu"
     config: Any = jax.config
     device = config.jax_default_device  # such as that of `keras.device("cpu:0")`
     if device is None:
@@ -33,14 +34,7 @@ def jax_compiles_for(platform: str) -> contextlib.AbstractContextManager[None]:
     Args:
         platform: as a JAX device names its own: `"cpu"`, `"gpu"` or `"tpu"`.
     """
-    return _jax_platform()(platform)
-
-
-@functools.cache
-def _jax_platform() -> Any:
-    import jax
-
-    return jax.make_user_context(default_value=None)
+    return _jax_platform(platform)
 
 
 def tensorflow_runs_on_cpu() -> bool:

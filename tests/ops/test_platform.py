@@ -1,5 +1,9 @@
 """Which path JAX takes follows the platform that is compiled for."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -53,3 +57,24 @@ def test_a_device_that_was_chosen_counts(monkeypatch):
         assert jax_runs_on_cpu()
     with jax.default_device("cpu"):
         assert jax_runs_on_cpu()
+
+
+def test_asking_changes_no_key_of_the_caches():
+    """It did in a process that asked for the first time: each training step was compiled twice."""
+    script = """
+import jax
+from keras_densepred.runtime.devices import jax_runs_on_cpu
+
+def traced(x):
+    print("traced")
+    return x + jax_runs_on_cpu()
+
+step = jax.jit(traced)
+step(1.0)
+step(1.0)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["traced"]
