@@ -1,6 +1,7 @@
 """Regularisation: layer scale and drop path of residual branches, dropout of channels."""
 
 import keras
+from keras import ops
 
 from keras_densepred.layers.stateless import Stateless
 from keras_densepred.runtime.replicas import own_seed
@@ -65,8 +66,10 @@ class DropPath(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training:
             return inputs
-        shape = self._noise_shape(inputs)
-        return keras.random.dropout(inputs, self.rate, noise_shape=shape, seed=self.seed_generator)
+        sizes = zip(self._noise_shape(inputs), ops.shape(inputs), strict=True)
+        kept = ops.ones([of_map if size is None else size for size, of_map in sizes], inputs.dtype)
+        # One pass over the map; `dropout` of the map itself divides it and then selects.
+        return inputs * keras.random.dropout(kept, self.rate, seed=self.seed_generator)
 
     def _noise_shape(self, inputs) -> tuple:
         return (None, *(1 for _ in inputs.shape[1:]))

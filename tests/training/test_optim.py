@@ -68,6 +68,41 @@ def test_equals_keras_where_rules_say_the_same():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="about PyTorch's kernel")
+def test_pytorch_updates_each_group_at_once(monkeypatch):
+    from keras_densepred.training import optim_torch
+
+    calls = []
+    fused = optim_torch.adamw
+    monkeypatch.setattr(
+        optim_torch,
+        "adamw",
+        lambda *lists, **options: calls.append(len(lists[0])) or fused(*lists, **options),
+    )
+    model = two_layers()
+    kernels = {v.path: (1.0, 0.1) for v in model.trainable_variables if len(v.shape) > 1}
+    step(model, optim.AdamW(0.01, weight_decay=0.0, rules=kernels), steps=1)
+    assert calls == [2, 2]  # kernels, biases
+
+
+def test_averages_excluded_variables_and_clipping_are_keras_own():
+    keras.utils.set_random_seed(1)
+    ours, theirs = two_layers(), two_layers()
+    theirs.set_weights(ours.get_weights())
+    results = []
+    for model, cls in ((ours, optim.AdamW), (theirs, keras.optimizers.AdamW)):
+        optimizer = cls(
+            0.01, weight_decay=0.1, epsilon=1e-8, use_ema=True, ema_momentum=0.9, clipnorm=0.1
+        )
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        raw = step(model, optimizer, steps=4)
+        optim.take_averages(model)
+        results.append([*raw, *(np.asarray(w) for w in model.get_weights())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert np.abs(results[0][0] - results[0][4]).max() > 1e-3  # kernel and its average
+
+
 def test_scale_and_decay_of_each_variable():
     keras.utils.set_random_seed(1)
     model = two_layers()

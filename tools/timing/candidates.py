@@ -96,13 +96,19 @@ def gflop(model: keras.Model, task: Task) -> float:
 
 
 def ours(model: keras.Model, task: Task) -> Call:
-    """Our model on the active backend."""
-    return _train_step(model, task) if task.mode == "train" else _forward(model, task)
+    """Our model on the active backend, with our optimizer."""
+    return _call(model, task, keras_densepred.training.AdamW)
+
+
+def _call(model: keras.Model, task: Task, optimizer: type[keras.optimizers.Optimizer]) -> Call:
+    if task.mode == "train":
+        return _train_step(model, task, optimizer(LEARNING_RATE))
+    return _forward(model, task)
 
 
 def stock(model: keras.Model, task: Task) -> Call:
-    """The same network of stock Keras layers on the active backend."""
-    return ours(with_stock_layers(model), task)
+    """The same network of stock Keras layers on the active backend, with Keras' optimizer."""
+    return _call(with_stock_layers(model), task, keras.optimizers.AdamW)
 
 
 def optimized(model: keras.Model, task: Task) -> Call:
@@ -329,10 +335,10 @@ def _forward_torch(model: keras.Model, task: Task) -> Call:
     return call
 
 
-def _train_step(model: keras.Model, task: Task) -> Call:
+def _train_step(model: keras.Model, task: Task, optimizer: keras.optimizers.Optimizer) -> Call:
     heads = len(model.outputs)
     model.compile(
-        optimizer=keras.optimizers.AdamW(LEARNING_RATE),
+        optimizer=optimizer,
         loss=[keras.losses.SparseCategoricalCrossentropy(from_logits=True) for _ in range(heads)],
         loss_weights=[1 / heads] * heads,
         jit_compile=JIT_COMPILE[task.compile],
