@@ -5,7 +5,8 @@ weights in blocks of its own: the operators of `torch.nn.functional` rearrange t
 These are the operators that `torch.compile` with freezing puts in their place, called by hand; they
 need no compiler. On other devices, and in a PyTorch without oneDNN, they are PyTorch's own.
 
-Weights are float32 tensors in Keras' layouts, maps are (B, H, W, C).
+Weights are float32 or bfloat16 tensors in Keras' layouts, maps are (B, H, W, C) and are computed
+with in the precision of the weights.
 """
 
 from collections.abc import Callable
@@ -37,12 +38,13 @@ def without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN computes with this weight: float32 on the CPU."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether oneDNN computes with this weight: on a CPU that knows its precision."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 
 
@@ -60,6 +62,7 @@ class Product:
         self.bias = None if bias is None else bias.detach().clone()
         self.name, self.algorithm, self.function = _ACTIVATIONS[activation]
         weight = kernel.detach().t().contiguous()
+        self.dtype = weight.dtype
         self.packed = can_pack(weight)
         # Without the number of rows: what is packed for one fits all (measured: as fast).
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
@@ -67,7 +70,8 @@ class Product:
     def __call__(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         """(..., C) and, to be added, (..., units) to (..., units)."""
         shape = (*inputs.shape[:-1], self.units)
-        rows = inputs.reshape(-1, inputs.shape[-1])
+        rows = inputs.reshape(-1, inputs.shape[-1]).to(self.dtype)
+        residual = None if residual is None else residual.to(self.dtype)
         if not self.packed:
             outputs = functional.linear(rows, self.weight, self.bias).view(shape)
             return self.function(outputs if residual is None else outputs + residual)
@@ -107,14 +111,15 @@ class Convolution:
         self.name, self.algorithm, self.function = _ACTIVATIONS[activation]
         weight = kernel.detach().permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
         self.window = [padding] * 2, [strides] * 2, [1, 1], groups
+        self.dtype = weight.dtype
         self.packed = can_pack(weight)
         self.weight = weight
         self._by_size: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, H, W, C) and, to be added, a map like the result, (B, H_out, W_out, filters)."""
-        maps = inputs.permute(0, 3, 1, 2)  # a view: PyTorch's "channels last"
-        added = None if residual is None else residual.permute(0, 3, 1, 2)
+        maps = inputs.to(self.dtype).permute(0, 3, 1, 2)  # a view: PyTorch's "channels last"
+        added = None if residual is None else residual.to(self.dtype).permute(0, 3, 1, 2)
         if not self.packed:
             padding, strides, dilation, groups = self.window
             outputs = functional.conv2d(
@@ -169,6 +174,6 @@ class Dilated:
 
 
 def layer_norm(gamma: Tensor, beta: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
-    """Normalisation of the last axis with these weights, (C,) each."""
+    """Normalisation of the last axis with these weights, (C,) each, in their precision."""
     gamma, beta = gamma.detach().clone(), beta.detach().clone()
-    return lambda x: functional.layer_norm(x, gamma.shape, gamma, beta, epsilon)
+    return lambda x: functional.layer_norm(x.to(gamma.dtype), gamma.shape, gamma, beta, epsilon)

@@ -109,9 +109,24 @@ def test_what_has_no_graph_is_refused():
 
 
 @on_pytorch
-def test_half_precision_runs_as_it_is():
+def test_half_precision_is_recorded_too():
+    import torch
+
     model = cednet(dtype="mixed_bfloat16")
     set_deterministic_weights(model)
+    optimized = optimize(model)
+    packed = [c.function for c in optimized.recording.calls if hasattr(c.function, "packed")]
+    assert {call.dtype for call in packed} == {torch.bfloat16}
+    is_known = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # by the processor
+    assert {call.packed for call in packed} == {is_known}
+    assert_close(optimized(IMAGES), model(IMAGES, training=False), 2e-2)
+
+
+@on_pytorch
+def test_float16_runs_as_it_is():
+    model = cednet(dtype="mixed_float16")
+    set_deterministic_weights(model)
+    assert optimize(model).recording is None
     assert_close(optimize(model)(IMAGES), model(IMAGES, training=False), 2e-2)
 
 

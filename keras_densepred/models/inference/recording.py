@@ -33,7 +33,7 @@ class _Call(NamedTuple):
 
 
 class Recording:
-    """The calls of a graph of float32 layers, outside of training.
+    """The calls of a graph of float32 and bfloat16 layers, outside of training.
 
     Any batch and size that the graph takes; calls may run at the same time, as no state is kept.
 
@@ -91,9 +91,9 @@ class Recording:
 
 
 def can_be_recorded(graph: keras.Model) -> bool:
-    """Whether all layers compute in float32 and maps are channels last."""
+    """Whether all layers compute in float32 or bfloat16 and maps are channels last."""
     return all(
-        layer.compute_dtype == "float32"
+        layer.compute_dtype in ("float32", "bfloat16")
         and getattr(layer, "data_format", "channels_last") == "channels_last"
         for layer in graph.layers
     )
@@ -234,9 +234,14 @@ def _name(activation: Any) -> str:
     return getattr(activation, "__name__", str(activation))
 
 
+def _read(variable: Any, layer: Any) -> Any:
+    """A weight in the precision that its layer computes in; None for none."""
+    return None if variable is None else keras.ops.cast(variable, layer.compute_dtype)
+
+
 def _pack(layer: Any, activation: str | None) -> Any:
     def read(variable: Any) -> Any:
-        return None if variable is None else keras.ops.convert_to_tensor(variable)
+        return _read(variable, layer)
 
     kernel, bias = read(layer.kernel), read(layer.bias)
     if isinstance(layer, keras.layers.Dense):
@@ -260,10 +265,11 @@ def _plain(call: Any) -> Callable[..., Any]:
     args, kwargs = call.arguments.args, call.arguments.kwargs
     tensors = keras.tree.flatten(args)
     if isinstance(operation, LayerNorm) and operation.axis in (-1, [-1]):
-        gamma, beta = (keras.ops.convert_to_tensor(w) for w in (operation.gamma, operation.beta))
+        gamma, beta = (_read(weight, operation) for weight in (operation.gamma, operation.beta))
         return packed_torch.layer_norm(gamma, beta, operation.epsilon)
-    # What Keras does around a call of a layer without state is for training.
-    function = operation.call if isinstance(operation, Stateless) else operation
+    # What Keras does around a call of a layer without state is for training, and for precision.
+    is_float32 = getattr(operation, "compute_dtype", "float32") == "float32"
+    function = operation.call if isinstance(operation, Stateless) and is_float32 else operation
     constants = {name: value for name, value in kwargs.items() if name != "training"}
     if (
         isinstance(operation, keras.layers.Layer)
