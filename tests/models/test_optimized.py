@@ -119,7 +119,18 @@ def test_half_precision_is_recorded_too():
     assert {call.dtype for call in packed} == {torch.bfloat16}
     is_known = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # by the processor
     assert {call.packed for call in packed} == {is_known}
-    assert_close(optimized(IMAGES), model(IMAGES, training=False), 2e-2)
+    exact = cednet()
+    set_deterministic_weights(exact)
+    exact = exact(IMAGES, training=False)
+
+    def error(maps):
+        pairs = zip(keras.tree.flatten(maps), keras.tree.flatten(exact), strict=True)
+        differences = (keras.ops.convert_to_numpy(a - b) for a, b in pairs)
+        return [np.abs(difference).mean() for difference in differences]
+
+    # Both round, at other places.
+    own = error(model(IMAGES, training=False))
+    assert all(a < 1.2 * b for a, b in zip(error(optimized(IMAGES)), own, strict=True))
 
 
 @on_pytorch
