@@ -12,6 +12,7 @@ from keras_densepred import data
 from keras_densepred.faults import SettingsError
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.identity import FILE_NAME, read_settings
+from keras_densepred.training.optim import take_averages
 
 if TYPE_CHECKING:
     from keras_densepred.training.run import Recipe
@@ -150,6 +151,7 @@ def _measure(
                 shuffle=False,
                 verbose=0,
             )
+        take_averages(model)  # parts them from the weights, for the next `fit`
         return np.diff(clock.times)
 
     first = times_of(_FIRST_STEPS)

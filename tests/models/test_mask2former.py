@@ -7,6 +7,7 @@ from keras import ops
 from keras_densepred.data.boxes import cut_by_boxes, mask_boxes
 from keras_densepred.metrics.mask_results import masks_on_image
 from keras_densepred.models import Mask2FormerSegmenter
+from keras_densepred.models.mask2former import losses
 from keras_densepred.models.mask2former.decoder import MaskDecoder
 from keras_densepred.models.mask2former.instances import cut_out, measure_masks
 from keras_densepred.models.mask2former.losses import layer_losses, match
@@ -156,6 +157,22 @@ def test_more_targets_than_queries():
         used = assigned[0, layer][assigned[0, layer] >= 0]
         assert sorted(used) == list(range(QUERIES))
         assert (assigned[1, layer] >= 0).sum() == 1
+
+
+def test_only_targets_with_a_query_are_looked_at(monkeypatch):
+    looked_at = []
+
+    def same_for_all(shape):
+        looked_at.append(shape[:-2])
+        points = uniform((1,) * (len(shape) - 2) + shape[-2:])
+        return ops.broadcast_to(points, shape)
+
+    targets = instances([[0, 1, -1, 2, 0, 1, 2, 0], [-1, -1, -1, -1, -1, -1, -1, 1]])
+    few, _ = losses_of(predictions(), targets, same_for_all)
+    assert {shape[1] for shape in looked_at if len(shape) == 2} == {QUERIES}
+    monkeypatch.setattr(losses, "_matched_first", lambda *_: None)
+    every, _ = losses_of(predictions(), targets, same_for_all)
+    np.testing.assert_allclose(few, every, rtol=1e-5)
 
 
 @pytest.mark.slow_on("jax")

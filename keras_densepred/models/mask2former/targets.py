@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from keras import ops
 
+from keras_densepred.ops.nms import gather_rows
 from keras_densepred.ops.point_samples import labels_at_points, sample_points
 
 Tensor = Any
@@ -34,8 +35,16 @@ class MaskTargets(Protocol):
             where all do.
         """
 
-    def at_each(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Each target at its own points: (B, M, P, 2) to (B, M, P) and (B, M, P) or None."""
+    def at_each(self, points: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Each target at its own points.
+
+        Args:
+            points: (B, K, P, 2) as above.
+            chosen: (B, K) int32, which targets; None: all in their order.
+
+        Returns:
+            (B, K, P), and (B, K, P) or None, as above.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +79,16 @@ class InstanceMasks:
         every = (batch, count, *ops.shape(points)[1:])
         return self.at_each(ops.broadcast_to(points[:, None], every))
 
-    def at_each(self, points: Tensor) -> tuple[Tensor, None]:
-        low, extent = self.boxes[..., :2], self.boxes[..., 2:] - self.boxes[..., :2]
+    def at_each(self, points: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, None]:
+        boxes, masks = self.boxes, self.masks
+        if chosen is not None:
+            boxes, masks = gather_rows(boxes, chosen), gather_rows(masks, chosen)
+        low, extent = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
         low, extent = low[:, :, None], extent[:, :, None]
         inside = (points - low) / ops.maximum(extent, 1e-6)
         inside = ops.where(extent > 0.0, inside, _OUTSIDE)
         number = ops.shape(points)[2]
-        maps = ops.reshape(self.masks, (-1, *ops.shape(self.masks)[2:], 1))
+        maps = ops.reshape(masks, (-1, *ops.shape(masks)[2:], 1))
         values = sample_points(maps, ops.reshape(inside, (-1, number, 2)))
         return ops.reshape(values, ops.shape(points)[:3]), None
 
@@ -122,10 +134,10 @@ class ClassMasks:
         values = ops.cast(found[:, None] == numbers[None, :, None], "float32")
         return values, ops.cast(found != self.ignore_label, "float32")
 
-    def at_each(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def at_each(self, points: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         shape = ops.shape(points)[:3]
         flat = ops.reshape(points, (shape[0], -1, 2))
         found = ops.reshape(labels_at_points(self.semantic, flat), shape)
-        numbers = ops.arange(self.num_classes, dtype="int32")
-        values = ops.cast(found == numbers[None, :, None], "float32")
+        numbers = ops.arange(self.num_classes, dtype="int32")[None] if chosen is None else chosen
+        values = ops.cast(found == numbers[..., None], "float32")
         return values, ops.cast(found != self.ignore_label, "float32")

@@ -1,0 +1,45 @@
+"""The speed that `--minutes` plans with, measured on every backend."""
+
+import itertools
+import types
+
+import keras
+import numpy as np
+
+from keras_densepred.training import AdamW, budget
+from keras_densepred.training.devices.cluster import current_cluster
+
+IMAGES = np.zeros((2, 8, 8, 3), "float32")
+
+
+class Recipe:
+    """A run of a small network that keeps averages of its weights, as those on few images do."""
+
+    @staticmethod
+    def build_model(settings, train):
+        pixels = keras.Input((8, 8, 3))
+        model = keras.Model(pixels, keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(pixels)))
+        model.compile(AdamW(1e-3, use_ema=True, ema_momentum=0.9), "mse")
+        return model
+
+    @staticmethod
+    def pyramid_of(model):
+        return types.SimpleNamespace(rematerialize=lambda which: None)
+
+    @staticmethod
+    def batches(settings, train, model, shard):
+        def batches(step):
+            for _ in itertools.count(step):
+                yield IMAGES, np.zeros((2, 72), "float32")
+
+        return batches
+
+    @staticmethod
+    def open_evaluation(settings, val, shard):
+        return [{"images": IMAGES}] * 4
+
+
+def test_it_trains_twice_and_predicts():
+    settings = types.SimpleNamespace(seed=0, rematerialize=None)
+    speed = budget._measure(Recipe, settings, current_cluster(), None, None, seconds=1e-3)
+    assert speed.step > 0 and speed.evaluation > 0 and np.isfinite(speed.compiling)
