@@ -47,7 +47,8 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
 class DropPath(keras.layers.Layer):
     """Drops a sample's whole map with probability `rate` in training (Huang et al., 2016).
 
-    Kept samples are scaled by `1 / (1 - rate)`: Keras' Dropout with one draw a sample.
+    Kept samples are scaled by `1 / (1 - rate)`: Keras' Dropout with one draw a sample, but that
+    what is not finite in a dropped one does not become zero.
 
     Args:
         rate: probability in [0, 1).
@@ -67,9 +68,13 @@ class DropPath(keras.layers.Layer):
         if not training:
             return inputs
         sizes = zip(self._noise_shape(inputs), ops.shape(inputs), strict=True)
-        kept = ops.ones([of_map if size is None else size for size, of_map in sizes], inputs.dtype)
-        # One pass over the map; `dropout` of the map itself divides it and then selects.
-        return inputs * keras.random.dropout(kept, self.rate, seed=self.seed_generator)
+        shape = tuple(of_map if size is None else size for size, of_map in sizes)
+        kept = ops.ones(shape, inputs.dtype)
+        # One pass over the map; `dropout` of the map itself divides it and then selects. Without
+        # a `noise_shape` Keras leaves the draws to PyTorch's own generator.
+        return inputs * keras.random.dropout(
+            kept, self.rate, noise_shape=shape, seed=self.seed_generator
+        )
 
     def _noise_shape(self, inputs) -> tuple:
         return (None, *(1 for _ in inputs.shape[1:]))

@@ -79,7 +79,7 @@ def segmentations_from_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str
     """The inverse of `segmentations_as_arrays`."""
     text = arrays["rle_bytes"].astype(np.uint8).tobytes().decode("ascii")
     ends = np.cumsum(arrays["rle_lengths"]).tolist()
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][:-1]
     return [
         {"size": size, "counts": text[start:end]}
         for size, start, end in zip(arrays["rle_sizes"].tolist(), starts, ends, strict=True)

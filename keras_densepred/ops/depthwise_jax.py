@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from keras_densepred.runtime.devices import writes_onnx
+
 
 def _sum_of_shifts(padded, kernel, bias, strides, dilation):
     """Sums kernel[i, j] times `padded` shifted by (i, j), and `bias`, in float32; NHWC.
@@ -37,10 +39,15 @@ def _sum_of_shifts(padded, kernel, bias, strides, dilation):
             total += row_total
         return total
 
-    # XLA on CPU would compute the sum again in each of the loops that read it, but for a loop
-    # around it: of one turn, which XLA cannot know as a NaN makes it two, of the same result.
+    if writes_onnx():
+        return add_all()
+    # XLA on CPU would compute the sum again in each of the loops that read it, if it did not stand
+    # in a loop itself. The number of turns depends on the weights, so that XLA keeps the loop: one,
+    # or with a NaN in the weights two, which give the same.
     turns = 1 + (kernel[0, 0, 0] != kernel[0, 0, 0]).astype("int32")
-    return lax.fori_loop(0, turns, add_all, window(0, 0))
+    # What the first turn starts from has the type of the sum, on each device of a `shard_map` too.
+    first = window(0, 0) * kernel[0, 0].astype("float32")
+    return lax.fori_loop(0, turns, add_all, first if bias is None else first + bias)
 
 
 def _zero_pad(inputs, pads):
@@ -71,7 +78,9 @@ def _backward(strides, dilation, pads, residuals, gradient):
         spread.append((reach - low, inputs.shape[axis] + low - length, strides - 1))
     zero = jnp.zeros((), gradient.dtype)
     spread = lax.pad(gradient, zero, ((0, 0, 0), *spread, (0, 0, 0)))
-    inputs_gradient = _sum_of_shifts(spread, kernel[::-1, ::-1], None, 1, dilation)
+    none = ((0, 0), (0, 0))
+    # By the function with a gradient of its own: this one may be differentiated again.
+    inputs_gradient = _shifted_products(spread, kernel[::-1, ::-1], None, 1, dilation, none)
 
     # Kernel gradient: one pass over the output pixels, each updating all taps. The batch axis
     # stays whole, so that a sharded batch is reduced once, at the end; one accumulator a row

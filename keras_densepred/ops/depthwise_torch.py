@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from keras_densepred.runtime.devices import writes_onnx
 
 Tensor = torch.Tensor
 
 _LARGE = 5  # taps along an axis from which on the gradient by the kernel is a convolution
+_FEW, _WIDE = 16, 28 * 28  # images, or positions of each, with which that pays
+# Read once: within `torch.compile` it cannot be asked.
+_HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def depthwise(
     maps: Tensor, kernel: Tensor, bias: Tensor | None, strides: int, padding: Any, dilation: int
 ) -> Tensor:
-    """Depthwise convolution of maps, in any memory format.
+    """Depthwise convolution of maps, in any memory format, in the precision of the kernel.
 
     Args:
         maps: `(batch, channels, height, width)`.
@@ -34,6 +36,7 @@ def depthwise(
     Returns:
         `(batch, channels, out_height, out_width)`.
     """
+    bias = None if bias is None else bias.to(kernel.dtype)
     if _learns_on_cpu(maps, kernel):
         return _LargeKernel.apply(maps, kernel, bias, strides, padding, dilation)
     return _convolve(maps, kernel, bias, strides, padding, dilation)
@@ -58,8 +61,9 @@ def deal(maps: Tensor, distance: int, convolve: Callable[[Tensor], Tensor]) -> T
     rows, columns = padded.shape[1] // d, padded.shape[2] // d
     dealt = padded.reshape(batch, rows, d, columns, d, channels).permute(0, 2, 4, 1, 3, 5)
     outputs = convolve(dealt.reshape(batch * d * d, rows, columns, channels))
-    outputs = outputs.reshape(batch, d, d, rows, columns, -1).permute(0, 3, 1, 4, 2, 5)
-    outputs = outputs.reshape(batch, rows * d, columns * d, -1)
+    filters = outputs.shape[-1]
+    outputs = outputs.reshape(batch, d, d, rows, columns, filters).permute(0, 3, 1, 4, 2, 5)
+    outputs = outputs.reshape(batch, rows * d, columns * d, filters)
     return outputs[:, :height, :width].contiguous()
 
 
@@ -69,11 +73,10 @@ def _convolve(maps, kernel, bias, strides, padding, dilation):
     if not (
         strides == 1
         and is_dealt(dilation)
+        and _runs_as_written()
         and maps.device.type == "cpu"
         and all(n % 2 for n in taps)
         and tuple(padding) == tuple(n * dilation for n in within)
-        and not torch.compiler.is_compiling()
-        and not writes_onnx()
     ):
         return functional.conv2d(maps, kernel, bias, strides, padding, dilation, channels)
 
@@ -89,32 +92,42 @@ def is_dealt(distance: int) -> bool:
 
     oneDNN's kernels for AVX-512 take a distance of 2 as they take none; those for AVX2 do not.
     """
-    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return distance > (2 if wide else 1)
+    return distance > (2 if _HAS_AVX512 else 1)
+
+
+def _runs_as_written() -> bool:
+    """Whether PyTorch runs now, and no compiler or exporter reads what would run."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or writes_onnx())
 
 
 def _learns_on_cpu(maps: Tensor, kernel: Tensor) -> bool:
     return (
-        torch.is_grad_enabled()
+        _runs_as_written()
+        and torch.is_grad_enabled()
         and (maps.requires_grad or kernel.requires_grad)
         and maps.device.type == "cpu"
         and maps.dtype == kernel.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and min(kernel.shape[2:]) >= _LARGE
-        and not torch.compiler.is_compiling()  # nor exporting
     )
 
 
 class _LargeKernel(torch.autograd.Function):
-    """The convolution; its gradients are convolutions too."""
+    """The convolution; its gradients are convolutions too, as often as one asks for them."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, maps, kernel, bias, strides, padding, dilation):
+    def setup_context(ctx: Any, inputs, output):
+        maps, kernel, _, *window = inputs
         ctx.save_for_backward(maps, kernel)
-        ctx.window = strides, padding, dilation
+        ctx.window = window
+
+    @staticmethod
+    def forward(maps, kernel, bias, strides, padding, dilation):
         return _convolve(maps, kernel, bias, strides, padding, dilation)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient):
         maps, kernel = ctx.saved_tensors
         by_maps = by_kernel = by_bias = None
@@ -138,7 +151,9 @@ def _by_maps(gradient, kernel, size, strides, padding, dilation):
 def _by_kernel(gradient, maps, kernel_shape, strides, padding, dilation):
     """What each tap sees, weighted by the gradient: image by image, the map under its gradient."""
     channels, _, rows, columns = kernel_shape
-    total = 0.0
+    if len(maps) > _FEW and maps.shape[2] * maps.shape[3] < _WIDE:
+        return conv2d_weight(maps, kernel_shape, gradient, strides, padding, dilation, channels)
+    total = maps.new_zeros((channels, rows, columns))
     for image, weight in zip(maps, gradient, strict=True):
         seen = functional.conv2d(
             image[None], weight[:, None], None, dilation, padding, strides, channels

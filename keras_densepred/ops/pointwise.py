@@ -82,11 +82,13 @@ def _gelu_by_erf(x):
 def _source_rows(x):
     """The matrix that a map in a TensorFlow graph is a view of; the map, if it is none.
 
-    A view between two operations keeps TensorFlow from making one of them.
+    A view between two operations keeps TensorFlow from making one of them. Where gradients may be
+    asked for, also by the map, it has to stay, and nothing is fused anyway.
     """
     import tensorflow as tf
+    from tensorflow.python.eager import record  # there is no public way to ask (2.21)
 
-    if not tf.is_symbolic_tensor(x) or x.op.type != "Reshape":
+    if not tf.is_symbolic_tensor(x) or x.op.type != "Reshape" or record.could_possibly_record():
         return x
     rows = x.op.inputs[0]
     return rows if rows.shape.rank == 2 and rows.shape[-1] == x.shape[-1] else x

@@ -9,8 +9,9 @@ import re
 from collections.abc import MutableMapping
 
 _CPU = pathlib.Path("/proc/cpuinfo")
-# Newest releases in which the flag was tried: one that XLA does not know ends the process.
-_KNOWN_IN = {"jaxlib": (0, 10), "tensorflow": (2, 21), "tensorflow-cpu": (2, 21)}
+# Releases in which the flag was tried: one that XLA does not know ends the process.
+_TRIED = {"jaxlib": (0, 10), "tensorflow": (2, 21), "tensorflow-cpu": (2, 21)}
+_NOT_TRIED = ("tf-nightly", "tensorflow-rocm", "torch-xla")  # bring an XLA of their own
 
 
 def use_wide_vectors(
@@ -32,7 +33,10 @@ def use_wide_vectors(
     """
     if "XLA_FLAGS" in environment or not _has_avx512(cpu):
         return False
-    if not all(_release(name) <= newest for name, newest in _KNOWN_IN.items()):
+    installed = {name: release for name in _TRIED if (release := _release(name))}
+    if not installed or any(_TRIED[name] != release for name, release in installed.items()):
+        return False
+    if any(_release(name) for name in _NOT_TRIED):
         return False
     environment["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512"
     return True

@@ -128,13 +128,16 @@ class AdamW(_BackendAdamW):
                 [grads[i] for i in positions],
                 [self._momentums[i].value for i in indices],
                 [self._velocities[i].value for i in indices],
-                step=int(self.iterations.value) + 1,
+                step=self._finished_updates() + 1,
                 learning_rate=learning_rate * scale,
                 weight_decay=decay,
                 beta_1=self.beta_1,
                 beta_2=self.beta_2,
                 epsilon=self.epsilon,
             )
+
+    def _finished_updates(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.iterations))
 
     def _update_model_variables_moving_average(self, trainable_variables: Sequence[Any]) -> None:
         if not self.use_ema or not self._is_fused(trainable_variables):
@@ -144,7 +147,7 @@ class AdamW(_BackendAdamW):
 
         pairs = zip(trainable_variables, self._model_variables_moving_average, strict=True)
         kept = [(variable.value, mean.value) for variable, mean in pairs if mean is not None]
-        momentum = self.ema_momentum if int(self.iterations.value) else 0.0
+        momentum = self.ema_momentum if self._finished_updates() else 0.0
         average([mean for _, mean in kept], [variable for variable, _ in kept], momentum)
 
     def get_config(self) -> dict[str, Any]:

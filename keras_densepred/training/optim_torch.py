@@ -14,8 +14,11 @@ Tensor = torch.Tensor
 
 
 def are_fused(variables: Sequence[Any]) -> bool:
-    """Whether `update` takes these Keras variables: float32 on the CPU, in their own order."""
-    return all(
+    """Whether `update` takes these Keras variables: float32 on the CPU, in their own order.
+
+    Not within `torch.compile`, whose graph the numbers of the step would break.
+    """
+    return not torch.compiler.is_compiling() and all(
         variable.value.device.type == "cpu"
         and variable.value.dtype == torch.float32
         and variable.value.is_contiguous()

@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from keras_densepred import data, metrics
 from keras_densepred.data.boxes import cut_by_boxes
-from keras_densepred.metrics.mask_results import masks_on_image
+from keras_densepred.metrics import coco_results
+from keras_densepred.metrics.mask_results import masks_on_image, masks_to_rle
 from keras_densepred.ops.box_masks import paste_masks
 
 free = pytest.mark.backend_free
@@ -398,6 +399,23 @@ def test_masks_in_run_lengths_are_those_pasted():
     for ours, whole, (x1, y1, x2, y2) in zip(decoded, pasted, boxes, strict=True):
         inside = (x >= np.floor(x1)) & (x < np.ceil(x2)) & (y >= np.floor(y1)) & (y < np.ceil(y2))
         assert np.array_equal(ours, whole & inside)
+
+
+@free
+@pytest.mark.parametrize("number", [0, 1, 3])
+@pytest.mark.parametrize("has_masks", [False, True])
+def test_results_arrive_in_another_process_as_they_were(number, has_masks):
+    rng = np.random.default_rng(0)
+    boxes = np.array([[1.5, 2, 9, 8]] * number).reshape(-1, 4)
+    lengths = masks_to_rle(rng.uniform(size=(number, 4, 4)), boxes, 10, 12)
+    sent = [
+        {"image_id": 7, "category_id": 2, "bbox": [1.5, 2.0, 7.5, 6.0], "score": 0.25 * i}
+        for i in range(number)
+    ]
+    if has_masks:
+        for item, segmentation in zip(sent, lengths, strict=True):
+            item["segmentation"] = segmentation
+    assert coco_results.from_arrays(coco_results.as_arrays(sent, has_masks)) == sent
 
 
 @free

@@ -8,7 +8,7 @@ import pytest
 
 from keras_densepred import backbones, models
 from keras_densepred.backbones import CEDNetBackbone
-from keras_densepred.layers import DropPath, LayerScale
+from keras_densepred.layers import Conv, DropPath, LayerScale
 from keras_densepred.models import optimize
 from keras_densepred.models.inference.optimized import InferenceGraph, fastest_predictor
 from tests.models.conftest import ToyPyramid
@@ -131,6 +131,22 @@ def test_half_precision_is_recorded_too():
     # Both round, at other places.
     own = error(model(IMAGES, training=False))
     assert all(a < 1.2 * b for a, b in zip(error(optimized(IMAGES)), own, strict=True))
+
+
+@on_pytorch
+def test_layers_of_two_precisions_keep_theirs():
+    pixels = keras.Input((8, 8, 3))
+    half = Conv(4, 3, padding=1, dtype="mixed_bfloat16")(pixels)
+    probability = keras.layers.Activation("sigmoid", dtype="float32")(half)
+    whole = Conv(4, 3, padding=1)(pixels)
+    rectified = keras.layers.ReLU(dtype="mixed_bfloat16")(whole)
+    added = keras.layers.Add(dtype="float32")([Conv(4, 1, dtype="mixed_bfloat16")(whole), whole])
+    model = keras.Model(pixels, [probability, rectified, added])
+    set_deterministic_weights(model)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    expected, found = model(images, training=False), optimize(model)(images)
+    assert [x.dtype for x in found] == [x.dtype for x in expected]
+    assert_close([x.float() for x in found], [x.float() for x in expected], 2e-2)
 
 
 @on_pytorch

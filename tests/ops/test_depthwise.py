@@ -206,3 +206,98 @@ def test_a_block_on_pytorch_copies_no_layout():
         if event.name in ("aten::clone", "aten::contiguous", "aten::copy_")
     ]
     assert all(size < images.numel() for size in copied)  # of the kernel only
+
+
+@pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="has its own operation")
+def test_gradients_of_gradients():
+    """A penalty on the gradient by the map, differentiated by the kernel."""
+    generator = np.random.default_rng(0)
+    maps, kernel = (
+        generator.normal(size=size).astype("float32") for size in ((2, 9, 8, 3), (5, 5, 3, 1))
+    )
+    results = []
+    for convolve in (depthwise_conv, ops.depthwise_conv):
+
+        def squared(maps, kernel, convolve=convolve):
+            outputs = convolve(maps, kernel, padding="same", data_format="channels_last")
+            return ops.sum(ops.square(outputs))
+
+        if keras.config.backend() == "jax":
+            import jax
+
+            def penalty(kernel, squared=squared):
+                return ops.sum(ops.square(jax.grad(squared)(maps, kernel)))
+
+            results.append(jax.grad(penalty)(kernel))
+        else:
+            import torch
+
+            inputs, weights = (torch.tensor(x, requires_grad=True) for x in (maps, kernel))
+            total = squared(inputs, weights)
+            (by_maps,) = torch.autograd.grad(total, inputs, create_graph=True)
+            (by_kernel,) = torch.autograd.grad(by_maps.square().sum(), weights)
+            results.append(by_kernel.numpy())
+    ours, reference = results
+    np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=1e-4 * np.abs(reference).max())
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="about PyTorch")
+class TestWhatPyTorchAsksOfIt:
+    def layer(self, dilation=1):
+        return Depthwise(
+            True, kernel=(7, 7), padding="same", dilation_rate=dilation, data_format="channels_last"
+        )
+
+    @pytest.mark.parametrize("dilation", [1, 3])
+    def test_no_images(self, dilation):
+        import torch
+
+        layer = self.layer(dilation)
+        layer.build((None, 9, 9, 4))
+        outputs = layer(torch.zeros((0, 9, 9, 4)))
+        assert outputs.shape == (0, 9, 9, 4)
+        outputs.sum().backward()
+        assert not layer.kernel.value.grad.any()
+
+    def test_autocast(self):
+        import torch
+
+        layer = self.layer()
+        layer.build((None, 9, 9, 4))
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = layer(torch.ones((1, 9, 9, 4)))
+        outputs.float().sum().backward()
+        assert layer.kernel.value.grad.any()
+
+    @pytest.mark.parametrize("dilation", [1, 3])
+    def test_compilers_and_exporters_see_one_convolution(self, dilation):
+        import torch
+
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.kernel = torch.nn.Parameter(torch.ones((7, 7, 4, 1)))
+
+            def forward(self, maps):
+                return depthwise_conv(
+                    maps,
+                    self.kernel,
+                    padding="same",
+                    dilation_rate=dilation,
+                    data_format="channels_last",
+                )
+
+        exported = torch.export.export(Network(), (torch.ones((1, 9, 9, 4)),), strict=True)
+        names = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+        assert sum("conv" in name for name in names) == 1
+        assert not any("clone" in name or "autograd" in name for name in names)
+
+    @pytest.mark.parametrize("images", [3, 20])
+    def test_many_small_maps(self, images):
+        case = dict(kernel=(5, 5), strides=1, padding="same", dilation_rate=1)
+        test_equals_keras_in_value_and_gradient(case, (images, 6, 5, 2))
+
+    def test_a_bias_of_another_precision(self):
+        maps, kernel = (ops.ones(shape, "bfloat16") for shape in ((1, 9, 9, 2), (7, 7, 2, 1)))
+        outputs = depthwise_conv(maps, kernel, ops.ones(2), data_format="channels_last")
+        assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"

@@ -44,3 +44,21 @@ def test_tensorflow_can_fuse_it_with_the_product_before(height):
     maps = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype("float32")
     expected = gelu(pointwise(maps, kernel, bias))  # eagerly
     np.testing.assert_allclose(expand(maps), expected, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="about TensorFlow's graphs")
+def test_tensorflow_has_its_gradient_by_the_map_that_it_was_given():
+    import tensorflow as tf
+
+    kernel = tf.ones((3, 8))
+
+    @tf.function
+    def by_map(images):
+        with tf.GradientTape() as tape:
+            maps = pointwise(images, kernel)
+            tape.watch(maps)
+            total = tf.reduce_sum(gelu(maps))
+        return tape.gradient(total, maps)
+
+    found = by_map(tf.zeros((1, 4, 5, 3)))
+    np.testing.assert_allclose(found, np.full((1, 4, 5, 8), 0.5), atol=1e-6)

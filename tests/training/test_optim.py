@@ -85,14 +85,21 @@ def test_pytorch_updates_each_group_at_once(monkeypatch):
     assert calls == [2, 2]  # kernels, biases
 
 
-def test_averages_excluded_variables_and_clipping_are_keras_own():
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_averages_excluded_variables_and_clipping_are_keras_own(accumulated):
     keras.utils.set_random_seed(1)
     ours, theirs = two_layers(), two_layers()
     theirs.set_weights(ours.get_weights())
     results = []
     for model, cls in ((ours, optim.AdamW), (theirs, keras.optimizers.AdamW)):
         optimizer = cls(
-            0.01, weight_decay=0.1, epsilon=1e-8, use_ema=True, ema_momentum=0.9, clipnorm=0.1
+            0.01,
+            weight_decay=0.1,
+            epsilon=1e-8,
+            use_ema=True,
+            ema_momentum=0.9,
+            clipnorm=0.1,
+            gradient_accumulation_steps=accumulated,
         )
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         raw = step(model, optimizer, steps=4)

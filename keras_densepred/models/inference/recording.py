@@ -113,6 +113,7 @@ def _record(graph: keras.Model, slot: Callable[[Any], int]) -> list[tuple[Any, t
     fused = _fusions(calls, graph.outputs)
     by_last = {id(fusion.last): fusion for fusion in fused}
     taken = {id(call) for fusion in fused for call in _members(fusion, calls)}
+    is_float32 = all(layer.compute_dtype == "float32" for layer in graph.layers)
     packed: dict[tuple[int, str | None], Any] = {}
     recorded: list[tuple[Any, tuple, tuple]] = []
     for call in calls:
@@ -128,7 +129,7 @@ def _record(graph: keras.Model, slot: Callable[[Any], int]) -> list[tuple[Any, t
             recorded.append((packed[key], tuple(map(slot, read)), outputs))
         elif id(call) not in taken:
             read = call.input_tensors
-            recorded.append((_plain(call), tuple(map(slot, read)), outputs))
+            recorded.append((_plain(call, is_float32), tuple(map(slot, read)), outputs))
     return recorded
 
 
@@ -146,8 +147,11 @@ def _fusions(calls: list[Any], outputs: list[Any]) -> list[_Fused]:
     readers = readers_of(calls, outputs)
 
     def only_reader(call: Any) -> Any:
+        """The one call that reads the result of another, if it computes in the same precision."""
         following = readers[id(call.outputs[0])]
-        return following[0] if len(following) == 1 else None
+        if len(following) != 1 or _precision(following[0]) != _precision(call):
+            return None
+        return following[0]
 
     fusions, summed = [], set()
     for call in calls:
@@ -174,6 +178,10 @@ def _fusions(calls: list[Any], outputs: list[Any]) -> list[_Fused]:
                 activation = None
         fusions.append(_Fused(call, activation, added, last))
     return fusions
+
+
+def _precision(call: Any) -> str | None:
+    return getattr(call.operation, "compute_dtype", None)
 
 
 def _is_packable(call: Any) -> bool:
@@ -259,8 +267,13 @@ def _pack(layer: Any, activation: str | None) -> Any:
     return Convolution(kernel, bias, layer.strides, layer.padding, layer.groups, activation)
 
 
-def _plain(call: Any) -> Callable[..., Any]:
-    """A function of the tensors that a call reads, in their order."""
+def _plain(call: Any, is_float32: bool) -> Callable[..., Any]:
+    """A function of the tensors that a call reads, in their order.
+
+    Args:
+        call: of the graph.
+        is_float32: whether all layers of the graph compute in float32.
+    """
     operation = call.operation
     args, kwargs = call.arguments.args, call.arguments.kwargs
     tensors = keras.tree.flatten(args)
@@ -268,7 +281,6 @@ def _plain(call: Any) -> Callable[..., Any]:
         gamma, beta = (_read(weight, operation) for weight in (operation.gamma, operation.beta))
         return packed_torch.layer_norm(gamma, beta, operation.epsilon)
     # What Keras does around a call of a layer without state is for training, and for precision.
-    is_float32 = getattr(operation, "compute_dtype", "float32") == "float32"
     function = operation.call if isinstance(operation, Stateless) and is_float32 else operation
     constants = {name: value for name, value in kwargs.items() if name != "training"}
     if (
