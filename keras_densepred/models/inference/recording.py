@@ -149,9 +149,8 @@ def _fusions(calls: list[Any], outputs: list[Any]) -> list[_Fused]:
     def only_reader(call: Any) -> Any:
         """The one call that reads the result of another, if it computes in the same precision."""
         following = readers[id(call.outputs[0])]
-        if len(following) != 1 or _precision(following[0]) != _precision(call):
-            return None
-        return following[0]
+        reader = following[0] if len(following) == 1 else None  # and None stands for an output
+        return reader if reader is not None and _precision(reader) == _precision(call) else None
 
     fusions, summed = [], set()
     for call in calls:
