@@ -136,9 +136,9 @@ def test_half_precision_is_recorded_too():
 @on_pytorch
 def test_layers_of_two_precisions_keep_theirs():
     pixels = keras.Input((8, 8, 3))
-    half = Conv(4, 3, padding=1, dtype="mixed_bfloat16")(pixels)
+    half = Conv(4, 3, dtype="mixed_bfloat16")(pixels)
     probability = keras.layers.Activation("sigmoid", dtype="float32")(half)
-    whole = Conv(4, 3, padding=1)(pixels)
+    whole = Conv(4, 3)(pixels)
     rectified = keras.layers.ReLU(dtype="mixed_bfloat16")(whole)
     added = keras.layers.Add(dtype="float32")([Conv(4, 1, dtype="mixed_bfloat16")(whole), whole])
     model = keras.Model(pixels, [probability, rectified, added])
