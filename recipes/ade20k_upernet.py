@@ -19,8 +19,8 @@ from 2,000 training images on, else those of a short run from random weights. Ki
 the same command continues exactly.
 
 Expected: published mIoU, one scale / several: CEDNet T 48.3 / 48.9, S 49.8 / 50.4, B 49.9 / 51.0;
-ConvNeXt T 46.0 / 46.7, S 48.7 / 49.6, B 49.1 / 49.9. On the built-in shapes mean IoU 0.78 after 16
-minutes of CPU time (JAX).
+ConvNeXt T 46.0 / 46.7, S 48.7 / 49.6, B 49.1 / 49.9. On the built-in shapes mean IoU 0.78 after
+five minutes (JAX, two cores with AVX-512).
 Status: ADE20K not yet run.
 """
 
