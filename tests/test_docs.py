@@ -34,6 +34,7 @@ _COMMAND = re.compile(
 )
 # Of torchrun, sbatch and Cloud TPU's tools.
 _FOREIGN = {
+    "--xla_cpu_prefer_vector_width",
     *("--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--rdzv-backend"),
     *("--node_rank", "--rdzv_endpoint", "--rdzv_backend", "--master-addr", "--master-port"),
     *("--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--requeue"),

@@ -85,7 +85,7 @@ class AdamW(_BackendAdamW):
     def _is_fused(self, variables: Sequence[Any]) -> bool:
         if keras.config.backend() != "torch" or self.amsgrad:
             return False
-        from keras_densepred.training.optim_torch import are_fused
+        from keras_densepred.ops.adamw_torch import are_fused
 
         return are_fused(variables)
 
@@ -119,7 +119,7 @@ class AdamW(_BackendAdamW):
     def _fused_update(
         self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: float
     ) -> None:
-        from keras_densepred.training.optim_torch import update
+        from keras_densepred.ops.adamw_torch import update
 
         for (scale, decay), positions in self._grouped(variables).items():
             indices = [self._get_variable_index(variables[i]) for i in positions]
@@ -143,7 +143,7 @@ class AdamW(_BackendAdamW):
         if not self.use_ema or not self._is_fused(trainable_variables):
             super()._update_model_variables_moving_average(trainable_variables)
             return
-        from keras_densepred.training.optim_torch import average
+        from keras_densepred.ops.adamw_torch import average
 
         pairs = zip(trainable_variables, self._model_variables_moving_average, strict=True)
         kept = [(variable.value, mean.value) for variable, mean in pairs if mean is not None]

@@ -70,12 +70,12 @@ def test_equals_keras_where_rules_say_the_same():
 
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="about PyTorch's kernel")
 def test_pytorch_updates_each_group_at_once(monkeypatch):
-    from keras_densepred.training import optim_torch
+    from keras_densepred.ops import adamw_torch
 
     calls = []
-    fused = optim_torch.adamw
+    fused = adamw_torch.adamw
     monkeypatch.setattr(
-        optim_torch,
+        adamw_torch,
         "adamw",
         lambda *lists, **options: calls.append(len(lists[0])) or fused(*lists, **options),
     )

@@ -1,6 +1,6 @@
 """AdamW and averages of many variables at once on PyTorch.
 
-Imported on the PyTorch backend only; `optim.py` says what it is for.
+Imported on the PyTorch backend only; `training.AdamW` says when and why.
 """
 
 from collections.abc import Sequence
