@@ -1,5 +1,6 @@
 """Flags of XLA that the package sets: for the CPU at hand, and never over the user's."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -71,14 +72,24 @@ def test_only_releases_that_know_the_flag_get_it(cpu, releases, package, version
     assert use_wide_vectors({}, cpu("avx512f")) == is_set
 
 
-def test_importing_the_package_comes_first_and_leaves_ours():
-    script = "import os, keras_densepred; print(repr(os.environ.get('XLA_FLAGS')))"
-    for own in ("", "--xla_force_host_platform_device_count=2"):
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "XLA_FLAGS": own},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == repr(own)
+@pytest.mark.parametrize("own", [None, "", "--xla_force_host_platform_device_count=2"])
+def test_importing_the_package_sets_it_where_the_user_set_nothing(own):
+    script = """
+import os, keras_densepred
+from keras_densepred.runtime.xla_flags import use_wide_vectors
+here = {}
+use_wide_vectors(here)
+print([os.environ.get("XLA_FLAGS"), here.get("XLA_FLAGS")])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    if own is not None:
+        environment["XLA_FLAGS"] = own
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, wanted_here = ast.literal_eval(done.stdout.strip())
+    assert found == (wanted_here if own is None else own)

@@ -20,9 +20,9 @@ And on CPU only:
   from 256 to 256 channels it takes 9.9 s for (2, 128, 128), as one matrix product 1.7 (forward:
   1.1), 162 and 64 ms for (2, 32, 32), 409 and 172 for 32 regions of 14x14, on a busy machine; from
   64 to 64, 531 and about 130 for 256 regions. With fewer channels or positions XLA's wins.
-* JAX, with strides: the same gradient is as fast in XLA, but not in a branch, where R-CNN's heads
-  compute: 3x3 of stride 2 from 64 to 144 channels, 256 regions of 14x14, 3.2 s instead of 0.07. A
-  product a tap takes 0.08 s in either.
+* JAX, in a branch of `switch`, where R-CNN's heads learn: there XLA's gradients of any convolution
+  are slow. 3x3 from 32 to 32 channels, 256 regions of 14x14, both take 1.46 s (outside 0.046), by
+  products 0.08; of stride 2 from 64 to 144 channels the kernel's 3.2 s (outside 0.07) and 0.08.
 * JAX, in groups of channels: from (1, 56, 56, 128), 3x3 in 32 groups, forward and both gradients
   take 4.9 s, with a product a tap and group for that gradient 0.045 (CPU time on a busy machine;
   2.1 and 0.021 s from (1, 28, 28, 256)). The other two are XLA's in `conv_jax.py` as well: products
@@ -37,6 +37,7 @@ import math
 import keras
 from keras import KerasTensor, ops
 
+from keras_densepred.ops.loops import is_in_branch
 from keras_densepred.runtime.devices import (
     jax_runs_on_cpu,
     tensorflow_runs_on_cpu,
@@ -44,7 +45,6 @@ from keras_densepred.runtime.devices import (
 )
 
 _WIDE = 64  # channels and filters from which on
-_WIDE_STRIDED = 16  # the same for strides; images have fewer
 _LARGE = 1024  # positions of all maps from which on a matrix product gives the gradient on JAX
 
 
@@ -176,19 +176,17 @@ def _conv_tensorflow(inputs, kernel, strides, padding):
 def _conv_jax(inputs, kernel, strides, padding, groups=1):
     from keras_densepred.ops import conv_jax
 
-    own_gradient = jax_runs_on_cpu() and (groups > 1 or _is_wide_and_large(inputs, kernel, strides))
+    own_gradient = (
+        jax_runs_on_cpu()
+        and all(isinstance(size, int) for size in inputs.shape[:3])  # not while shapes are inferred
+        and (groups > 1 or is_in_branch() or _is_wide_and_large(inputs, kernel, strides))
+    )
     convolve = conv_jax.conv_on_cpu if own_gradient else conv_jax.conv
     return convolve(inputs, kernel, strides, padding, groups)
 
 
 def _is_wide_and_large(inputs, kernel, strides) -> bool:
-    positions = inputs.shape[:3]
-    if not all(isinstance(size, int) for size in positions):
-        return False  # no integers while Keras infers shapes
-    narrowest = min(kernel.shape[2:])
-    if strides > 1:
-        return narrowest >= _WIDE_STRIDED
-    return narrowest >= _WIDE and math.prod(positions) >= _LARGE
+    return strides == 1 and min(kernel.shape[2:]) >= _WIDE and math.prod(inputs.shape[:3]) >= _LARGE
 
 
 def _conv_of_patches(inputs, kernel):

@@ -1,5 +1,7 @@
 """Data-dependent loops and branches in compiled programs."""
 
+import contextvars
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +11,13 @@ from keras import ops
 from keras_densepred.runtime.devices import writes_onnx
 
 Tensor = Any
+
+_in_branch = contextvars.ContextVar("in_branch", default=False)
+
+
+def is_in_branch() -> bool:
+    """Whether what is traced now is a branch of `switch`, where XLA compiles worse on CPU."""
+    return _in_branch.get()
 
 
 def while_loop(
@@ -105,6 +114,15 @@ def switch(index: Tensor, branches: Sequence[Callable[[], Tensor]]) -> Tensor:
     Returns:
         The result of branch number `index`.
     """
+    branches = [functools.partial(_run_branch, branch) for branch in branches]
     if keras.config.backend() == "jax":
         branches = [keras.remat(branch) for branch in branches]
-    return ops.switch(index, list(branches))
+    return ops.switch(index, branches)
+
+
+def _run_branch(branch: Callable[[], Tensor]) -> Tensor:
+    token = _in_branch.set(True)
+    try:
+        return branch()
+    finally:
+        _in_branch.reset(token)

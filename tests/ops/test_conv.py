@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_densepred.layers import Conv
 from keras_densepred.ops.conv import conv2d
+from keras_densepred.ops.loops import is_in_branch, switch
 from keras_densepred.ops.pointwise import layer_norm, pointwise
 from tests.weights import gradients
 
@@ -166,3 +167,24 @@ def test_half_precision_keeps_its_dtype_and_stays_close(dtype):
         assert keras.backend.standardize_dtype(outputs.dtype) == dtype
         outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
         np.testing.assert_allclose(outputs, expected, atol=0.05)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="about JAX under XLA")
+@pytest.mark.parametrize("strides", [1, 2])
+def test_gradients_in_a_branch_are_products(strides):
+    """XLA's own are right there and take ten times as long and more."""
+    import jax
+
+    maps, kernel = np.ones((2, 7, 6, 8), "float32"), np.ones((3, 3, 8, 4), "float32")
+
+    def total(kernel):
+        return ops.sum(ops.square(conv2d(maps, kernel, strides=strides, padding=1)))
+
+    def in_branch(kernel, index):
+        return switch(index, [lambda: 0.0 * ops.sum(kernel), lambda: total(kernel)])
+
+    outside, inside = jax.grad(total), jax.grad(in_branch)
+    assert "dot_general" not in str(jax.make_jaxpr(outside)(kernel))
+    assert str(jax.make_jaxpr(inside)(kernel, 1)).count("dot_general") >= 1
+    np.testing.assert_allclose(inside(kernel, 1), outside(kernel), rtol=1e-5)
+    assert not inside(kernel, 0).any() and not is_in_branch()

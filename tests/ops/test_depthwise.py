@@ -208,7 +208,6 @@ def test_a_block_on_pytorch_copies_no_layout():
     assert all(size < images.numel() for size in copied)  # of the kernel only
 
 
-@pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="has its own operation")
 def test_gradients_of_gradients():
     """A penalty on the gradient by the map, differentiated by the kernel."""
     generator = np.random.default_rng(0)
@@ -229,6 +228,17 @@ def test_gradients_of_gradients():
                 return ops.sum(ops.square(jax.grad(squared)(maps, kernel)))
 
             results.append(jax.grad(penalty)(kernel))
+        elif keras.config.backend() == "tensorflow":
+            import tensorflow as tf
+
+            inputs, weights = tf.constant(maps), tf.constant(kernel)
+            with tf.GradientTape() as outer:
+                outer.watch(weights)
+                with tf.GradientTape() as inner:
+                    inner.watch(inputs)
+                    total = squared(inputs, weights)
+                penalty = tf.reduce_sum(tf.square(inner.gradient(total, inputs)))
+            results.append(outer.gradient(penalty, weights))
         else:
             import torch
 
