@@ -44,6 +44,8 @@ SLOW = ("sampling_offsets", "reference_points")  # weights that learn at a tenth
 EMBEDDINGS = ("query_embed", "query_feat", "level_embed")  # Mask2Former's that do not decay
 DROPS = {"deformable_detr": (40 / 50,), "mask2former": (327_778 / 368_750, 355_092 / 368_750)}
 SIZES = {"deformable_detr": 1344, "mask2former": 1024}  # 1333 and what levels divide; the crop
+SELECTIONS = ("learned", "two_stage", "mixed", "centres")  # where queries come from
+OTHERS_SELECTIONS = {"deformable_detr": ("centres",), "mask2former": ("two_stage", "mixed")}
 CLIP = {"deformable_detr": 0.1, "mask2former": 0.01}  # norm of the whole gradient
 
 
@@ -122,9 +124,9 @@ EXPERIMENTS = {
         {
             **protocols.FEW_IMAGES,
             "epochs": AtLeast(12, steps=700),
-            "queries": 50,
-            "query_selection": "mixed",
-            "box_refine": True,
+            "queries": _by_detector(50, 100),
+            "query_selection": _by_detector("mixed", "centres"),
+            "box_refine": _by_detector(True, False),
             "dropout": 0.0,
             "width": 128,
             "points": 1024,
@@ -148,7 +150,9 @@ class Settings(training.PyramidDetectionSettings):
     encoder_layers: int | None = training.setting(None, "of the encoder, or pixel decoder")
     decoder_layers: int | None = training.setting(None, "of the decoder")
     query_selection: str | None = training.setting(
-        None, "where queries come from", ("learned", "two_stage", "mixed")
+        None,
+        "where queries come from; two_stage and mixed for Deformable DETR, centres for Mask2Former",
+        SELECTIONS,
     )
     box_refine: bool | None = training.setting(None, "boxes refined layer by layer")
     points: int | None = training.setting(None, "of each mask that Mask2Former learns from")
@@ -221,6 +225,7 @@ def _mask2former(settings: Settings, backbone: Any, num_classes: int) -> keras.M
         encoder_hidden=4 * settings.width,
         decoder_hidden=8 * settings.width,
         num_points=settings.points,
+        query_selection=settings.query_selection,
     )
 
 
@@ -260,7 +265,18 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
 
 
 def check(settings: Settings, train: Any, cluster: Any) -> None:
-    """Refuses what these detectors would learn wrongly."""
+    """Refuses what these detectors would learn wrongly, or would not look at."""
+    others = OTHERS_SELECTIONS[settings.detector]
+    if settings.query_selection in others:
+        raise training.SettingsError(
+            f"--query-selection {settings.query_selection} is not {settings.detector}'s: give "
+            f"{' or '.join(name for name in SELECTIONS if name not in others)}."
+        )
+    if settings.detector == "mask2former" and (settings.box_refine or settings.dropout):
+        raise training.SettingsError(
+            "--box-refine and --dropout are Deformable DETR's: leave them out with --detector "
+            "mask2former."
+        )
     if settings.copy_paste:
         raise training.SettingsError(
             "--copy-paste mixes images that are padded before, and a transformer must know where "

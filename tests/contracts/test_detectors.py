@@ -51,6 +51,9 @@ DETECTORS = {
         *args, query_selection="mixed", **DETR, **options
     ),
     "mask2former": lambda *args, **options: models.Mask2Former(*args, **MASK2FORMER, **options),
+    "mask2former_centres": lambda *args, **options: models.Mask2Former(
+        *args, query_selection="centres", **MASK2FORMER, **options
+    ),
 }
 # Levels of different width, as in the published networks, where the small ones have one width.
 CSP_STAGES = tuple(

@@ -1,5 +1,6 @@
 """Exported files, run by ONNX Runtime, give what Keras gives."""
 
+import functools
 import sys
 
 import keras
@@ -12,7 +13,7 @@ from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
 from tests.export.dense import dense
 from tests.export.detr import detr
-from tests.export.mask2former import mask2former
+from tests.export.mask2former import mask2former, mask2former_centres
 from tests.export.yolo import ANCHORS, BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -59,10 +60,12 @@ else:
         assert number and matched >= 0.8 * number
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former"])
+    @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former", "centres"])
     def test_without_suppression_operator(name, tmp_path):
         """Deformable DETR's and Mask2Former's detections are part of the graph."""
-        model = mask2former() if name == "mask2former" else detr(query_selection=name)
+        model = {"mask2former": mask2former, "centres": mask2former_centres}.get(
+            name, functools.partial(detr, query_selection=name)
+        )()
         expected = model.predict(IMAGES, verbose=0)
         path = export_onnx(model, tmp_path / "model.onnx", SIZE, batch_size=2)
         assert b"NonMaxSuppression" not in path.read_bytes()

@@ -13,7 +13,7 @@ from keras_densepred.layers.conv import Conv
 from keras_densepred.models import DeepLabV3, DeformableDETR, Mask2Former, RetinaNetKerasHub
 from tests.export.dense import dense
 from tests.export.detr import detr
-from tests.export.mask2former import mask2former
+from tests.export.mask2former import mask2former, mask2former_centres
 from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
@@ -87,7 +87,7 @@ SUPPORTED = {
     "torch": ("torch", "openvino"),
 }[BACKEND]
 MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter, "deformable": deformable}
-MODELS |= {"dense": dense, "detr": detr, "mask2former": mask2former}
+MODELS |= {"dense": dense, "detr": detr, "mask2former": mask2former, "centres": mask2former_centres}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,7 @@ def model(request):
         pytest.param("dense", marks=pytest.mark.slow),
         pytest.param("detr", marks=pytest.mark.slow),
         pytest.param("mask2former", marks=pytest.mark.slow),
+        pytest.param("centres", marks=pytest.mark.slow),
     ],
     indirect=True,
 )

@@ -20,6 +20,7 @@ def best_instances(
     stride: int,
     count: int,
     mask_size: int,
+    places: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The best pairs of query and class, as MMDetection's Mask2Former chooses and scores them.
 
@@ -31,6 +32,7 @@ def best_instances(
         stride: pixels of the image per position of the masks.
         count: K, instances of an image.
         mask_size: S, cells on a side of a mask.
+        places: (B, Q, 4) float32 of the embeddings, if they have any.
 
     Returns:
         `"boxes"` (B, K, 4) float32 xyxy in pixels, the tightest around each mask, `"labels"` (B, K)
@@ -44,7 +46,10 @@ def best_instances(
     probability = ops.softmax(class_logits, axis=-1)[..., :-1]
     found = min(count, queries * classes)
     scores, index = highest(ops.reshape(probability, (-1, queries * classes)), found)
-    maps = mask_logits(gather_rows(embeddings, index // classes), features)
+    owners = index // classes
+    if places is not None:
+        places = gather_rows(places, owners)
+    maps = mask_logits(gather_rows(embeddings, owners), features, places)
     boxes, sureness, _ = measure_masks(maps, image_size, stride)
     confidence = scores * sureness
     confidence, order = highest(confidence, found)

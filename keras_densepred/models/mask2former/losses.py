@@ -9,6 +9,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.models.mask2former.centres import at_points
 from keras_densepred.models.mask2former.decoder import mask_logits
 from keras_densepred.models.mask2former.targets import MaskTargets
 from keras_densepred.ops.assignment import assign
@@ -60,6 +61,7 @@ def match(
         ops.stop_gradient(outputs[key])
         for key in ("class_logits", "mask_embeddings", "mask_features")
     )
+    places = outputs.get("mask_places")
     labels = targets.labels
     costs = []
     for layer in range(logits.shape[1]):
@@ -67,6 +69,8 @@ def match(
         # Sampling is linear: the features are sampled instead of the masks of all queries.
         sampled = sample_points(features, points)
         masks = ops.matmul(embeddings[:, layer], ops.swapaxes(sampled, 1, 2))
+        if places is not None:
+            masks = masks + at_points(ops.stop_gradient(places[:, layer]), points)
         costs.append(_costs(logits[:, layer], masks, labels, *targets.at(points)))
     stacked = ops.stack(costs, axis=1)
     valid = ops.broadcast_to(
@@ -178,8 +182,12 @@ def _matched_first(assigned: Tensor, num_queries: int) -> Tensor | None:
 
 def _matched_maps(outputs: dict[str, Tensor], layer: int, assigned: Tensor) -> Tensor:
     """(B * K, h, w, 1) mask logits of the query of each target."""
-    rows = gather_rows(outputs["mask_embeddings"][:, layer], ops.maximum(assigned, 0))
-    maps = mask_logits(rows, outputs["mask_features"])
+    queries = ops.maximum(assigned, 0)
+    rows = gather_rows(outputs["mask_embeddings"][:, layer], queries)
+    places = outputs.get("mask_places")
+    if places is not None:
+        places = gather_rows(places[:, layer], queries)
+    maps = mask_logits(rows, outputs["mask_features"], places)
     return ops.reshape(maps, (-1, *ops.shape(maps)[2:], 1))
 
 

@@ -8,6 +8,7 @@ from keras import ops
 from keras_densepred.faults import require_positive
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.detector import Detector
+from keras_densepred.models.mask2former.centres import centre_loss
 from keras_densepred.models.mask2former.instances import best_instances
 from keras_densepred.models.mask2former.network import NUM_POINTS, MaskNetwork, last_prediction
 from keras_densepred.models.mask2former.targets import InstanceMasks
@@ -19,6 +20,7 @@ Tensor = Any
 # objects scaled to boxes of 224, 448 and 900 px lose intersection over union: with 28 cells 0.037,
 # 0.053 and 0.061; with 112 cells 0.003, 0.006 and 0.011; with 160 cells 0.000, 0.002 and 0.006.
 MASK_SIZE = 160
+SELECTIONS = ("learned", "centres")
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -55,6 +57,9 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
         num_points: points of each mask that costs and losses look at.
         max_detections: detections of an image.
         mask_size: cells on a side of predicted masks.
+        query_selection: where queries come from. `"learned"` (the paper): the same for every image.
+            `"centres"`: from the likeliest centres of objects, and each has a place, an ellipse, as
+            part of its masks. That learns many alike objects from few images.
         dtype: dtype policy of what stands on the backbone; by default the backbone's. Predictions
             and losses are float32.
         **kwargs: arguments of `keras.Model`, such as `name`.
@@ -87,6 +92,7 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
         num_points: int = NUM_POINTS,
         max_detections: int = 100,
         mask_size: int = MASK_SIZE,
+        query_selection: str = "learned",
         dtype: Any = None,
         **kwargs: Any,
     ):
@@ -103,7 +109,13 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
             num_points=num_points,
         )
         require_positive(max_detections=max_detections, mask_size=mask_size)
-        images, outputs = self._graph(backbone, num_classes, dtype=policy, **sizes)
+        if query_selection not in SELECTIONS:
+            raise ValueError(
+                f"`query_selection` is {query_selection!r}; give one of {', '.join(SELECTIONS)}."
+            )
+        images, outputs = self._graph(
+            backbone, num_classes, dtype=policy, query_selection=query_selection, **sizes
+        )
         super().__init__(inputs=images, outputs=outputs, **kwargs)
 
         # === Config ===
@@ -112,11 +124,15 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
             num_classes,
             bounding_box_format,
             policy,
-            losses=("classification_loss", "mask_loss", "dice_loss"),
+            losses=(
+                *("classification_loss", "mask_loss", "dice_loss"),
+                *(("centre_loss",) if query_selection == "centres" else ()),
+            ),
         )
         self._set_network(**sizes)
         self.max_detections = max_detections
         self.mask_size = mask_size
+        self.query_selection = query_selection
 
     def class_axes(self) -> dict[str, ClassAxis]:
         """See `Detector.class_axes`: classes with "no object" last."""
@@ -130,7 +146,11 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
         training: bool = True,
     ) -> dict[str, Tensor]:
         """Sums over the predictions; masks' are divided by those matched in the whole batch."""
-        return self.mask_losses(outputs, InstanceMasks.of(targets, images))
+        masks = InstanceMasks.of(targets, images)
+        losses = self.mask_losses(outputs, masks)
+        if self.query_selection == "centres":
+            losses["centre_loss"] = centre_loss(outputs["centre_logits"], masks.boxes, masks.labels)
+        return losses
 
     def detections_in_pixels(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
         """`detections` with boxes xyxy in pixels; export asks for it, too."""
@@ -141,6 +161,7 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
             stride=self.stride,
             count=self.max_detections,
             mask_size=self.mask_size,
+            places=outputs["mask_places"][:, -1] if "mask_places" in outputs else None,
         )
 
     def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ class MaskNetwork:
         decoder_hidden: int,
         num_points: int,
         dtype: Any,
+        query_selection: str = "learned",
     ) -> tuple[Any, dict[str, Any]]:
         """Symbolic images and what `MaskDecoder` predicts for them.
 
@@ -68,7 +69,7 @@ class MaskNetwork:
             *(width, encoder_layers, num_heads, encoder_hidden), name="pixel_decoder", dtype=dtype
         )([features[name] for name in (finest, "P3", "P4", "P5")])
         outputs = MaskDecoder(
-            *(num_classes, num_queries, decoder_layers, num_heads, decoder_hidden),
+            *(num_classes, num_queries, decoder_layers, num_heads, decoder_hidden, query_selection),
             name="mask_decoder",
             dtype=dtype,
         )(maps)

@@ -116,7 +116,7 @@ class Mask2FormerSegmenter(MaskNetwork, Segmenter, keras.Model):
     ):
         check_backbone(backbone, num_classes, ("P3", "P4", "P5"))
         policy = keras.dtype_policies.get(dtype or backbone.dtype_policy)
-        sizes = dict(
+        sizes: dict[str, Any] = dict(
             width=width,
             num_queries=num_queries,
             encoder_layers=encoder_layers,
