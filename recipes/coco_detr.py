@@ -129,7 +129,7 @@ EXPERIMENTS = {
             "box_refine": _by_detector(True, False),
             "dropout": 0.0,
             "width": 128,
-            "points": 1024,
+            "points": 512,
             "encoder_layers": 2,
             "decoder_layers": 3,
             "learning_rate": 1e-3,

@@ -125,6 +125,11 @@ def test_a_runtime_gives_what_predict_gives(model, format, tmp_path):
             function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
         assert not list(tmp_path.iterdir())
         return
+    if format == "openvino" and getattr(made, "query_selection", None) == "centres":
+        with pytest.raises(ValueError, match=r"finds other masks than .*: write it as onnx"):
+            function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
+        assert not list(tmp_path.iterdir())
+        return
     path = function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
     for _ in range(2 if format == "saved_model" else 1):
         found = run(path)

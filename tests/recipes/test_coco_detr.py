@@ -212,3 +212,32 @@ def test_copy_paste_is_refused(flags, tmp_path):
     with pytest.raises(training.SettingsError, match="--copy-paste mixes images"):
         recipe.main([*flags, "--copy-paste", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--query-selection", "centres"], "not deformable_detr's: give learned or two_stage or"),
+        (
+            ["--detector", "mask2former", "--query-selection", "mixed"],
+            "not mask2former's: give learned or centres",
+        ),
+        (["--detector", "mask2former", "--box-refine"], "--box-refine and --dropout are"),
+        (["--detector", "mask2former", "--dropout", "0.1"], "--box-refine and --dropout are"),
+    ],
+)
+def test_flags_of_the_other_detector_are_refused(flags, tmp_path, given, said):
+    with pytest.raises(training.SettingsError, match=said):
+        recipe.main([*flags, *given, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.backend_free
+def test_short_runs_have_queries_that_learn_quickly():
+    """DETR.md part 3, and on pictures of many alike objects."""
+    chosen = {"deformable_detr": ("mixed", True, 50), "mask2former": ("centres", False, 100)}
+    for detector, expected in chosen.items():
+        settings = recipe.Settings(detector=detector, experiment="small")
+        settings = recipe.RECIPE.complete(settings, Split(100))
+        assert (settings.query_selection, settings.box_refine, settings.queries) == expected

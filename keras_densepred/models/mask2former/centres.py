@@ -27,6 +27,7 @@ SPREAD = 0.54 / 6.0  # standard deviation around a centre, in sides of its box (
 POSITIVE, NEGATIVE = 2.0, 4.0  # exponents of the loss
 RADIUS = 2.0  # positions of the finest map: of the ellipses that masks start as
 LARGEST = 6.0  # logarithm of how many times that they can become
+_ROUNDED = 1e-4  # of logits
 HEIGHT = 4.0  # logit in the middle of an ellipse; 0 at its edge
 
 
@@ -70,8 +71,9 @@ class CentreQueries(keras.layers.Layer):
         logits = in_float32(self.centres(ops.relu(self.hidden(features))))
         heat = ops.stop_gradient(logits)
         around = max_pool2d(heat, pool_size=3, strides=1, padding=1)
-        # Maxima first, in their order, then what is beside them.
-        rank = ops.where(heat >= around, ops.sigmoid(heat) + 1.0, ops.sigmoid(heat))
+        # Maxima first, in their order, then what is beside them. Not by equality: a runtime may
+        # compute a map twice, and round it twice.
+        rank = ops.where(heat >= around - _ROUNDED, ops.sigmoid(heat) + 1.0, ops.sigmoid(heat))
         _, height, width = ops.shape(heat)[:3]
         cells = heat.shape[1] * heat.shape[2] if None not in heat.shape[1:3] else self.num_queries
         count = min(self.num_queries, cells)

@@ -273,7 +273,9 @@ def _allowed(embeddings: Tensor, features: Tensor, places: Tensor | None) -> Ten
         places = ops.stop_gradient(places)
     masks = mask_logits(ops.stop_gradient(embeddings), features, places)
     masks = ops.reshape(masks, (-1, ops.shape(masks)[1], height * width))
-    if places is not None:
-        return masks >= ops.minimum(ops.max(masks, axis=-1, keepdims=True), 0.0)
     inside = masks >= 0.0
+    if places is not None:
+        numbers = ops.arange(ops.shape(masks)[-1], dtype="int32")
+        likeliest = ops.cast(ops.argmax(masks, axis=-1), "int32")
+        return ops.logical_or(inside, numbers == likeliest[..., None])
     return ops.logical_or(inside, ops.logical_not(ops.any(inside, axis=-1, keepdims=True)))
