@@ -63,3 +63,17 @@ def test_deformable_is_for_resnets():
         recipe.RECIPE.complete(
             recipe.Settings(deformable=True, preset="cednet_next_pico"), Split(118_000)
         )
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("experiment", "expected"), [("small", "HeNormal"), ("msfm", "FixedNormal")]
+)
+def test_short_runs_start_with_a_head_that_learns_at_once(experiment, expected):
+    """The paper's N(0, 0.01) lets the first hundreds of steps find nothing."""
+    settings = recipe.Settings(experiment=experiment, preset="cednet_next_pico", width=16)
+    settings = recipe.RECIPE.complete(settings, Split(100))
+    model = recipe.build_model(settings, Split(100))
+    assert type(model.head_initializer).__name__ == expected
+    again = type(model).from_config(model.get_config())
+    assert type(again.head_initializer).__name__ == expected

@@ -133,7 +133,7 @@ def layer_losses(
     queries = assigned if chosen is None else gather_rows(assigned, chosen)
     matched = ops.cast(queries >= 0, "float32")
     maps = _matched_maps(outputs, layer, queries)
-    points = _points(maps, queries, targets, chosen, num_points, uniform)
+    points = _points(maps, queries, targets, num_points, uniform)
     logits = _at(maps, points)
     values, counts = targets.at_each(points, chosen)
     if counts is None:
@@ -195,7 +195,6 @@ def _points(
     maps: Tensor,
     assigned: Tensor,
     targets: MaskTargets,
-    chosen: Tensor | None,
     num_points: int,
     uniform: Uniform,
 ) -> Tensor:
@@ -204,7 +203,7 @@ def _points(
     shape = ops.shape(assigned)
     candidates = uniform((*shape, CANDIDATES * num_points, 2))
     doubt = -ops.abs(ops.stop_gradient(_at(maps, candidates)))
-    _, counts = targets.at_each(candidates, chosen)
+    counts = targets.counts_at(candidates)
     if counts is not None:
         doubt = doubt - _LAST * (1.0 - counts)
     _, index = ops.top_k(doubt, number, sorted=False)

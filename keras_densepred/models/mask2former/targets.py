@@ -46,6 +46,9 @@ class MaskTargets(Protocol):
             (B, K, P), and (B, K, P) or None, as above.
         """
 
+    def counts_at(self, points: Tensor) -> Tensor | None:
+        """Which points count, (B, K, P) float32 of (B, K, P, 2), or None; as above."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InstanceMasks:
@@ -92,6 +95,9 @@ class InstanceMasks:
         values = sample_points(maps, ops.reshape(inside, (-1, number, 2)))
         return ops.reshape(values, ops.shape(points)[:3]), None
 
+    def counts_at(self, points: Tensor) -> None:
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassMasks:
@@ -135,9 +141,16 @@ class ClassMasks:
         return values, ops.cast(found != self.ignore_label, "float32")
 
     def at_each(self, points: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        shape = ops.shape(points)[:3]
-        flat = ops.reshape(points, (shape[0], -1, 2))
-        found = ops.reshape(labels_at_points(self.semantic, flat), shape)
+        found = self._labels_at(points)
         numbers = ops.arange(self.num_classes, dtype="int32")[None] if chosen is None else chosen
         values = ops.cast(found == numbers[..., None], "float32")
         return values, ops.cast(found != self.ignore_label, "float32")
+
+    def counts_at(self, points: Tensor) -> Tensor:
+        return ops.cast(self._labels_at(points) != self.ignore_label, "float32")
+
+    def _labels_at(self, points: Tensor) -> Tensor:
+        """(B, K, P) int32 of (B, K, P, 2)."""
+        shape = ops.shape(points)[:3]
+        flat = ops.reshape(points, (shape[0], -1, 2))
+        return ops.reshape(labels_at_points(self.semantic, flat), shape)

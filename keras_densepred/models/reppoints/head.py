@@ -25,7 +25,8 @@ class RepPointsHead(keras.layers.Layer):
     The first points say where the deformable convolutions of the second stage read. There the
     second points, as shifts of the first, and the class logits come from.
 
-    Kernels start at N(0, 0.01) at 256 channels, and with the same gain at other widths.
+    Kernels start at N(0, 0.01) at 256 channels, and with the same gain at other widths, unless
+    told otherwise.
 
     Args:
         num_classes: C.
@@ -34,6 +35,7 @@ class RepPointsHead(keras.layers.Layer):
         transform: from points to boxes, see `points_to_boxes`.
         norm: whether group norms (of 32 groups, or as many as divide the width) take the place of
             the towers' biases.
+        hidden_initializer: Keras initializer of all kernels but those of the outputs; see above.
     """
 
     def __init__(
@@ -43,9 +45,13 @@ class RepPointsHead(keras.layers.Layer):
         depth: int = 3,
         transform: str = "moment",
         norm: bool = False,
+        hidden_initializer: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if hidden_initializer is None:
+            hidden_initializer = FixedNormal(HIDDEN_GAIN / math.sqrt(width))
+        self.hidden_initializer = keras.initializers.get(hidden_initializer)
         self.num_classes = num_classes
         self.width = width
         self.depth = depth
@@ -61,7 +67,7 @@ class RepPointsHead(keras.layers.Layer):
         )
 
     def _hidden_start(self) -> Any:
-        return FixedNormal(HIDDEN_GAIN / math.sqrt(self.width))
+        return self.hidden_initializer.clone()
 
     def _conv(self, name: str, use_bias: bool) -> keras.layers.Layer:
         start = self._hidden_start()
@@ -174,4 +180,5 @@ class RepPointsHead(keras.layers.Layer):
             "depth": self.depth,
             "transform": self.transform,
             "norm": self.norm,
+            "hidden_initializer": keras.initializers.serialize(self.hidden_initializer),
         }
