@@ -14,9 +14,10 @@ clipped to 0.01, large-scale jitter 0.1-2.0 at 1024 px.
     torchrun --nproc-per-node=8 recipes/coco_detr.py ...                 # 8 GPUs with PyTorch
 
 Settings left open come from `--experiment`, by default that of the backbone's family from 20,000
-training images on, and on fewer that of a short run from random weights, whose queries start at the
-encoder's best tokens and whose boxes are refined layer by layer. Killed at any moment, the same
-command continues exactly.
+training images on, and on fewer that of a short run from random weights: Deformable DETR's queries
+start at the encoder's best tokens and boxes are refined layer by layer (`mixed`), Mask2Former's
+start at the likeliest centres of objects (`centres`). Killed at any moment, the same command
+continues exactly.
 
 Expected: on 205 pictures of blood cells, from random weights, AP 0.44, AP50 0.77 in 14 minutes on
 two CPU cores with AVX-512 (256 px, JAX).
@@ -44,6 +45,7 @@ SLOW = ("sampling_offsets", "reference_points")  # weights that learn at a tenth
 EMBEDDINGS = ("query_embed", "query_feat", "level_embed")  # Mask2Former's that do not decay
 DROPS = {"deformable_detr": (40 / 50,), "mask2former": (327_778 / 368_750, 355_092 / 368_750)}
 SIZES = {"deformable_detr": 1344, "mask2former": 1024}  # 1333 and what levels divide; the crop
+MAX_DETECTIONS = 100  # of an image, in COCO's average precision
 SELECTIONS = ("learned", "two_stage", "mixed", "centres")  # where queries come from
 OTHERS_SELECTIONS = {"deformable_detr": ("centres",), "mask2former": ("two_stage", "mixed")}
 CLIP = {"deformable_detr": 0.1, "mask2former": 0.01}  # norm of the whole gradient
@@ -225,6 +227,7 @@ def _mask2former(settings: Settings, backbone: Any, num_classes: int) -> keras.M
         encoder_hidden=4 * settings.width,
         decoder_hidden=8 * settings.width,
         num_points=settings.points,
+        max_detections=max(MAX_DETECTIONS, settings.queries),
         query_selection=settings.query_selection,
     )
 
@@ -276,6 +279,12 @@ def check(settings: Settings, train: Any, cluster: Any) -> None:
         raise training.SettingsError(
             "--box-refine and --dropout are Deformable DETR's: leave them out with --detector "
             "mask2former."
+        )
+    most = data.most_boxes(train)
+    if most > settings.queries:
+        cluster.say(
+            f"Some images have {most} objects, and no more than {settings.queries} can be found in "
+            "one: give more --queries if you need all."
         )
     if settings.copy_paste:
         raise training.SettingsError(

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from keras_densepred import backbones, command, data, export, files, saved
+from keras_densepred import backbones, command, data, export, files, models, saved
 from tools.timing import litert_files, onnx_files
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _export(argv: Sequence[str] | None) -> None:
         print(f"{options.output}: {_megabytes(options.output):.2f} MB")
         return
     side = _image_size(options)
-    model = load(options.model)
+    model = export.in_float32(load(options.model))
     saved.require_size(model, side)
     more: dict[str, Any] = {"weights": options.weights} if options.format == "litert" else {}
     if options.format in DESCRIBED:
@@ -130,6 +130,7 @@ def _description(
         mean=preprocessing.mean,
         std=preprocessing.std,
         size=(side, side),
+        has_masks=isinstance(model, models.Mask2Former),
         resize="crop" if preprocessing.task == "classification" else resize,
     )
 

@@ -58,7 +58,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluates; returns the exit code."""
     check_data_arguments(options)
     options.output = require_new_file(
-        options.output, inputs=[options.model], overwrite=options.overwrite, is_ours=_is_evaluation
+        options.output,
+        inputs=[options.model],
+        overwrite=options.overwrite,
+        is_ours=lambda path: _is_evaluation(path, options.model),
     )
     suffix = "" if options.output.suffix else "_files"
     with claim_folder(
@@ -267,9 +270,11 @@ def _cell(value: float) -> str:
     return "-" if value < 0 else f"{value:.3f}"
 
 
-def _is_evaluation(path: Path) -> bool:
-    """Whether a file is one that this command wrote."""
+def _is_evaluation(path: Path, model: str) -> bool:
+    """Whether a file is what this command wrote of this model, and of no other."""
     try:
-        return {"model", "data", "results"} <= json.loads(path.read_text("utf-8")).keys()
-    except (OSError, ValueError, AttributeError):
+        content = json.loads(path.read_text("utf-8"))
+        known = {"model", "data", "results"} <= content.keys()
+        return known and Path(content["model"]).resolve() == saved.find_model(model).resolve()
+    except (OSError, ValueError, AttributeError, TypeError):
         return False

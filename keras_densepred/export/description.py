@@ -26,6 +26,7 @@ def describe(
     std: Sequence[float],
     size: tuple[int, int],
     resize: str,
+    has_masks: bool = False,
 ) -> dict[str, str]:
     """What whoever runs an exported file must know; every value is text, most of it JSON.
 
@@ -37,6 +38,7 @@ def describe(
         std: of the three channels, that the difference is divided by.
         size: height and width of the input in pixels.
         resize: `"fit"` (with its aspect ratio, padded), `"stretch"`, or `"crop"`.
+        has_masks: whether a detector predicts masks.
 
     Returns:
         Name -> text.
@@ -64,6 +66,8 @@ def describe(
     if task == "detection":
         told["box_format"] = "xyxy: left, top, right, bottom in pixels of the input"
         told["score"] = "confidence of the class between 0 and 1; rows past num_detections are -1"
+        if has_masks:
+            told["masks"] = "(batch, object, S, S) probabilities, from edge to edge of each box"
     elif task == "segmentation":
         told["score"] = "one value a class and pixel, the highest is the pixel's class"
     else:
@@ -149,6 +153,9 @@ def add_preprocessing(path: str | os.PathLike[str]) -> None:
     scale = add("Gather", scale, np.array([1, 0, 1, 0], np.int64))
     found = add("Unsqueeze", add("GreaterOrEqual", "labels", np.int64(0)), np.array([2], np.int64))
     moved = add("Div", f"{_PREFIX}boxes", scale)
+    corners = add("Gather", own, np.array([1, 0, 1, 0], np.int64))
+    if "masks" not in told:  # which reach from edge to edge of the boxes as they are
+        moved = add("Min", moved, corners)
     add("Where", found, moved, np.float32(-1), output="boxes")
     nodes = [*made[:before], *graph.node, *made[before:]]
     del graph.node[:], graph.input[:]

@@ -48,8 +48,8 @@ class Exported(keras.Model):
         low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
         if low:
             raise ValueError(
-                f"{model.name!r} computes in {', '.join(sorted(low))}: build or load it with the "
-                "dtype policy float32 for export."
+                f"{model.name!r} computes in {', '.join(sorted(low))}: give "
+                "`export.in_float32(model)`."
             )
         # A detector that is no graph is its backbone's graph and what follows it.
         is_graph = hasattr(model, "_nodes_by_depth")

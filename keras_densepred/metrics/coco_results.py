@@ -85,8 +85,8 @@ def detections_on_image(
         size: height and width of the image in pixels.
 
     Returns:
-        `"boxes"` (N, 4) xyxy, `"labels"` (N,), `"confidence"` (N,), and where they are predicted
-        `"masks"` (N, H, W) bool.
+        `"boxes"` (N, 4) xyxy inside the image, `"labels"` (N,), `"confidence"` (N,), and where they
+        are predicted `"masks"` (N, H, W) bool.
     """
     used = predictions["labels"][row] >= 0
     boxes = predictions["boxes"][row][used] / np.tile(batch["scales"][row], 2)[::-1]
@@ -97,6 +97,8 @@ def detections_on_image(
     }
     if "masks" in predictions:
         detections["masks"] = masks_on_image(predictions["masks"][row][used], boxes, *size)
+    # After the masks, which reach from edge to edge of the boxes as they are.
+    detections["boxes"] = np.clip(boxes, 0, np.tile(size, 2)[::-1])
     return detections
 
 

@@ -161,6 +161,12 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     assert [int(row["objects"]) for row in rows.values()][: len(objects)] == objects.tolist()
     assert sum(content["errors_at_threshold"].values()) > 0 and "AP50_lost" in content
 
+    again = ["evaluate", str(detector), "--data-dir", str(tree), "--output", str(out)]
+    assert main(again) == 0 and "in place of an earlier" in capsys.readouterr().out
+    out.write_text(json.dumps({**content, "model": str(tmp_path / "another" / "detector.keras")}))
+    assert main(again) == 1  # nobody's tables are replaced by those of another model
+    assert f"{out} exists: give another --output, or --overwrite" in capsys.readouterr().err
+
     file = tree / "annotations" / "instances_val.json"
     annotations = json.loads(file.read_text())
     annotations["categories"][0]["name"] = "dog"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.export import export_onnx, graph, quantize_onnx
+from keras_densepred.export import export_onnx, graph, in_float32, quantize_onnx
 from keras_densepred.layers import DeformableConv2D
 from keras_densepred.layers.conv import Conv
 from keras_densepred.models import YOLOv3Detector
@@ -116,5 +116,23 @@ def test_faults_are_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="give positive integers"):
         export_onnx(yolo(), tmp_path / "x.onnx", 0)
     half = YOLOv3Detector(ToyPyramid(ready=False, dtype="mixed_bfloat16"), 3, "prn", ANCHORS)
-    with pytest.raises(ValueError, match="dtype policy float32"):
+    with pytest.raises(ValueError, match="in_float32"):
         graph.Exported(half)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("global_policy", ["float32", "mixed_bfloat16"])
+def test_a_model_of_mixed_precision_computes_in_float32(global_policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(global_policy)
+    try:
+        half = YOLOv3Detector(ToyPyramid(ready=False, dtype="mixed_bfloat16"), 3, "prn", ANCHORS)
+        model = in_float32(half)
+        assert keras.config.dtype_policy().name == global_policy
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    for weight, own in zip(half.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(own, weight)
+    assert in_float32(model) is model
+    graph.Exported(model)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import keras
 import numpy as np
@@ -231,6 +232,17 @@ def test_flags_of_the_other_detector_are_refused(flags, tmp_path, given, said):
     with pytest.raises(training.SettingsError, match=said):
         recipe.main([*flags, *given, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.backend_free
+def test_crowds_beyond_the_queries_are_told():
+    said = []
+    settings = recipe.Settings(detector="mask2former", experiment="small", queries=2)
+    settings = recipe.RECIPE.complete(settings, Split(100))
+    shapes = data.ShapesDataset(8, 64, 0, "train", with_masks=True)
+    recipe.check(settings, shapes, types.SimpleNamespace(say=said.append))
+    (line,) = said
+    assert "no more than 2 can be found in one: give more --queries" in line
 
 
 @pytest.mark.backend_free

@@ -206,3 +206,17 @@ def test_results_are_told_in_a_line():
     assert regions.draw().height > 40  # with a legend
     scores = saved.ClassScores(objects.image, np.array([0.25, 0.75]), ("cat", "dog"))
     assert repr(scores) == "<60 x 40 px: dog 0.75, cat 0.25>"
+
+
+def test_boxes_end_where_the_photograph_does():
+    """Padding is wider than a thin photograph, and a box may reach into it."""
+
+    class Whole(Squares):
+        def predict_on_batch(self, images):
+            found = super().predict_on_batch(images)
+            found["boxes"][:, 0] = 0, 0, *images.shape[2:0:-1]
+            found["labels"][:, 0], found["confidence"][:, 0] = 1, 0.9
+            return found
+
+    found = opened(Whole()).predict(picture(200, 10), score=0.5)
+    np.testing.assert_allclose(found.boxes, [[0, 0, 10, 200]], atol=1e-3)

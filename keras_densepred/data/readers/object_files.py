@@ -109,7 +109,7 @@ class ObjectFiles:
                 faults.add(f"{object_name(row)} {error}")
         if required:
             faults.raise_if_any(
-                "correct or remove them, or train boxes alone (with_masks=False; --detector)"
+                "correct or remove them, or train boxes alone (other --detector, with_masks=False)"
             )
             self._masks = masks
             self._note_empty_masks(object_name, sizes)
