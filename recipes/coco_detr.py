@@ -45,9 +45,10 @@ SLOW = ("sampling_offsets", "reference_points")  # weights that learn at a tenth
 EMBEDDINGS = ("query_embed", "query_feat", "level_embed")  # Mask2Former's that do not decay
 DROPS = {"deformable_detr": (40 / 50,), "mask2former": (327_778 / 368_750, 355_092 / 368_750)}
 SIZES = {"deformable_detr": 1344, "mask2former": 1024}  # 1333 and what levels divide; the crop
-MAX_DETECTIONS = 100  # of an image, in COCO's average precision
-SELECTIONS = ("learned", "two_stage", "mixed", "centres")  # where queries come from
-OTHERS_SELECTIONS = {"deformable_detr": ("centres",), "mask2former": ("two_stage", "mixed")}
+SELECTIONS = {  # where queries come from
+    "deformable_detr": ("learned", "two_stage", "mixed"),
+    "mask2former": ("learned", "centres"),
+}
 CLIP = {"deformable_detr": 0.1, "mask2former": 0.01}  # norm of the whole gradient
 
 
@@ -152,9 +153,7 @@ class Settings(training.PyramidDetectionSettings):
     encoder_layers: int | None = training.setting(None, "of the encoder, or pixel decoder")
     decoder_layers: int | None = training.setting(None, "of the decoder")
     query_selection: str | None = training.setting(
-        None,
-        "where queries come from; two_stage and mixed for Deformable DETR, centres for Mask2Former",
-        SELECTIONS,
+        None, "where queries come from", tuple(dict.fromkeys(sum(SELECTIONS.values(), ())))
     )
     box_refine: bool | None = training.setting(None, "boxes refined layer by layer")
     points: int | None = training.setting(None, "of each mask that Mask2Former learns from")
@@ -187,11 +186,6 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
     return model
 
 
-def _heads(settings: Settings) -> int:
-    """The papers have one for every 32 channels."""
-    return max(1, settings.width // 32)
-
-
 def _deformable_detr(settings: Settings, backbone: Any, num_classes: int) -> keras.Model:
     """On P3 to P6: CEDNet's own, or projected from what another network has."""
     pyramid = backbone
@@ -204,7 +198,7 @@ def _deformable_detr(settings: Settings, backbone: Any, num_classes: int) -> ker
         num_classes,
         num_queries=settings.queries,
         width=settings.width,
-        num_heads=_heads(settings),
+        num_heads=max(1, settings.width // 32),  # the papers' share
         encoder_layers=settings.encoder_layers,
         decoder_layers=settings.decoder_layers,
         feed_forward_width=4 * settings.width,
@@ -221,13 +215,13 @@ def _mask2former(settings: Settings, backbone: Any, num_classes: int) -> keras.M
         num_classes,
         width=settings.width,
         num_queries=settings.queries,
-        num_heads=_heads(settings),
+        num_heads=max(1, settings.width // 32),
         encoder_layers=settings.encoder_layers,
         decoder_layers=settings.decoder_layers,
         encoder_hidden=4 * settings.width,
         decoder_hidden=8 * settings.width,
         num_points=settings.points,
-        max_detections=max(MAX_DETECTIONS, settings.queries),
+        max_detections=max(100, settings.queries),  # COCO counts 100
         query_selection=settings.query_selection,
     )
 
@@ -269,27 +263,19 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
 
 def check(settings: Settings, train: Any, cluster: Any) -> None:
     """Refuses what these detectors would learn wrongly, or would not look at."""
-    others = OTHERS_SELECTIONS[settings.detector]
-    if settings.query_selection in others:
-        raise training.SettingsError(
-            f"--query-selection {settings.query_selection} is not {settings.detector}'s: give "
-            f"{' or '.join(name for name in SELECTIONS if name not in others)}."
-        )
+    own, given = SELECTIONS[settings.detector], settings.query_selection
+    if given not in own:
+        own = f"{settings.detector}'s {', '.join(own)}"
+        raise training.SettingsError(f"--query-selection {given}: give {own}.")
     if settings.detector == "mask2former" and (settings.box_refine or settings.dropout):
         raise training.SettingsError(
-            "--box-refine and --dropout are Deformable DETR's: leave them out with --detector "
-            "mask2former."
+            "--box-refine and --dropout are Deformable DETR's: leave them out for mask2former."
         )
-    most = data.most_boxes(train)
-    if most > settings.queries:
-        cluster.say(
-            f"Some images have {most} objects, and no more than {settings.queries} can be found in "
-            "one: give more --queries if you need all."
-        )
+    if (most := data.most_boxes(train)) > settings.queries:
+        cluster.say(f"An image has {most} objects; --queries {settings.queries} finds no more.")
     if settings.copy_paste:
         raise training.SettingsError(
-            "--copy-paste mixes images that are padded before, and a transformer must know where "
-            "they end: leave it out."
+            "--copy-paste pads images, and a transformer must know where they end: leave it out."
         )
 
 

@@ -210,7 +210,7 @@ def test_impossible_numbers_are_named_by_their_flags_before_data_are_read(flag, 
 @pytest.mark.backend_free
 def test_copy_paste_is_refused(flags, tmp_path):
     """It pads images before, and boxes are learned in shares of where an image ends."""
-    with pytest.raises(training.SettingsError, match="--copy-paste mixes images"):
+    with pytest.raises(training.SettingsError, match="--copy-paste pads images"):
         recipe.main([*flags, "--copy-paste", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -219,10 +219,13 @@ def test_copy_paste_is_refused(flags, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--query-selection", "centres"], "not deformable_detr's: give learned or two_stage or"),
+        (
+            ["--query-selection", "centres"],
+            "centres: give deformable_detr's learned, two_stage, mixed",
+        ),
         (
             ["--detector", "mask2former", "--query-selection", "mixed"],
-            "not mask2former's: give learned or centres",
+            "mixed: give mask2former's learned, centres",
         ),
         (["--detector", "mask2former", "--box-refine"], "--box-refine and --dropout are"),
         (["--detector", "mask2former", "--dropout", "0.1"], "--box-refine and --dropout are"),
@@ -242,7 +245,7 @@ def test_crowds_beyond_the_queries_are_told():
     shapes = data.ShapesDataset(8, 64, 0, "train", with_masks=True)
     recipe.check(settings, shapes, types.SimpleNamespace(say=said.append))
     (line,) = said
-    assert "no more than 2 can be found in one: give more --queries" in line
+    assert "--queries 2 finds no more" in line
 
 
 @pytest.mark.backend_free
