@@ -1,5 +1,6 @@
 """Mask2Former's own: points of cut masks and label maps, odd targets, masks at image size."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -173,6 +174,24 @@ def test_only_targets_with_a_query_are_looked_at(monkeypatch):
     monkeypatch.setattr(losses, "_matched_first", lambda *_: None)
     every, _ = losses_of(predictions(), targets, same_for_all)
     np.testing.assert_allclose(few, every, rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="has graphs with open shapes")
+def test_a_graph_takes_any_number_of_targets():
+    import tensorflow as tf
+
+    outputs = predictions()
+    targets = instances([[0, 1], [2, -1]])
+
+    @tf.function(input_signature=[tf.TensorSpec([2, None], "int32")])
+    def total(assigned):
+        parts = layer_losses(outputs, 0, assigned, targets, POINTS, uniform_of_any)
+        return parts.mask + parts.dice
+
+    def uniform_of_any(shape):
+        return tf.random.stateless_uniform(tf.stack(list(shape)), seed=[0, 0])
+
+    assert np.isfinite(total(np.array([[0, 3], [1, -1]], "int32")))
 
 
 @pytest.mark.slow_on("jax")

@@ -126,6 +126,9 @@ def test_losses_of_centres():
     assert 0 < costs[0] < 0.7 * costs[1]
     none = ops.convert_to_tensor(np.full((1, 3), -1, "int32"))
     assert np.isfinite(numpy(centre_loss(ops.convert_to_tensor(right), boxes, none)))
+    nothing = boxes[:, :0], ops.convert_to_tensor(labels[:, :0])
+    costs.append(numpy(compiled(lambda logits: centre_loss(logits, *nothing))(missed)))
+    assert np.isfinite(costs[-1])
 
 
 @pytest.mark.backend_free

@@ -161,7 +161,8 @@ def centre_loss(logits: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         spread = ops.maximum(SPREAD * (high - low), 0.1)  # then 0 in the next position
         near.append(ops.exp(-0.5 * ops.square((cells - centre[..., None]) / spread[..., None])))
     valid = ops.cast(labels >= 0, "float32")
-    likely = ops.max(valid[..., None, None] * near[1][..., None] * near[0][:, :, None], axis=1)
+    each = valid[..., None, None] * near[1][..., None] * near[0][:, :, None]
+    likely = ops.max(each, axis=1, initial=0.0)  # of images that have no place for objects
     is_centre = likely >= 1.0
     missed = ops.softplus(-logits) * (1.0 - ops.sigmoid(logits)) ** POSITIVE
     found = ops.softplus(logits) * ops.sigmoid(logits) ** POSITIVE * (1.0 - likely) ** NEGATIVE
