@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from keras_densepred import backbones, command, data, export, files, models, saved
+from keras_densepred import backbones, command, data, export, files, saved
 from tools.timing import litert_files, onnx_files
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _description(
         mean=preprocessing.mean,
         std=preprocessing.std,
         size=(side, side),
-        has_masks=isinstance(model, models.Mask2Former),
+        has_masks=getattr(model, "with_masks", False),
         resize="crop" if preprocessing.task == "classification" else resize,
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_densepred.export.precision import low_precisions
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.models.decoding import TopDetections
 from keras_densepred.models.detector import DenseDetector, Detector
@@ -45,8 +46,7 @@ class Exported(keras.Model):
                 f"{type(model).__name__} has no form for export: of detectors each DenseDetector "
                 "has one, such as YOLOv3Detector and RetinaNet, and Mask2Former."
             )
-        low = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16"}
-        if low:
+        if low := low_precisions(model):
             raise ValueError(
                 f"{model.name!r} computes in {', '.join(sorted(low))}: give "
                 "`export.in_float32(model)`."

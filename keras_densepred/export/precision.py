@@ -16,7 +16,7 @@ def in_float32(model: keras.Model) -> keras.Model:
     Returns:
         The model, not compiled if it is another.
     """
-    if not {layer.compute_dtype for layer in model._flatten_layers()} & set(_LOW):
+    if not low_precisions(model):
         return model
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
@@ -28,6 +28,11 @@ def in_float32(model: keras.Model) -> keras.Model:
         keras.config.set_dtype_policy(policy)
     twin.set_weights(model.get_weights())
     return twin
+
+
+def low_precisions(model: keras.Model) -> set[str]:
+    """Those of less than 32 bits that layers of a model compute in."""
+    return {layer.compute_dtype for layer in model._flatten_layers()} & set(_LOW)
 
 
 def _with_float32(config: Any) -> Any:

@@ -59,6 +59,11 @@ class Detector(CompiledAsSaved):
     optional_target_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ("images",)
 
+    @property
+    def with_masks(self) -> bool:
+        """Whether it predicts masks: what trains on them does."""
+        return "masks" in self.target_keys
+
     def _set_detector(
         self,
         backbone: keras.Model,

@@ -181,6 +181,7 @@ def test_detections_are_padded(model):
     if "masks" in model.target_keys:
         shapes["masks"] = (2, count, 28, 28)
     assert {key: value.shape for key, value in found.items()} == shapes
+    assert model.with_masks == ("masks" in found)  # by which `evaluate` reads them
     used = np.arange(count) < found["num_detections"][:, None]
     assert used.any()
     assert ((found["labels"] >= 0) == used).all() and (found["labels"] < 3).all()

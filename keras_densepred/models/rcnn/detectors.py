@@ -52,7 +52,6 @@ class MaskRCNN(TwoStageDetector):
     """
 
     target_keys = ("boxes", "labels", "masks")
-    with_masks = True
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -89,7 +88,6 @@ class CascadeMaskRCNN(CascadeRCNN):
     """
 
     target_keys = ("boxes", "labels", "masks")
-    with_masks = True
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")

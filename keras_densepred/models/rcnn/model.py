@@ -87,7 +87,6 @@ class TwoStageDetector(Detector, keras.Model):
     """
 
     stages: ClassVar[tuple[StageSettings, ...]] = SINGLE_STAGE
-    with_masks: ClassVar[bool] = False
     regression: ClassVar[bool] = True  # of boxes by box heads; without it `_grid_stage` finds them
     proposal_beta: ClassVar[float] = 0.0  # of the first stage's smooth L1; 0: L1
 
