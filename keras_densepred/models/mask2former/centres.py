@@ -162,7 +162,7 @@ def centre_loss(logits: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         near.append(ops.exp(-0.5 * ops.square((cells - centre[..., None]) / spread[..., None])))
     valid = ops.cast(labels >= 0, "float32")
     each = valid[..., None, None] * near[1][..., None] * near[0][:, :, None]
-    likely = ops.max(each, axis=1, initial=0.0)  # of images that have no place for objects
+    likely = ops.max(each, axis=1, initial=0.0)  # 0 where M is
     is_centre = likely >= 1.0
     missed = ops.softplus(-logits) * (1.0 - ops.sigmoid(logits)) ** POSITIVE
     found = ops.softplus(logits) * ops.sigmoid(logits) ** POSITIVE * (1.0 - likely) ** NEGATIVE
