@@ -207,6 +207,19 @@ class CommandFolder:
         self._written[name] = _sum_of(content)
         return path
 
+    @contextlib.contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A temporary place for a file that others write, or that memory does not hold."""
+        path = self.path / name
+        try:
+            with replacing(path, path.name) as unfinished:
+                yield unfinished
+        except BaseException:
+            for folder in Path(name).parents[:-1]:
+                remove_if_empty(self.path / folder)
+            raise
+        self._written[name] = _sum_of_file(path)
+
     def note(self) -> None:
         """Writes down which files are the command's."""
         content = {"command": self._command, "written": {**self._earlier, **self._written}}
@@ -218,7 +231,7 @@ class CommandFolder:
             return
         for name in self._earlier.keys() - self._written.keys():
             path = self.path / name
-            if path.is_file() and _sum_of(path.read_bytes()) == self._earlier[name]:
+            if path.is_file() and _sum_of_file(path) == self._earlier[name]:
                 path.unlink()
                 for folder in path.relative_to(self.path).parents[:-1]:
                     remove_if_empty(self.path / folder)
@@ -325,6 +338,11 @@ def _earlier_files(marker: Path) -> dict[str, str]:
 
 def _sum_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _sum_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listing(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from keras_densepred import ResNetBackbone, cli, saved
 from keras_densepred.cli import scripts
 from keras_densepred.models import DeepLabV3, dense_detector
 from keras_densepred.training.settings import flag_of
+from tests.data.videos import write_video
 from tests.weights import set_deterministic_weights
 from tools import export
 
@@ -88,6 +89,7 @@ def place(tmp_path_factory):
     rng = np.random.default_rng(0)
     for name, size in (("photo.jpg", (90, 60)), ("aerial.jpg", (800, 700))):
         Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / name)
+    write_video(folder / "film.mp4", list(rng.integers(0, 255, (2, 48, 64, 3), np.uint8)))
     if keras.config.backend() != "jax":
         run = str(folder / "runs" / "mine")
         for flags in (["detector.onnx"], ["whole.onnx", "--with-preprocessing"]):

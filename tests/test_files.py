@@ -165,3 +165,21 @@ def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
         pass
     assert sorted(path.name for path in folder.iterdir()) == [files.MARKER, ".notes"]
     assert not files.is_free(folder)
+
+
+def test_a_commands_file_that_others_write_is_whole_and_its_own(tmp_path):
+    folder = tmp_path / "out"
+    with claim_folder(folder, "predict") as out, out.replacing("videos/a.mp4") as place:
+        place.write_bytes(b"film")
+    assert (folder / "videos" / "a.mp4").read_bytes() == b"film"
+    with claim_folder(folder, "predict") as out:  # which makes another file, so that this one goes
+        out.write("b.png", b"picture")
+    assert not (folder / "videos").exists()
+    with (
+        pytest.raises(RuntimeError),
+        claim_folder(folder, "predict") as out,
+        out.replacing("videos/a.mp4") as place,
+    ):
+        place.write_bytes(b"half")
+        raise RuntimeError
+    assert not (folder / "videos").exists() and (folder / "b.png").exists()

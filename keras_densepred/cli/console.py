@@ -22,14 +22,14 @@ def open_console() -> Console:
 
 @contextlib.contextmanager
 def progress(
-    console: Console, what: str, total: int, counted: str | None = None
+    console: Console, what: str, total: int | None, counted: str | None = None
 ) -> Iterator[Callable[..., None]]:
     """Shows a bar; gives a function that takes how many are done, and how many are `counted`.
 
     Args:
         console: of `open_console`.
         what: is being done.
-        total: number of things.
+        total: number of things; None where nobody knows.
         counted: word behind a second number, such as "broken"; None for none.
     """
     module = require("rich.progress", "data")

@@ -1,6 +1,7 @@
-"""Runs a trained model on images: draws what it finds, and writes it down.
+"""Runs a trained model on images and videos: draws what it finds, and writes it down.
 
   python -m keras_densepred predict runs/mine photos/ --output found
+  python -m keras_densepred predict runs/mine film.mp4 --output found
   python -m keras_densepred predict detector.keras "photos/*.jpg" --image-size 512 --score 0.5
   python -m keras_densepred predict runs/mine --data-dir MY_IMAGES --split val
 
@@ -11,16 +12,17 @@ Into the output folder go
                 (--ade20k-labels: numbers from 1, in gray)
                 --save-crops: crops/CLASS/*.png, each object by itself
   classifiers:  classes.csv with the most probable classes of each image
+  of videos:    videos/*.mp4 of the same size and frame rate, without sound; JSON and CSV tell the
+                frame, from 0, and the time in seconds; masks and crops lie in a folder a video
 
-An image that cannot be read is named and left out; the exit code is 1 then."""
+Videos are files by their own names or a pattern's; of a folder the images are taken. What cannot
+be read is named and left out; the exit code is 1 then."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import io
-import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_densepred import data, metrics, saved
-from keras_densepred._optional import require
 from keras_densepred.cli.arguments import (
     add_data_dir_arguments,
     add_model_arguments,
@@ -38,33 +39,34 @@ from keras_densepred.cli.arguments import (
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
+from keras_densepred.cli.predict_output import json_list, mask_png, png, write_crops
+from keras_densepred.cli.predict_videos import predict_videos
 from keras_densepred.data.drawing.objects import draw_objects
-from keras_densepred.data.drawing.semantic import (
-    IGNORED_COLOUR,
-    draw_semantic,
-    label_colour,
-    with_legend,
-)
 from keras_densepred.data.readers.unlabelled import (
     UnlabelledClassImages,
     UnlabelledImages,
     find_images,
     output_names,
 )
+from keras_densepred.data.video_files import is_video
 from keras_densepred.files import claim_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NAME = "predict"
-SUMMARY = "find objects in images, label their pixels, or tell their class"
+SUMMARY = "find objects in images and videos, label their pixels, or tell their class"
 _TOP = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_model_arguments(parser)
-    parser.add_argument("images", nargs="*", help="image files, folders, or patterns in quotes")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        help="image and video files, folders of images, or patterns in quotes",
+    )
     group = parser.add_argument_group("labelled data, of which the images are taken")
     add_data_dir_arguments(group)
     group.add_argument(
@@ -116,8 +118,14 @@ def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -
     model = open_chosen_model(options)
     if options.data_dir:
         paths = _images_of_split(model, options)
-    count = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
-    console.print(f"{model.path}: {type(model.model).__name__}, {count}")
+    videos = [path for path in paths if is_video(path)]
+    paths = [path for path in paths if not is_video(path)]
+    counts = [
+        f"{len(files):,} {what}{'' if len(files) == 1 else 's'}"
+        for files, what in ((paths, "image"), (videos, "video"))
+        if files
+    ]
+    console.print(f"{model.path}: {type(model.model).__name__}, {', '.join(counts)}")
     if options.ade20k_labels and model.task != "segmentation":
         raise ValueError(f"--ade20k-labels is for segmenters: {model.path} is none.")
     if options.ade20k_labels and len(model.class_names) > 254:
@@ -131,7 +139,7 @@ def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -
         "segmentation": _segment,
         "classification": _classify,
     }
-    faults = task[model.task](model, paths, options, console)
+    faults = task[model.task](model, paths, videos, options, console)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return 1 if faults else 0
@@ -155,182 +163,144 @@ def _images_of_split(model: saved.SavedModel, options: argparse.Namespace) -> li
     return [Path(split.image_path(index)) for index in range(len(split))]
 
 
-def _open(
-    make: Callable[..., data.EvalBatches],
-    images: UnlabelledImages | UnlabelledClassImages,
-    model: saved.SavedModel,
-    options: argparse.Namespace,
-) -> data.EvalBatches:
-    """The images in batches, prepared as the model wants them, without broken ones."""
-    return make(
-        images,
-        batch_size=min(options.batch_size, len(images)),
-        on_bad_image="skip",
-        **model.preprocessing.batch_options(),
-    )
-
-
-def _batches(
-    batches: data.EvalBatches, model: saved.SavedModel, console: Console
-) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-    """Predictions and batch, with progress."""
-    with progress(console, "Predicting, in batches", len(batches)) as show:
-        for done, batch in enumerate(batches, start=1):
-            inputs = data.model_input(model.model, batch)
-            yield model.predictor.predict_on_batch(inputs), batch
-            show(done)
-
-
 def _detect(
-    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
-) -> list[str]:
-    images, names = UnlabelledImages(paths), output_names(paths)
-    results: list[dict[str, Any]] = []
-    skipped: list[str] = []
-    batches = None
-    if options.tile is None:
-        batches = _open(data.eval_batches, images, model, options)
-        predicted = _batches(batches, model, console)
-    else:
-        predicted = _in_pieces(images, model, options, console, skipped)
-    for predictions, batch in predicted:
-        sizes: dict[int, tuple[int, int]] = {}
-        for row in np.flatnonzero(batch["valid"]).tolist():
-            index = int(batch["image_ids"][row]) - 1
-            record = images[index]
-            sizes[record.image_id] = record.size
-            found = metrics.detections_on_image(predictions, batch, row, record.size)
-            sure = found["confidence"] >= options.score
-            drawn = draw_objects(
-                record.image,
-                found["boxes"][sure],
-                found["labels"][sure],
-                model.class_names,
-                scores=found["confidence"][sure],
-                masks=found["masks"][sure] if "masks" in found else None,
-                note=f"nothing with a confidence from {options.score:g}",
-            )
-            options.folder.write(f"pictures/{names[index]}", _png(drawn))
-            if options.save_crops:
-                _write_crops(options, model, record.image, found, sure, names[index])
-        results += metrics.detections_to_coco(predictions, batch, model.category_ids, sizes)
-    for result in results:
-        result["file_name"] = str(paths[result["image_id"] - 1])
-    file = options.folder.write("detections.json", (json.dumps(results) + "\n").encode())
-    drawn_objects = sum(result["score"] >= options.score for result in results)
-    console.print(
-        f"{drawn_objects:,} objects with a confidence from {options.score:g}; wrote "
-        f"{options.folder.path / 'pictures'} and {file}"
-    )
-    return skipped if batches is None else list(batches.skipped_images)
-
-
-def _in_pieces(
-    images: UnlabelledImages,
     model: saved.SavedModel,
+    paths: list[Path],
+    videos: list[Path],
     options: argparse.Namespace,
     console: Console,
-    skipped: list[str],
-) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-    """Predictions and a batch for each image, in its own pixels; `skipped` gets broken ones."""
-    with progress(console, "Predicting, in pieces", len(images)) as show:
-        for index in range(len(images)):
+) -> list[str]:
+    names, count = output_names(paths), 0
+    faults: list[str] = []
+    with json_list(options.folder, "detections.json") as add:
+
+        def note(found: saved.Objects, name: str, told: dict[str, Any]) -> saved.Objects:
+            nonlocal count
+            objects = (found.boxes, found.labels, found.scores, found.masks)
+            results = metrics.objects_to_coco(told["image_id"], model.category_ids, *objects)
+            add(result | told for result in results)
+            sure = found.at_least(options.score)
+            count += len(sure)
+            if options.save_crops:
+                write_crops(options.folder, sure, name)
+            return sure
+
+        look = _look if options.tile is None else _look_at_pieces
+        for index, found in look(model, paths, options, console, faults):
+            told = {"image_id": index + 1, "file_name": str(paths[index])}
+            sure = note(found, str(names[index].with_suffix("")), told)
+            drawn = draw_objects(
+                *(sure.image, sure.boxes, sure.labels, sure.class_names),
+                scores=sure.scores,
+                masks=sure.masks,
+                note=f"nothing with a confidence from {options.score:g}",
+            )
+            options.folder.write(f"pictures/{names[index]}", png(drawn))
+        faults += predict_videos(model, videos, options, console, note, len(paths) + 1)
+    wrote = _wrote(options, {"pictures": paths, "videos": videos, "detections.json": True})
+    console.print(f"{count:,} objects with a confidence from {options.score:g}; wrote {wrote}")
+    return faults
+
+
+def _look(
+    model: saved.SavedModel,
+    paths: list[Path],
+    options: argparse.Namespace,
+    console: Console,
+    faults: list[str],
+) -> Iterator[tuple[int, Any]]:
+    """The index of each image and what is found in it; `faults` gets broken ones."""
+    if not paths:
+        return
+    images = (UnlabelledClassImages if model.task == "classification" else UnlabelledImages)(paths)
+    size = min(options.batch_size, len(images))
+    batches = saved.prediction.open_batches(model, images, size, on_bad_image="skip")
+    with progress(console, "Predicting, in batches", len(batches)) as show:
+
+        def counted() -> Iterator[Any]:
+            for done, batch in enumerate(batches):
+                show(done)
+                yield batch
+            show(len(batches))
+
+        yield from saved.prediction.found_in(model, images, counted(), score=0)
+    faults += batches.skipped_images
+
+
+def _look_at_pieces(
+    model: saved.SavedModel,
+    paths: list[Path],
+    options: argparse.Namespace,
+    console: Console,
+    faults: list[str],
+) -> Iterator[tuple[int, Any]]:
+    """As `_look`, each image in pieces."""
+    with progress(console, "Predicting, in pieces", len(paths)) as show:
+        for index, path in enumerate(paths):
             try:
-                image = images[index].image
+                image = data.load_image(path)
             except data.ImageError as error:
-                skipped.append(str(error))
+                faults.append(str(error))
                 continue
-            found = model.predict(image, score=0, tile=options.tile, overlap=options.overlap)
-            rows = {"boxes": found.boxes, "labels": found.labels, "confidence": found.scores}
-            batch = {
-                "valid": np.ones(1, bool),
-                "image_ids": np.array([images.image_ids[index]]),
-                "scales": np.ones((1, 2), np.float32),
-            }
-            yield {name: values[None] for name, values in rows.items()}, batch
+            yield index, model.predict(image, score=0, tile=options.tile, overlap=options.overlap)
             show(index + 1)
 
 
-def _write_crops(
-    options: argparse.Namespace,
-    model: saved.SavedModel,
-    image: np.ndarray,
-    found: dict[str, np.ndarray],
-    sure: np.ndarray,
-    name: Path,
-) -> None:
-    """Each object of an image by itself, in a folder of its class."""
-    height, width = image.shape[:2]
-    for number, index in enumerate(np.flatnonzero(sure).tolist(), start=1):
-        left, top, right, bottom = found["boxes"][index].tolist()
-        rows = slice(max(0, int(top)), min(height, int(np.ceil(bottom))))
-        columns = slice(max(0, int(left)), min(width, int(np.ceil(right))))
-        crop = image[rows, columns]
-        if crop.size:
-            kind = re.sub(r"[^\w-]+", "_", model.class_names[int(found["labels"][index])])
-            options.folder.write(f"crops/{kind}/{name.with_suffix('')}_{number}.png", _png(crop))
-
-
 def _segment(
-    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel,
+    paths: list[Path],
+    videos: list[Path],
+    options: argparse.Namespace,
+    console: Console,
 ) -> list[str]:
-    images, names = UnlabelledImages(paths), output_names(paths)
-    batches = _open(data.eval_mask_batches, images, model, options)
-    for scores, batch in _batches(batches, model, console):
-        for row in np.flatnonzero(batch["valid"]).tolist():
-            index = int(batch["indices"][row])
-            labels = metrics.labels_at_own_size(np.asarray(scores), batch, row).astype(np.uint8)
-            classes, colours = model.class_names, model.class_colours
-            drawn = draw_semantic(images[index].image, labels, classes, colours)
-            seen = np.unique(labels).tolist()
-            drawn = with_legend(drawn, seen, classes, colours)
-            options.folder.write(f"pictures/{names[index]}", _png(drawn))
-            if options.ade20k_labels:
-                mask = _png(labels + np.uint8(1))
-            else:
-                mask = _png(labels, _palette(model))
-            options.folder.write(f"masks/{names[index]}", mask)
-    places = (options.folder.path / name for name in ("pictures", "masks"))
-    console.print(f"Wrote {' and '.join(map(str, places))}")
-    return list(batches.skipped_images)
+    names = output_names(paths)
+    faults: list[str] = []
+
+    def note(found: saved.LabelMap, name: str, told: dict[str, Any]) -> saved.LabelMap:
+        options.folder.write(f"masks/{name}.png", mask_png(found, options.ade20k_labels))
+        return found
+
+    for index, found in _look(model, paths, options, console, faults):
+        note(found, str(names[index].with_suffix("")), {})
+        options.folder.write(f"pictures/{names[index]}", png(np.asarray(found.draw())))
+    faults += predict_videos(model, videos, options, console, note)
+    wrote = _wrote(options, {"pictures": paths, "videos": videos, "masks": True})
+    console.print(f"Wrote {wrote}")
+    return faults
 
 
 def _classify(
-    model: saved.SavedModel, paths: list[Path], options: argparse.Namespace, console: Console
+    model: saved.SavedModel,
+    paths: list[Path],
+    videos: list[Path],
+    options: argparse.Namespace,
+    console: Console,
 ) -> list[str]:
-    batches = _open(data.eval_class_batches, UnlabelledClassImages(paths), model, options)
+    faults: list[str] = []
     text = io.StringIO(newline="")
+    # Of pictures alone the table has no columns for frames.
+    columns = ["file_name", *(["frame", "time"] if videos else [])]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file_name", "rank", "label", "class", "probability"])
-    for scores, batch in _batches(batches, model, console):
-        probabilities = saved.prediction.probabilities(model, scores)
-        for row in np.flatnonzero(batch["valid"]).tolist():
-            path = paths[int(batch["indices"][row])]
-            best = np.argsort(-probabilities[row], kind="stable")[:_TOP].tolist()
-            for rank, label in enumerate(best, start=1):
-                name, value = model.class_names[label], probabilities[row, label]
-                writer.writerow([path, rank, label, name, f"{value:.6f}"])
-            console.print(f"{path}: {model.class_names[best[0]]}", markup=False)
+    writer.writerow([*columns, "rank", "label", "class", "probability"])
+
+    def note(found: saved.ClassScores, name: str, told: dict[str, Any]) -> saved.ClassScores:
+        best = np.argsort(-found.probabilities, kind="stable")[:_TOP].tolist()
+        for rank, label in enumerate(best, start=1):
+            place = [told.get(column, "") for column in columns]
+            value = f"{found.probabilities[label]:.6f}"
+            writer.writerow([*place, rank, label, model.class_names[label], value])
+        return found
+
+    for index, found in _look(model, paths, options, console, faults):
+        note(found, "", {"file_name": paths[index]})
+        console.print(f"{paths[index]}: {found.name}", markup=False)
+    faults += predict_videos(model, videos, options, console, note)
     file = options.folder.write("classes.csv", text.getvalue().encode())
     console.print(f"Wrote {file}")
-    return list(batches.skipped_images)
+    return faults
 
 
-def _palette(model: saved.SavedModel) -> list[int]:
-    """The colours of the model's labels, as Pillow takes them."""
-    names = model.class_names
-    colours = [
-        label_colour(label, names, model.class_colours) or (0, 0, 0) for label in range(len(names))
-    ]
-    colours += [(0, 0, 0)] * (255 - len(colours)) + [IGNORED_COLOUR]
-    return [tone for colour in colours for tone in colour]
-
-
-def _png(pixels: np.ndarray, palette: list[int] | None = None) -> bytes:
-    """A PNG file of `(H, W, 3)` colours, or `(H, W)` labels, with a palette or in gray."""
-    image = require("PIL.Image", "data").fromarray(pixels)
-    if palette is not None:
-        image.putpalette(palette)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+def _wrote(options: argparse.Namespace, parts: dict[str, Any]) -> str:
+    """The outputs of which there are some, in words."""
+    *most, last = [str(options.folder.path / name) for name, some in parts.items() if some]
+    return f"{', '.join(most)} and {last}"

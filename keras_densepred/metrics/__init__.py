@@ -11,7 +11,11 @@ from keras_densepred.metrics.classification import (
     ClassificationEvaluation,
     count_predictions,
 )
-from keras_densepred.metrics.coco_results import detections_on_image, detections_to_coco
+from keras_densepred.metrics.coco_results import (
+    detections_on_image,
+    detections_to_coco,
+    objects_to_coco,
+)
 from keras_densepred.metrics.detection_evaluation import (
     CocoEvaluation,
     Found,
@@ -54,5 +58,6 @@ __all__ = [
     "find_objects",
     "labels_at_own_size",
     "match",
+    "objects_to_coco",
     "split_errors",
 ]

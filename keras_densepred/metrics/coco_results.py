@@ -10,6 +10,7 @@ import numpy as np
 from keras_densepred.metrics.mask_results import (
     masks_on_image,
     masks_to_rle,
+    run_lengths,
     segmentations_as_arrays,
     segmentations_from_arrays,
 )
@@ -100,6 +101,42 @@ def detections_on_image(
     # After the masks, which reach from edge to edge of the boxes as they are.
     detections["boxes"] = np.clip(boxes, 0, np.tile(size, 2)[::-1])
     return detections
+
+
+def objects_to_coco(
+    image_id: int,
+    category_ids: Sequence[int],
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    masks: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """The objects of an image, in its own pixels, as COCO results.
+
+    Args:
+        image_id: of the image.
+        category_ids: label -> COCO category id.
+        boxes: (N, 4) xyxy.
+        labels: (N,) from 0.
+        scores: (N,) confidences.
+        masks: (N, H, W) bool.
+
+    Returns:
+        As `detections_to_coco`.
+    """
+    corners = boxes.astype(np.float64)
+    corners[:, 2:] -= corners[:, :2]
+    numbers = zip(corners.tolist(), labels.tolist(), scores.tolist(), strict=True)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(category_ids[label]),
+            "bbox": box,
+            "score": score,
+            **({} if masks is None else {"segmentation": run_lengths(masks[index])}),
+        }
+        for index, (box, label, score) in enumerate(numbers)
+    ]
 
 
 def as_arrays(detections: Sequence[Mapping[str, Any]], has_masks: bool) -> dict[str, np.ndarray]:

@@ -29,7 +29,6 @@ def masks_to_rle(
     Returns:
         For each mask `{"size": [height, width], "counts": compressed run lengths as text}`.
     """
-    api = require("faster_coco_eval.core.mask", "data")
     canvas = np.zeros((height, width), np.uint8, order="F")
     results = []
     for mask, (x1, y1, x2, y2) in zip(masks, np.asarray(boxes, np.float64), strict=True):
@@ -40,15 +39,16 @@ def masks_to_rle(
             rows = _interpolation(np.arange(top, bottom), y1, y2, mask.shape[0])
             columns = _interpolation(np.arange(left, right), x1, x2, mask.shape[1])
             canvas[top:bottom, left:right] = rows @ mask @ columns.T >= BORDER
-        encoded = api.encode(canvas)
-        counts = encoded["counts"]
-        results.append(
-            {
-                "size": [height, width],
-                "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-            }
-        )
+        results.append(run_lengths(canvas))
     return results
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask, `(H, W)` of 0 and 1, as in `masks_to_rle`."""
+    canvas = np.asfortranarray(mask, np.uint8)
+    counts = require("faster_coco_eval.core.mask", "data").encode(canvas)["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": list(mask.shape), "counts": text}
 
 
 def masks_on_image(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> np.ndarray:

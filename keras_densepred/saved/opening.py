@@ -17,7 +17,7 @@ from keras_densepred._optional import require
 from keras_densepred.faults import sentence
 from keras_densepred.files import expanded
 from keras_densepred.models.inference.optimized import fastest_predictor
-from keras_densepred.saved import prediction, tiles
+from keras_densepred.saved import prediction, tiles, videos
 from keras_densepred.saved.classes import Classes, read_classes
 from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
 
@@ -95,6 +95,37 @@ class SavedModel:
         else:
             found = prediction.predict(self, pictures, score)
         return found if several else found[0]
+
+    def predict_video(
+        self,
+        video: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        score: float = 0.3,
+        tile: int | None = None,
+        overlap: float = 0.2,
+    ) -> list[dict[str, Any]]:
+        """Draws what the model finds in each frame of a video, as `predict` finds it.
+
+        Requires OpenCV, extra `data`. Frames are in memory a batch at a time; sound is left out.
+
+        Args:
+            video: a file that OpenCV reads.
+            output: the video to write, such as `"found.mp4"`, of the same size and frame rate; a
+                file of that name is replaced.
+            score: as in `predict`, like `tile` and `overlap`.
+
+        Returns:
+            A dictionary for each object, with `frame` from 0, `time` in seconds, `name`, `score`
+            and `box` (x1, y1, x2, y2 in pixels); of segmenters one for each frame, with the
+            `shares` of the classes; of classifiers with `name` and `probability`.
+
+        Raises:
+            VideoError: if the video cannot be read.
+            OutputError: if `output` cannot be written.
+            ValueError: if an argument is out of range.
+        """
+        return videos.predict_video(self, video, output, score=score, tile=tile, overlap=overlap)
 
 
 def open_model(

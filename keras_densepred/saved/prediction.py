@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from keras_densepred import data, metrics
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.drawing.semantic import draw_semantic, with_legend
-from keras_densepred.data.image_files import load_image
+from keras_densepred.data.image_files import OnBadImage, load_image
 from keras_densepred.data.readers.unlabelled import ClassPictures, Pictures
 
 if TYPE_CHECKING:
     from keras_densepred.saved.opening import SavedModel
 
-_BATCH = 8  # images at a time
+BATCH = 8  # images at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +53,17 @@ class Objects:
     def names(self) -> list[str]:
         """The class of each object."""
         return [self.class_names[label] for label in self.labels.tolist()]
+
+    def at_least(self, score: float) -> Objects:
+        """Those with a confidence from `score`."""
+        sure = self.scores >= score
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[sure],
+            labels=self.labels[sure],
+            scores=self.scores[sure],
+            masks=None if self.masks is None else self.masks[sure],
+        )
 
     def draw(self) -> Any:
         """A Pillow image with boxes, masks, names and confidences. Requires extra `data`."""
@@ -182,18 +193,49 @@ def predict(model: SavedModel, images: Sequence[np.ndarray], score: float) -> li
     """See `SavedModel.predict`."""
     if not images:
         return []
-    kinds: dict[str, tuple[Any, Any, Any]] = {
-        "detection": (data.eval_batches, Pictures, _objects),
-        "segmentation": (data.eval_mask_batches, Pictures, _label_map),
-        "classification": (data.eval_class_batches, ClassPictures, _class_scores),
-    }
-    make, dataset, finish = kinds[model.task]
-    batches = make(
-        dataset(images),
-        batch_size=min(_BATCH, len(images)),
-        **model.preprocessing.batch_options(),
-    )
-    found: dict[int, Any] = {}
+    pictures = in_memory(model, images)
+    batches = open_batches(model, pictures, min(BATCH, len(images)))
+    found = dict(found_in(model, pictures, batches, score))
+    return [found[index] for index in range(len(images))]
+
+
+def in_memory(model: SavedModel, images: Sequence[np.ndarray]) -> Pictures | ClassPictures:
+    """Images as a data set for `open_batches`."""
+    return (ClassPictures if model.task == "classification" else Pictures)(images)
+
+
+def open_batches(
+    model: SavedModel, dataset: Any, batch_size: int, on_bad_image: OnBadImage = "raise"
+) -> data.EvalBatches:
+    """A data set in batches, prepared as the model wants it.
+
+    The last batch of a shape is filled up; images of one shape keep their order.
+    """
+    make: Any = {
+        "detection": data.eval_batches,
+        "segmentation": data.eval_mask_batches,
+        "classification": data.eval_class_batches,
+    }[model.task]
+    options = model.preprocessing.batch_options()
+    return make(dataset, batch_size=batch_size, on_bad_image=on_bad_image, **options)
+
+
+def found_in(
+    model: SavedModel, dataset: Any, batches: Iterable[Any], score: float
+) -> Iterator[tuple[int, Any]]:
+    """The index of each image and what is found in it, one after the other as they are predicted.
+
+    Args:
+        model: of any task.
+        dataset: of the images.
+        batches: of `open_batches`.
+        score: least confidence of an object.
+    """
+    finish = {
+        "detection": _objects,
+        "segmentation": _label_map,
+        "classification": _class_scores,
+    }[model.task]
     for batch in batches:
         outputs = model.predictor.predict_on_batch(data.model_input(model.model, batch))
         for row in np.flatnonzero(batch["valid"]).tolist():
@@ -201,8 +243,7 @@ def predict(model: SavedModel, images: Sequence[np.ndarray], score: float) -> li
                 index = int(batch["image_ids"][row]) - 1
             else:
                 index = int(batch["indices"][row])
-            found[index] = finish(model, images[index], outputs, batch, row, score)
-    return [found[index] for index in range(len(images))]
+            yield index, finish(model, dataset[index].image, outputs, batch, row, score)
 
 
 def _objects(

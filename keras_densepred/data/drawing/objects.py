@@ -41,6 +41,7 @@ def draw_objects(
     masks: np.ndarray | None = None,
     note: str = "",
     remarks: Sequence[str] | None = None,
+    enlarge: bool = True,
 ) -> np.ndarray:
     """Draws objects on a copy of an image. Requires Pillow, extra `data`.
 
@@ -57,10 +58,11 @@ def draw_objects(
         masks: `(N, H, W)` bool, tinted.
         remarks: of each object, written behind its name and score.
         note: written in the upper left corner of a picture without any object.
+        enlarge: whether a small image is enlarged, so that names can be read.
 
     Returns:
         `(s * H, s * W, 3)` uint8, RGB; the whole number `s` is 1 for images whose long side has
-        at least 512 pixels, and enough to come near that for smaller ones.
+        at least 512 pixels, and enough to come near that for smaller ones; 1 without `enlarge`.
     """
     pil = require("PIL.Image", "data")
     pil_draw = require("PIL.ImageDraw", "data")
@@ -77,7 +79,7 @@ def draw_objects(
             image[_outline(masks[i])] = colour.astype(np.uint8)  # tells neighbours apart
 
     height, width = image.shape[:2]
-    factor = enlargement(height, width)
+    factor = enlargement(height, width) if enlarge else 1
     canvas = pil.fromarray(image).resize((width * factor, height * factor), pil.BILINEAR)
     draw = pil_draw.Draw(canvas)
     long_side = max(canvas.size)

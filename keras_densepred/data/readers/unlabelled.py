@@ -179,6 +179,8 @@ def output_names(paths: Sequence[Path]) -> list[Path]:
         Relative paths, all different, on file systems that ignore case, too: `.png` takes the place
         of an image's suffix, or follows it where two results would have one name.
     """
+    if not paths:
+        return []
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])
     relative = [path.relative_to(root) for path in absolute]
