@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 100
 COMPARED_IMAGES = 32
 FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino", "keras")
-DESCRIBED = ("onnx", "openvino", "saved_model")  # say what their classes and their input are
+DESCRIBED = ("onnx", "openvino", "saved_model", "litert")  # say their classes and their input
 WEIGHTS = {  # how kernels may be stored
     "litert": ("float32", "float16", "int8"),
     "keras": ("float32", "float16"),

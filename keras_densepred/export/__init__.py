@@ -6,6 +6,7 @@ from keras_densepred.export.onnx import export_onnx
 from keras_densepred.export.openvino import export_openvino
 from keras_densepred.export.precision import in_float32
 from keras_densepred.export.quantization import quantize_onnx
+from keras_densepred.export.reading import read_description
 from keras_densepred.export.saved_model import export_saved_model
 from keras_densepred.export.torch_program import export_torch
 
@@ -20,4 +21,5 @@ __all__ = [
     "export_torch",
     "in_float32",
     "quantize_onnx",
+    "read_description",
 ]

@@ -1,6 +1,7 @@
 """An exported file explains itself: README's script runs it as `predict` does."""
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from keras_densepred.models import YOLOv3Detector
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
 from tools import export
+from tools.timing import litert_files
 
 README = Path(__file__).parents[2] / "README.md"
 NAMES = ("cat", "dög", "bird")
@@ -58,6 +60,13 @@ def exported(run, folder, *flags):
     return path
 
 
+def assert_described(path):
+    told = keras_densepred.export.read_description(path)
+    assert json.loads(told["class_names"]) == list(NAMES)
+    assert json.loads(told["category_ids"]) == [10, 20, 30] and told["task"] == "detection"
+    assert told["keras_densepred"] == keras_densepred.__version__
+
+
 def script():
     """README's Python that reads the file's own description."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -72,7 +81,7 @@ def test_readmes_script_and_a_graph_with_preprocessing_find_what_predict_finds(
     run, photos, tmp_path, monkeypatch
 ):
     onnxruntime = pytest.importorskip("onnxruntime")
-    exported(run, tmp_path)
+    assert_described(exported(run, tmp_path))
     (tmp_path / "whole").mkdir()
     whole = exported(run, tmp_path / "whole", "--with-preprocessing")
     session = onnxruntime.InferenceSession(str(whole))
@@ -112,6 +121,7 @@ def test_openvino_says_it_too(run, tmp_path):
     model = openvino.Core().read_model(path)
     told = model.get_rt_info(["keras_densepred", "class_names"]).astype(str)
     assert json.loads(told) == list(NAMES)
+    assert_described(path)
 
 
 @pytest.mark.skipif(keras.config.backend() == "torch", reason="Keras writes none from PyTorch")
@@ -121,6 +131,43 @@ def test_a_saved_model_says_it_too(run, tmp_path):
     assert export.main([str(run), "--format", "saved_model", "--output", str(path)]) == 0
     told = json.loads((path / "assets.extra" / "description.json").read_text("utf-8"))
     assert json.loads(told["category_ids"]) == [10, 20, 30]
+    assert_described(path)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="LiteRT is TensorFlow's")
+def test_a_litert_file_says_it_too_and_computes_the_same(run, tmp_path):
+    path, plain = tmp_path / "detector.tflite", tmp_path / "plain.tflite"
+    assert export.main([str(run), "--format", "litert", "--output", str(path)]) == 0
+    assert_described(path)
+    keras_densepred.export.export_litert(saved.load(run).model, plain, 64)
+    with pytest.raises(ValueError, match=r"plain\.tflite does not say what its classes are"):
+        keras_densepred.export.read_description(plain)
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    ours, theirs = (litert_files.runner(file)(images) for file in (path, plain))
+    assert ours["num_detections"] > 2
+    for name, values in theirs.items():
+        np.testing.assert_array_equal(ours[name], values)
+    # As TensorFlow's converter places them, for processors that load 16 bytes at once.
+    schema = importlib.import_module("tensorflow.lite.python.schema_py_generated")
+    content = path.read_bytes()
+    model = schema.Model.GetRootAs(content)
+    base = np.frombuffer(content, np.uint8).ctypes.data
+    buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
+    starts = [b.DataAsNumpy().ctypes.data - base for b in buffers if b.DataLength()]
+    assert len(starts) > 10 and not any(start % 16 for start in starts)
+
+
+@pytest.mark.backend_free
+def test_what_says_nothing_is_told_from_what_is_no_exported_file(tmp_path):
+    read = keras_densepred.export.read_description
+    with pytest.raises(ValueError, match="There is no exported file"):
+        read(tmp_path / "none.onnx")
+    with pytest.raises(ValueError, match="export the run's folder again"):
+        read(tmp_path)
+    pytest.importorskip("tensorflow")
+    (tmp_path / "notes.txt").write_text("no model")
+    with pytest.raises(ValueError, match=r"notes\.txt is no LiteRT file"):
+        read(tmp_path / "notes.txt")
 
 
 @pytest.mark.backend_free
