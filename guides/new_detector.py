@@ -2,7 +2,7 @@
 Title: A detector of one's own
 Author: keras_densepred
 Date created: 2026/11/27
-Last modified: 2026/11/27
+Last modified: 2026/11/29
 Description: FCOS on the contract of detectors, a recipe for it, and what moves into the package.
 """
 
@@ -95,8 +95,7 @@ def assign_targets(points, strides, boxes, labels):
     belongs = ops.logical_and(belongs, ops.logical_and(farthest > least, farthest <= most))
     belongs = ops.logical_and(belongs, labels[:, None] >= 0)
     area = ops.prod(high - low, axis=-1)
-    best = ops.argmin(ops.where(belongs, area, float("inf")), axis=-1)
-    best = ops.cast(best, "int32")
+    best = ops.cast(ops.argmin(ops.where(belongs, area, float("inf")), axis=-1), "int32")
     labels = ops.where(ops.any(belongs, axis=-1), gather_rows(labels, best), -1)
     return gather_rows(boxes, best), labels
 
@@ -107,15 +106,11 @@ It is worth a look before there is a network: which positions learn the objects 
 
 record = data.ShapesDataset(12, image_size=256)[9]
 points, strides = position_grid(256, 256, levels=(3, 4, 5))
-_, learns = assign_targets(
-    points,
-    strides,
-    ops.convert_to_tensor(record.boxes[None], "float32"),
-    ops.convert_to_tensor(record.labels[None], "int32"),
-)
+boxes, labels = (ops.convert_to_tensor(x[None]) for x in (record.boxes, record.labels))
+_, learns = assign_targets(points, strides, boxes, labels)
 points, strides, learns = (ops.convert_to_numpy(x) for x in (points, strides, learns[0]))
 
-_, axes = plt.subplots(1, 3, figsize=(12, 4.2))
+_, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="tight")
 for axis, stride in zip(axes, (8, 16, 32), strict=True):
     axis.imshow(record.image, extent=(0, 256, 256, 0))
     for x1, y1, x2, y2 in record.boxes:
@@ -125,7 +120,6 @@ for axis, stride in zip(axes, (8, 16, 32), strict=True):
     axis.scatter(*points[here & positive].T, s=30, c="lime", edgecolors="black")
     axis.set_title(f"stride {stride}: {(here & positive).sum()} of {here.sum()} learn an object")
     axis.axis("off")
-plt.tight_layout()
 plt.show()
 
 """
@@ -145,7 +139,8 @@ with scores. A family writes five things:
 
 Two helpers are worth knowing. `as_pyramid` returns the backbone as it is if its levels are equally
 wide, and puts the neck around it otherwise; it also refuses what is no backbone. `loss_normalizer`
-divides by what was counted in the whole batch, also where several devices share it.
+divides by what was counted in the whole batch, on all devices, and never by zero: a batch without
+any object still teaches what background is.
 
 `PredictionHead` is RetinaNet's, and FCOS has the same: convolutions, then a prediction, shared by
 all levels. The paper's centre-ness branch is left out; the centre region does most of its work.
@@ -195,9 +190,8 @@ class FCOS(models.DenseDetector, keras.Model):
         for level, x in backbone(images).items():
             for key, head in (("distances", box_head), ("logits", class_head)):
                 # float32 from here on: losses and decoding are not for half precision.
-                flat = keras.layers.Reshape(
-                    (-1, head.output_filters), dtype="float32", name=f"{key}_{level}"
-                )
+                shape, name = (-1, head.output_filters), f"{key}_{level}"
+                flat = keras.layers.Reshape(shape, dtype="float32", name=name)
                 parts[key].append(flat(head(x)))
         outputs = {
             key: keras.layers.Concatenate(axis=1, dtype="float32", name=key)(maps)
@@ -209,9 +203,8 @@ class FCOS(models.DenseDetector, keras.Model):
         self._set_detector(backbone, num_classes, bounding_box_format, dtype, losses)
         self.head_width = head_width
         self.head_depth = head_depth
-        self.prediction_decoder = prediction_decoder or models.NonMaxSuppression(
-            bounding_box_format, from_logits=False, iou_threshold=0.6
-        )
+        nms = models.NonMaxSuppression(bounding_box_format, from_logits=False, iou_threshold=0.6)
+        self.prediction_decoder = prediction_decoder or nms
 
     def default_optimizer(self):
         """The paper's, for a batch of 16."""
@@ -241,8 +234,7 @@ class FCOS(models.DenseDetector, keras.Model):
 
     def _boxes(self, outputs, points, strides):
         """(B, N, 4) xyxy in pixels; a distance is a power of e, in strides."""
-        powers = ops.clip(outputs["distances"], -MAX_LOG_RATIO, MAX_LOG_RATIO)
-        sides = ops.exp(powers) * strides
+        sides = ops.exp(ops.clip(outputs["distances"], -MAX_LOG_RATIO, MAX_LOG_RATIO)) * strides
         return ops.concatenate([points - sides[..., :2], points + sides[..., 2:]], axis=-1)
 
 
@@ -265,14 +257,6 @@ images, targets = batch["images"], {"boxes": batch["boxes"], "labels": batch["la
 for step in range(2):
     logs = model.train_on_batch(images, targets, return_dict=True)
     print(f"step {step}:", {name: round(float(value), 3) for name, value in logs.items()})
-
-"""
-A batch without any object still teaches what background is, and nothing is divided by zero.
-"""
-
-nothing = {"boxes": -np.ones((8, 3, 4), "float32"), "labels": -np.ones((8, 3), "int32")}
-logs = model.test_on_batch(images, nothing, return_dict=True)
-print({name: round(float(value), 3) for name, value in logs.items()})
 
 """
 `predict` gives detections, the best first and -1 past `num_detections`; a saved model gives the
@@ -304,9 +288,7 @@ def build_model(settings, train):
     backbone = training.build_backbone(settings)
     if isinstance(backbone, backbones.ResNetBackbone):  # as in the paper: its scales want an FPN
         backbone = FeaturePyramid(backbone, settings.width, 3, 7, extra_levels="conv")
-    model = FCOS(
-        backbone, len(train.class_names), head_width=settings.width, head_depth=settings.head_depth
-    )
+    model = FCOS(backbone, len(train.class_names), "xyxy", settings.width, settings.head_depth)
     schedule = training.make_schedule(settings, EXPERIMENTS[settings.experiment].drops)
     model.compile(training.make_optimizer(settings, model, schedule))
     return model
@@ -314,11 +296,8 @@ def build_model(settings, train):
 
 def augmentation(settings, image_size):
     """Large-scale jitter, crop and flip."""
-    return data.coco_augmentation(
-        image_size,
-        scale_range=(settings.scale_min, settings.scale_max),
-        copy_paste=settings.copy_paste,
-    )
+    scales = (settings.scale_min, settings.scale_max)
+    return data.coco_augmentation(image_size, scale_range=scales, copy_paste=settings.copy_paste)
 
 
 def preprocessing(settings):
@@ -337,10 +316,9 @@ EXPERIMENTS = {
     "fcos": Experiment(
         "FCOS, section 4: ResNet-50 on COCO, 90,000 iterations of 16 images",
         {
-            **dict(preset="resnet50", image_size=800, batch_size=16, steps=90_000),
-            **dict(scale_min=1.0, scale_max=1.0, copy_paste=False, width=256, head_depth=4),
-            **dict(optimizer="sgd", learning_rate=0.01, weight_decay=1e-4),
-            **dict(schedule="steps", warmup_steps=500),
+            **dict(preset="resnet50", image_size=800, batch_size=16, steps=90_000, width=256),
+            **dict(scale_min=1.0, scale_max=1.0, copy_paste=False, head_depth=4, optimizer="sgd"),
+            **dict(learning_rate=0.01, weight_decay=1e-4, schedule="steps", warmup_steps=500),
         },
         drops=(60 / 90, 80 / 90),
     ),
@@ -351,13 +329,7 @@ EXPERIMENTS = {
     ),
 }
 RECIPE = training.Detection(
-    "my_fcos",
-    "FCOS on a folder in COCO layout.",
-    Settings,
-    EXPERIMENTS,
-    build_model,
-    augmentation,
-    preprocessing,
+    "my_fcos", "FCOS on a folder.", Settings, EXPERIMENTS, build_model, augmentation, preprocessing
 )
 
 """
@@ -369,23 +341,18 @@ in the notebook, on the built-in shapes. It prints more than is shown: a line te
 printed = io.StringIO()
 with contextlib.redirect_stdout(printed):
     results = RECIPE.main(["--output", "runs/fcos"])
-for line in printed.getvalue().splitlines():
-    if ", step " not in line:
-        print(line)
+print(*(line for line in printed.getvalue().splitlines() if ", step " not in line), sep="\n")
 
 """
-The loss falls, and so few steps make no good detector yet. These are the run's files; the same
-command goes on from `checkpoints` where it was killed.
+The loss falls, and so few steps make no good detector yet. These are the run's files - the same
+command goes on from `checkpoints` where it was killed - and the upper half of `predictions.png`:
+pairs of ground truth and what is found.
 """
 
-print(*sorted(str(path) for path in Path("runs/fcos").glob("[!.]*")), sep="\n")
-print(*sorted(str(path) for path in Path("runs/fcos/preset").glob("*")), sep="\n")
+output = Path("runs/fcos")
+print(*sorted(map(str, [*output.glob("[!.]*"), *output.glob("preset/*")])), sep="\n")
 
-"""
-The upper half of `predictions.png`: pairs of ground truth and what is found.
-"""
-
-sheet = plt.imread("runs/fcos/predictions.png")
+sheet = plt.imread(output / "predictions.png")
 plt.figure(figsize=(12, 6))
 plt.imshow(sheet[: len(sheet) // 2])
 plt.axis("off")
@@ -411,7 +378,9 @@ change is a folder, a file and a few lines:
     recipes/coco_fcos.py                        the recipe, with the paper's experiment
 
 In the decorator, `package="my_detectors"` becomes `package="keras_densepred"`. Files saved before
-have the old name in them: train again, or keep the old class beside the new one.
+have the old name in them: train again, or keep the old class beside the new one. A detector that
+trains like one that is there needs no recipe: a name in `HEADS` of `recipes/coco_retinanet.py` and
+an `Experiment` there will do.
 
 **One export** in `keras_densepred/models/__init__.py`, and the name in `__all__`:
 
@@ -422,9 +391,6 @@ some twenty tests: a step, images without objects, padding, saving with the opti
 half precision, errors of one sentence, and a step on every backbone family.
 
     "fcos": lambda *args, **options: models.FCOS(*args, **HEADS, **options),
-
-**One experiment**: the recipe above, in a file. A detector that trains like one that is there needs
-no recipe: a name in `HEADS` of `recipes/coco_retinanet.py` and an `Experiment` there will do.
 
 Tests of its own are for what is new: the targets of a few boxes counted by hand, and the losses
 beside those of the paper's code.
