@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _START_OF_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
-_START_OF_PNG = b"\x89PNG\r\n\x1a\n"
+_START_OF_PNG, _END_OF_PNG = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _START_BYTES = 16  # of a file, enough to recognise the format
 _OTHER_STARTS = (b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _BOX = slice(4, 8)  # where MPEG-4's container (HEIC, AVIF) says `ftyp`
@@ -176,6 +176,42 @@ def check_header(path: str | os.PathLike[str]) -> None:
         start = b""
     if not start.startswith((_START_OF_JPEG, _START_OF_PNG)):
         stored_size(read_content(name), name)
+
+
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Refuses a JPEG or PNG that breaks off, and what `check_header` does.
+
+    Reads the first and last bytes of a file that ends as its format does. Any other, cut off or
+    with something behind its pixels, is searched for that end, and decoded where there is none:
+    what can be read all the same is not refused.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImageError: as `check_header`, or if the pixels of a JPEG or PNG cannot be read to the end.
+    """
+    name = os.fspath(path)
+    check_header(name)
+    with open(name, "rb") as file:
+        start = file.read(_START_BYTES)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_END_OF_PNG)))
+        last = file.read()
+    is_jpeg = start.startswith(_START_OF_JPEG)
+    end = _END_OF_JPEG if is_jpeg else _END_OF_PNG
+    if last.endswith(end) or not (is_jpeg or start.startswith(_START_OF_PNG)):
+        return
+    content = read_content(name)
+    if content.find(end, _start_of_pixels(content, name) if is_jpeg else 0) < 0:
+        decode_image(content, name)
+
+
+def _start_of_pixels(content: bytes, name: str) -> int:
+    """Where a JPEG's pixels begin; a thumbnail before them is a JPEG with an end of its own."""
+    image_module = require("PIL.Image", "data")
+    file = io.BytesIO(content)
+    with explained(content, name), image_module.open(file):
+        return file.tell()
 
 
 def begins_like_an_image(path: str | os.PathLike[str]) -> bool:

@@ -49,7 +49,10 @@ def require_readable_images(train: Any, val: Any, on_bad_image: Any) -> None:
     """
     for fault in data.require_readable(val, on_bad_image):
         print(f"passed over: {fault}")
-    data.require_readable(train, on_bad_image, decode=False)
+    faults = data.require_readable(train, on_bad_image, decode=False)
+    if faults:
+        others = f", and {len(faults) - 1:,} more" if len(faults) > 1 else ""
+        print(f"passed over in training{others}: {faults[0]}")
 
 
 def require_size(image_size: int, model: Any) -> None:

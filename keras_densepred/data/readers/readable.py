@@ -10,8 +10,8 @@ from typing import Any
 from keras_densepred.data.image_files import (
     ImageError,
     OnBadImage,
-    check_header,
     check_on_bad_image,
+    check_whole,
 )
 from keras_densepred.data.records import DatasetError
 
@@ -31,7 +31,7 @@ def require_readable(
             files of its own, is not looked at.
         on_bad_image: `"skip"` accepts images that cannot be read.
         decode: True decodes up to 5,000 images, of more every n-th, with their masks: for
-            validation. False reads the first bytes of up to 20,000: for training.
+            validation. False reads the first and last bytes of up to 20,000: for training.
 
     Returns:
         What is wrong with those that cannot be read, a sentence each; empty with `"raise"`.
@@ -68,7 +68,7 @@ def find_unreadable(
     Args:
         dataset: the split.
         indices: numbers of images.
-        decode: whether to read them in full, with their masks; else the first bytes only.
+        decode: whether to read them in full, with their masks; else the first and last bytes.
 
     Yields:
         What is wrong with each, or None, in the order of `indices`.
@@ -79,7 +79,7 @@ def find_unreadable(
             if decode:
                 dataset[index]
             else:
-                check_header(dataset.image_path(index))
+                check_whole(dataset.image_path(index))
         except (ImageError, DatasetError) as error:
             return str(error)
         return None
