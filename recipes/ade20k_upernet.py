@@ -35,7 +35,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, training
-from keras_densepred.training import Averaged, ByArchitecture, Experiment, protocols
+from keras_densepred.training import Averaged, ByArchitecture, Experiment, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -192,6 +192,7 @@ RECIPE = training.Segmentation(
     preprocessing,
     defaults={"head": "uper"},
     check=check,
+    numbers={"width": flags.Number(least=2)},  # the auxiliary head has half of it
     large=2_000,
     test_under_limits=True,
 )

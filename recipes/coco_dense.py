@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, necks, training
-from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
+from keras_densepred.training import AtLeast, Experiment, PerBatch, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -168,6 +168,12 @@ def without_mosaic(settings: Settings) -> tuple[int, Settings]:
     return steps if settings.mosaic_share else 0, dataclasses.replace(settings, mosaic_share=0.0)
 
 
+def check(settings: Settings, train: Any, cluster: Any) -> None:
+    """Refuses a run without mosaic that asks for it; with --minutes, once its length is known."""
+    if not settings.minutes:
+        without_mosaic(settings)
+
+
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """Images fit into their square."""
     return training.detection_preprocessing(settings, None)
@@ -184,6 +190,14 @@ RECIPE = training.Detection(
     build_model,
     augmentation,
     preprocessing,
+    check=check,
+    meaning={
+        "plain_epochs": flags.only("mosaic_share"),
+        "neck_depth": flags.only_on(
+            "is for backbones that do not fuse their scales themselves",
+            lambda source: flags.has_neck(source) and source.family is not backbones.CEDNetBackbone,
+        ),
+    },
     closing=without_mosaic,
     shapes_size=SHAPES_SIZE,
 )

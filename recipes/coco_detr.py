@@ -14,10 +14,9 @@ clipped to 0.01, large-scale jitter 0.1-2.0 at 1024 px.
     torchrun --nproc-per-node=8 recipes/coco_detr.py ...                 # 8 GPUs with PyTorch
 
 Settings left open come from `--experiment`, by default that of the backbone's family from 20,000
-training images on, and on fewer that of a short run from random weights: Deformable DETR's queries
-start at the encoder's best tokens and boxes are refined layer by layer (`mixed`), Mask2Former's
-start at the likeliest centres of objects (`centres`). Killed at any moment, the same command
-continues exactly.
+training images on, and on fewer that of a short run from random weights: queries start at the
+encoder's best tokens and boxes are refined layer by layer (`mixed`), or at the likeliest centres of
+objects (Mask2Former, `centres`). Killed at any moment, the same command continues exactly.
 
 Expected: on 205 pictures of blood cells, from random weights, AP 0.44, AP50 0.77 in 14 minutes on
 two CPU cores with AVX-512 (256 px, JAX).
@@ -27,6 +26,7 @@ Status: COCO not yet run.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, necks, training
-from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
+from keras_densepred.training import AtLeast, ByArchitecture, Experiment, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -49,6 +49,12 @@ SELECTIONS = {  # where queries come from
     "deformable_detr": ("learned", "two_stage", "mixed"),
     "mask2former": ("learned", "centres"),
 }
+JITTER = flags.where(
+    "has no effect beside DETR's own crops",
+    lambda settings: settings.detector == "mask2former" or settings.experiment == "small",
+    asks=("experiment",),
+)
+NO_PADDING = "pads images, and a transformer must know where they end"
 CLIP = {"deformable_detr": 0.1, "mask2former": 0.01}  # norm of the whole gradient
 
 
@@ -76,6 +82,8 @@ _PUBLISHED: dict[str, Any] = {
     "decoder_layers": _by_detector(6, 9),
     "optimizer": "adamw",
     "learning_rate": _by_detector(2e-4, 1e-4),
+    "weight_decay": _by_detector(1e-4, 0.05),
+    "backbone_rate": 0.1,
     "schedule": "steps",
     "warmup_steps": 0,
     "evaluate_every": 1,
@@ -107,19 +115,12 @@ EXPERIMENTS = {
             "encoder_layers": _by_detector(8, 6),
             "drop_path": ByArchitecture({"convnext_tiny": 0.4, "convnext_small": 0.6}, 0.6),
             "layer_scale": 1.0,
-            "weight_decay": _by_detector(1e-4, 0.05),
-            "backbone_rate": 0.1,
         },
         families=("ConvNeXtBackbone",),
     ),
     "resnet": Experiment(
         "Deformable DETR's own ResNet-50, and any other network",
-        {
-            **_PUBLISHED,
-            "preset": "resnet50",
-            "weight_decay": _by_detector(1e-4, 0.05),
-            "backbone_rate": 0.1,
-        },
+        {**_PUBLISHED, "preset": "resnet50"},
         families=("PyramidBackbone",),
     ),
     "small": Experiment(
@@ -196,15 +197,10 @@ def _deformable_detr(settings: Settings, backbone: Any, num_classes: int) -> ker
     return models.DeformableDETR(
         pyramid,
         num_classes,
-        num_queries=settings.queries,
-        width=settings.width,
-        num_heads=max(1, settings.width // 32),  # the papers' share
-        encoder_layers=settings.encoder_layers,
-        decoder_layers=settings.decoder_layers,
         feed_forward_width=4 * settings.width,
         dropout=settings.dropout,
         box_refine=settings.box_refine,
-        query_selection=settings.query_selection,
+        **_transformer(settings),
     )
 
 
@@ -213,17 +209,25 @@ def _mask2former(settings: Settings, backbone: Any, num_classes: int) -> keras.M
     return models.Mask2Former(
         backbone,
         num_classes,
-        width=settings.width,
-        num_queries=settings.queries,
-        num_heads=max(1, settings.width // 32),
-        encoder_layers=settings.encoder_layers,
-        decoder_layers=settings.decoder_layers,
         encoder_hidden=4 * settings.width,
         decoder_hidden=8 * settings.width,
         num_points=settings.points,
         max_detections=max(100, settings.queries),  # COCO counts 100
-        query_selection=settings.query_selection,
+        **_transformer(settings),
     )
+
+
+def _transformer(settings: Settings) -> dict[str, Any]:
+    """What both detectors are told."""
+    return {
+        "num_queries": settings.queries,
+        "query_selection": settings.query_selection,
+        "width": settings.width,
+        # One for 32 channels, as in the papers, or as many as divide the width.
+        "num_heads": math.gcd(settings.width, max(1, settings.width // 32)),
+        "encoder_layers": settings.encoder_layers,
+        "decoder_layers": settings.decoder_layers,
+    }
 
 
 def _rules(settings: Settings, model: keras.Model) -> dict[str, tuple[float, float]]:
@@ -262,21 +266,9 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
 
 
 def check(settings: Settings, train: Any, cluster: Any) -> None:
-    """Refuses what these detectors would learn wrongly, or would not look at."""
-    own, given = SELECTIONS[settings.detector], settings.query_selection
-    if given not in own:
-        own = f"{settings.detector}'s {', '.join(own)}"
-        raise training.SettingsError(f"--query-selection {given}: give {own}.")
-    if settings.detector == "mask2former" and (settings.box_refine or settings.dropout):
-        raise training.SettingsError(
-            "--box-refine and --dropout are Deformable DETR's: leave them out for mask2former."
-        )
+    """Says how many objects cannot be found."""
     if (most := data.most_boxes(train)) > settings.queries:
         cluster.say(f"An image has {most} objects; --queries {settings.queries} finds no more.")
-    if settings.copy_paste:
-        raise training.SettingsError(
-            "--copy-paste pads images, and a transformer must know where they end: leave it out."
-        )
 
 
 if __name__ == "__main__":
@@ -292,6 +284,14 @@ RECIPE = training.Detection(
     preprocessing,
     defaults={"copy_paste": False},
     check=check,
+    meaning={
+        "points": flags.only("detector", "mask2former"),
+        "query_selection": flags.one_of("query_selection", "detector", SELECTIONS),
+        "copy_paste": flags.where(NO_PADDING, lambda settings: False),
+        **dict.fromkeys(("box_refine", "dropout"), flags.only("detector", "deformable_detr")),
+        **dict.fromkeys(("scale_min", "scale_max"), JITTER),
+    },
+    numbers={"width": flags.Number(multiple=4)},
 )
 main = RECIPE.main
 

@@ -34,7 +34,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, necks, training
-from keras_densepred.training import AtLeast, ByArchitecture, Experiment, protocols
+from keras_densepred.training import AtLeast, ByArchitecture, Experiment, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -191,6 +191,7 @@ RECIPE = training.Detection(
     augmentation,
     preprocessing,
     defaults={"anchor_scale": 8.0},
+    meaning={"dynamic": flags.only("detector", "faster", "mask"), "width": flags.OF_A_NECK},
 )
 main = RECIPE.main
 

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, necks, training
-from keras_densepred.training import AtLeast, Experiment, PerBatch, protocols
+from keras_densepred.training import AtLeast, Experiment, PerBatch, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -136,6 +136,8 @@ RECIPE = training.Detection(
     build_model,
     augmentation,
     preprocessing,
+    meaning={"width": flags.OF_A_NECK},
+    numbers={"head_depth": flags.Number(least=1)},
 )
 main = RECIPE.main
 

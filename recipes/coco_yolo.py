@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import Averaged, Experiment
+from keras_densepred.training import Averaged, Experiment, flags
 
 if TYPE_CHECKING:
     import keras
@@ -210,6 +210,10 @@ RECIPE = training.Detection(
     defaults={
         # Of all weights: Darknet's, or that of a short run.
         "weight_decay": lambda plan: 5e-4 if plan.optimizer == "sgd" else 0.05,
+    },
+    meaning={name: flags.not_with("head", "yolov8") for name in ("loss", "anchors")},
+    numbers={
+        "image_size": flags.Number(multiple=SIZE_STEP, where=flags.not_with("head", "yolov8"))
     },
     sizes=sizes,
 )

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import Averaged, Experiment, PerBatch
+from keras_densepred.training import Averaged, Experiment, PerBatch, flags
 
 if TYPE_CHECKING:
     import keras
@@ -149,6 +149,14 @@ RECIPE = training.Segmentation(
         "photometric": False,
         "sliding_window": False,
         "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 1e-4,
+    },
+    meaning={
+        "width": flags.only("head", "ours", "mask2former"),
+        "aspp": flags.only("head", "ours"),
+    },
+    numbers={
+        "width": flags.Number(multiple=8, where=flags.only("head", "mask2former")),  # its heads
+        "image_size": flags.Number(multiple=32, where=flags.only("head", "keras_hub")),
     },
     large=1_400,  # VOC 2012's own training split has 1,464, with SBD's annotations 10,582
 )

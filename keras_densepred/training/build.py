@@ -1,6 +1,5 @@
 """What recipes build from their settings: backbone, schedule, optimizer."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training import protocols
 from keras_densepred.training.checks import require_size
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
+from keras_densepred.training.flags import source_of
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
 from keras_densepred.training.optim import AdamW, momentum_sgd
 from keras_densepred.training.schedules import WarmupCosine, WarmupLinear, WarmupSteps
@@ -41,7 +41,7 @@ def is_pretrained(settings: Any) -> bool:
     Args:
         settings: `CommonSettings`, complete.
     """
-    return _source(settings.weights or settings.preset).has_weights
+    return source_of(settings).has_weights
 
 
 def image_scaling(
@@ -56,17 +56,7 @@ def image_scaling(
         mean: of backbones that were made for none in particular, RGB in 0..255.
         std: likewise.
     """
-    return _source(settings.weights or settings.preset).normalization or (mean, std)
-
-
-def _source(preset: str) -> backbones.BackboneSource:
-    return _downloaded(preset) if "://" in preset else backbones.find_backbone(preset)
-
-
-@functools.cache
-def _downloaded(handle: str) -> backbones.BackboneSource:
-    """Of handles, the network is built to look at; unlike a directory, it stays what it is."""
-    return backbones.find_backbone(handle)
+    return source_of(settings).normalization or (mean, std)
 
 
 def build_backbone(settings: Any, **options: Any) -> backbones.PyramidBackbone:

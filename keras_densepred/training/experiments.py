@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, TypeVar
 
 from keras_densepred import backbones, data
@@ -195,6 +195,14 @@ class Plan:
         """Steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    def shrink_batch(self, unit: int) -> int | None:
+        """Makes a batch no larger than the training split, in `unit`s; the size it had, if so."""
+        fits, wanted = self.images // unit * unit, self.batch_size
+        if not 0 < fits < (wanted or 0):
+            return None
+        self._decided["batch_size"] = fits
+        return int(wanted)
+
     def shorten_epochs(self, steps: int) -> None:
         """Makes epochs so short that a run of `steps` is evaluated often enough."""
         self._steps_per_pass = self.steps_per_epoch
@@ -216,6 +224,8 @@ def complete(
     large: int,
     defaults: Mapping[str, Any] | None = None,
     val: Sized = (),
+    devices: int = 1,
+    say: Callable[[str], None] | None = None,
 ) -> S:
     """Fills in what the flags left open from the experiment.
 
@@ -227,9 +237,12 @@ def complete(
             backbone's family or else the first.
         defaults: settings that hold for all experiments which do not say otherwise.
         val: the validation split.
+        devices: that a step is divided over.
+        say: takes a line on what is not as the experiment has it.
 
     Returns:
-        The settings with every value decided.
+        The settings with every value decided. A batch that no flag gives has at most as many images
+        as the training split.
 
     Raises:
         SettingsError: if flags contradict each other, or ask a backbone for what it does not have.
@@ -266,6 +279,13 @@ def complete(
         objects_of(train, is_shapes) if few else 0,
     )
     _check_options(given, plan.network)
+    if "batch_size" not in given:
+        wanted = plan.shrink_batch(devices * getattr(settings, "accumulate", 1))
+        if wanted and say:
+            say(
+                f"There are {len(train)} training images: a batch has {plan.batch_size} of them, "
+                f"not {wanted} (--batch-size)."
+            )
     if plan.network.family.layer_depth is backbones.PyramidBackbone.layer_depth:
         rules["layer_decay"] = 1.0  # its layers have no depths
     if not given.keys() & {"epochs", "steps_per_epoch"} and plan.epochs < EVALUATIONS:
@@ -273,6 +293,21 @@ def complete(
     names = [field.name for field in dataclasses.fields(settings)]
     decided: dict[str, Any] = {name: getattr(plan, name) for name in names}
     return type(settings)(**{**decided, "steps": plan.total_steps})
+
+
+def decided_by(
+    experiments: Mapping[str, Experiment], defaults: Mapping[str, Any] | None = None
+) -> set[str]:
+    """Names of the settings that `complete` may fill in.
+
+    Args:
+        experiments: as `complete` takes them.
+        defaults: likewise.
+    """
+    of_experiments = (
+        name for found in experiments.values() for name in (*found.settings, *found.on_shapes)
+    )
+    return {"experiment", *_DEFAULTS, *(defaults or {}), *of_experiments}
 
 
 def follows(

@@ -1,22 +1,27 @@
 """Which run an output belongs to: the same command continues it, another run is refused."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
+from keras_densepred import command, files
 from keras_densepred.faults import SettingsError
 from keras_densepred.files import is_free, write_atomically
 from keras_densepred.saved.classes import read_classes
+from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.settings import flag_of
 
 FILE_NAME = "settings.json"
 FACTS = ("backend", "train_images", "classes")  # that decide a run and are no settings
 GIVEN = "given"  # names of settings that flags gave to a run when it was started
 FOLDER = "train_images_folder"  # the setting `train_images`, beside the fact of that name
+# What a run trains: it decides many others, and is named before them.
+_WHAT = ("detector", "head", "size")
 # Settings that follow from others where no flag gives them.
 _FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_every")
 # What changes where a run continues or how fast it goes, but not its result.
@@ -88,7 +93,8 @@ def require_output(
         output: the directory.
         settings: JSON-able; what decides the run's result.
         left_open: names of settings that no flag gave. A run that was started before there was
-            such a setting is the same run; of one that differs, the others are named.
+            such a setting is the same run; of one that differs, those are named that a flag gave
+            to it or gives now, and what is trained before all.
 
     Raises:
         SettingsError: if another run or other files are there.
@@ -96,7 +102,8 @@ def require_output(
     path = output / FILE_NAME
     ours = json.loads(json.dumps(dict(settings)))
     if path.is_file():
-        theirs = _decisive(read_settings(path))
+        recorded = read_settings(path)
+        theirs = _decisive(recorded)
         if "classes" in ours:
             theirs.setdefault("classes", _written_classes(output) or ours["classes"])
         if FOLDER in ours:
@@ -107,10 +114,16 @@ def require_output(
             for name in sorted(ours.keys() | theirs.keys())
             if name not in unknown and theirs.get(name) != ours.get(name)
         ]
+        if strange := [name for name in different if name not in {*ours, *FACTS}]:
+            raise SettingsError(
+                f"{output} holds a run of another recipe (its settings have {strange[0]}, which "
+                "this one does not know): give another --output."
+            )
         if different:
             if ours.get("classes") != theirs.get("classes"):
                 raise SettingsError(_other_classes(output, theirs["classes"], ours["classes"]))
-            named = _worth_naming(different, left_open)
+            given = {*recorded.get(GIVEN, ()), *(ours.keys() - {*left_open, *FACTS})}
+            named = _worth_naming(different, given)
             was, now = (", ".join(_in_words(n, s.get(n)) for n in named) for s in (theirs, ours))
             raise SettingsError(
                 f"{output} holds a run with other settings: it has {was}, and this command {now}. "
@@ -125,10 +138,14 @@ def require_output(
         )
 
 
-def _worth_naming(different: Sequence[str], left_open: Collection[str]) -> list[str]:
-    """Of the settings that differ: what the user gave, or else what no other setting explains."""
+def _worth_naming(different: Sequence[str], given: Collection[str]) -> list[str]:
+    """Of the settings that differ: what is trained and what flags gave, then or now.
+
+    Or else what no other setting explains.
+    """
+    what = [name for name in _WHAT if name in different]
     for chosen in (
-        [name for name in different if name not in left_open and name not in FACTS],
+        [*what, *(name for name in different if name in given and name not in what)],
         [name for name in different if name in FACTS],
         [name for name in different if name not in _FOLLOWING],
     ):
@@ -196,3 +213,31 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not readable, so the run in {path.parent} cannot be recognised: give "
             "another directory."
         ) from error
+
+
+@contextlib.contextmanager
+def own_output(cluster: Cluster, output: str) -> Iterator[None]:
+    """Keeps other runs out of an output, and tells who interrupts this one how to go on.
+
+    Args:
+        cluster: of `distribute`; its main process owns the output.
+        output: the directory.
+
+    Raises:
+        OutputError: if another run is writing there, or nothing can be.
+    """
+    hint = f"The same command continues the run in {output} from its last checkpoint."
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(command.on_interrupt(hint))
+
+        def lock() -> None:
+            folder = pathlib.Path(output)
+            # Of anything else `claim_output` says what is wrong with it.
+            if files.is_free(folder) or (folder / "settings.json").is_file():
+                if not folder.exists():
+                    stack.callback(files.remove_if_empty, folder)  # of a run that did not get far
+                files.require_possible(folder)
+                stack.enter_context(files.locked(folder))
+
+        cluster.run_on_main(lock)
+        yield

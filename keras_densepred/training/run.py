@@ -4,18 +4,17 @@ A recipe is a `Recipe` of its task: `tasks.detection.Detection` and its neighbou
 task's data are read, how a model is evaluated, and what is drawn and saved.
 """
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 
-from keras_densepred import command, data, files, plugins, start
+from keras_densepred import command, data, plugins, start
 from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
@@ -26,11 +25,12 @@ from keras_densepred.training.checks import (
     require_readable_images,
     require_trainable,
 )
-from keras_densepred.training.devices.cluster import Cluster
+from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.devices.distribute import distribute
-from keras_densepred.training.experiments import Experiment, complete
+from keras_densepred.training.experiments import Experiment, complete, decided_by
 from keras_densepred.training.extend import OF_THE_SCHEDULE, flags_of_run
-from keras_densepred.training.identity import decisive_settings, require_output
+from keras_densepred.training.flags import Number, Rule, check_flags
+from keras_densepred.training.identity import decisive_settings, own_output, require_output
 from keras_densepred.training.length import in_words
 from keras_densepred.training.loop.in_output import (
     NO_EXTRAS,
@@ -45,9 +45,14 @@ from keras_densepred.training.loop.validation_loss import validation_loss
 from keras_densepred.training.settings import (
     CommonSettings,
     check_numbers,
+    flag_of,
     parse_flags,
+    with_homes,
 )
 from keras_densepred.training.warm_start import go_on_from, start_from
+
+# Flags of which one has a say.
+_ALTERNATIVES = (("minutes", "epochs"), ("warmup_epochs", "warmup_steps"))
 
 
 def _nothing_to_check(settings: Any, train: Any, cluster: Cluster) -> None:
@@ -68,6 +73,9 @@ class Recipe:
         preprocessing: takes the settings, returns how evaluation prepares images.
         defaults: settings of all experiments that do not say otherwise.
         check: takes settings, training split and cluster, and raises what makes a run impossible.
+        meaning: settings that mean something on some runs only, and what says on which; the
+            flag of another is refused.
+        numbers: what a number must be so that the model can be built of it.
         large: training images from which on a published experiment is the default.
     """
 
@@ -80,6 +88,8 @@ class Recipe:
     preprocessing: Callable[[Any], Preprocessing]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: Callable[[Any, Any, Cluster], None] = _nothing_to_check
+    meaning: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
     large: int = 20_000
 
     has_val_loss: ClassVar[bool] = True
@@ -138,13 +148,15 @@ class Recipe:
         started = start.BEGAN if start.is_command() else time.monotonic()
         flags = tuple(sys.argv[1:] if argv is None else argv)
         said = parse_flags(self.settings, argv, self.description, self.experiments)
-        if said.get("minutes") and said.get("epochs"):
-            raise SettingsError("Give --minutes or --epochs, not both.")
+        for one, other in _ALTERNATIVES:
+            if said.get(one) and said.get(other):
+                raise SettingsError(f"Give {flag_of(one)} or {flag_of(other)}, not both.")
+        by_user = set(said)
         left_open = {field.name for field in dataclasses.fields(self.settings)} - said.keys()
         if said.get("extend"):
             said = flags_of_run(self.settings, said, self.experiments, self.defaults)
             left_open -= said.keys() & set(OF_THE_SCHEDULE)  # those that someone asked for
-        given = _with_homes(self.settings(**said))
+        given = with_homes(self.settings(**said))
         check_numbers(given)
         for module in ("grain", "matplotlib.pyplot", "PIL.Image", "rich", *self.packages):
             require(module, "data")
@@ -156,12 +168,15 @@ class Recipe:
             plugins.import_modules(name.strip() for name in given.imports.split(","))
         if given.callback:
             callbacks = [*callbacks, *load_callbacks(given.callback)]
+        undecided = decided_by(self.experiments, self.defaults)
+        self.check_flags(given, by_user, undecided)
         with distribute(
             given.devices, given.processes, given.process_id, given.coordinator
         ) as cluster:
             cluster.say("Reading what data there are ...")
             train, val = self.open_data(given)
-            settings = self.complete(given, train, val)
+            settings = self.complete(given, train, val, cluster.say)
+            self.check_flags(settings, by_user)
             if given.steps is not None and settings.steps > given.steps:
                 cluster.say(
                     f"--steps {given.steps} becomes {settings.steps}: epochs are whole, and one "
@@ -180,14 +195,28 @@ class Recipe:
                 settings, plan = (settings, plan) if before is None else (before, None)
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
-            with _own_output(cluster, settings.output):
+            with own_output(cluster, settings.output):
                 return self.run(settings, cluster, train, val, left_open, callbacks, plan, flags)
 
-    def complete(self, settings: Any, train: Any, val: Any = ()) -> Any:
+    def check_flags(
+        self, settings: Any, given: Collection[str], undecided: Collection[str] = ()
+    ) -> None:
+        """Refuses flags without effect and impossible numbers; see `flags.check_flags`."""
+        check_flags(settings, given, self.meaning, self.numbers, undecided)
+
+    def complete(
+        self, settings: Any, train: Any, val: Any = (), say: Callable[[str], None] | None = None
+    ) -> Any:
         """Fills in what the flags left open; see `experiments.complete`."""
-        defaults = {"output": f"runs/{self.name}", **self.defaults}
         return complete(
-            settings, self.experiments, train, large=self.large, defaults=defaults, val=val
+            settings,
+            self.experiments,
+            train,
+            large=self.large,
+            defaults={"output": f"runs/{self.name}", **self.defaults},
+            val=val,
+            devices=current_cluster().devices,
+            say=say,
         )
 
     def prepare_memory(self, settings: Any) -> None:
@@ -361,35 +390,3 @@ class Run:
 def run_script(main: Callable[[Sequence[str] | None], Any]) -> None:
     """Runs a recipe as a program: whatever goes wrong is one sentence and an exit code."""
     sys.exit(command.run(main))
-
-
-def _with_homes(settings: Any) -> Any:
-    """The settings with `~` replaced in paths."""
-    pairs = [f"{s}_{what}" for s in ("train", "val") for what in ("annotations", "images")]
-    names = ["data_dir", "weights", "extend", "output", *pairs]
-    paths = {
-        name: str(files.expanded(path))
-        for name in names
-        if (path := getattr(settings, name, None)) is not None
-    }
-    return dataclasses.replace(settings, **paths)
-
-
-@contextlib.contextmanager
-def _own_output(cluster: Cluster, output: str) -> Iterator[None]:
-    """Keeps other runs out of an output, and tells who interrupts this one how to go on."""
-    hint = f"The same command continues the run in {output} from its last checkpoint."
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(command.on_interrupt(hint))
-
-        def lock() -> None:
-            folder = pathlib.Path(output)
-            # Of anything else `claim_output` says what is wrong with it.
-            if files.is_free(folder) or (folder / "settings.json").is_file():
-                if not folder.exists():
-                    stack.callback(files.remove_if_empty, folder)  # of a run that did not get far
-                files.require_possible(folder)
-                stack.enter_context(files.locked(folder))
-
-        cluster.run_on_main(lock)
-        yield

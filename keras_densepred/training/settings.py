@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from keras_densepred import command
+from keras_densepred import command, files
 from keras_densepred.command import DEBUG_FLAG, DEBUG_HELP
 from keras_densepred.faults import SettingsError
 
@@ -31,6 +31,7 @@ __all__ = [
     "parse_flags",
     "parse_settings",
     "setting",
+    "with_homes",
 ]
 
 T = TypeVar("T")
@@ -220,25 +221,31 @@ _LEAST = {
     "image_size": 32,  # a cell of P5
     **dict.fromkeys(("batch_size", "accumulate", "width", "max_boxes"), 1),
     **dict.fromkeys(("epochs", "steps", "steps_per_epoch", "evaluate_every", "patience"), 1),
-    **dict.fromkeys(("devices", "processes", "queries", "points", "decoder_layers"), 1),
-    "encoder_layers": 0,
+    **dict.fromkeys(("devices", "processes"), 1),
+    **dict.fromkeys(("queries", "points", "decoder_layers", "neck_depth"), 1),
+    **dict.fromkeys(("encoder_layers", "seed", "gamma"), 0),
     **dict.fromkeys(
         ("workers", "process_id", "head_depth", "plain_epochs", "warmup_steps", "warmup_epochs"), 0
     ),
     **dict.fromkeys(("weight_decay", "floor", "mixup", "cutmix", "layer_scale"), 0),
 }
+_LARGEST_SEED = 2**32 - 1  # NumPy's
 _POSITIVE = (
     "backbone_rate",
     *("learning_rate", "checkpoint_minutes", "minutes", "scale_min", "scale_max", "layer_decay"),
-    *("anchor_scale", "focal_gamma", "min_area"),
+    *("anchor_scale", "focal_gamma", "min_area", "val_share"),
 )
 # From 0 up to 1.
-_SHARES = ("drop_path", "dropout", "smoothing", "erasing", "jitter", "mosaic_share")
+_SHARES = (
+    *("drop_path", "dropout", "smoothing", "erasing", "jitter", "mosaic_share"),
+    *("ema", "min_area", "val_share"),
+)
 _BELOW_ONE = {
     "drop_path": "drops every branch",
     "dropout": "drops everything",
     "smoothing": "leaves nothing of the labels",
     "ema": "never leaves the initial weights",
+    "val_share": "leaves no image to train on",
 }
 
 
@@ -251,14 +258,17 @@ def check_numbers(settings: Any) -> None:
     for name, value in vars(settings).items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
-        flag = f"--{name.replace('_', '-')} {value:g}"
+        number = value if isinstance(value, int) else f"{value:g}"
+        flag = f"--{name.replace('_', '-')} {number}"
         if not math.isfinite(value):
             raise SettingsError(f"{flag} is no finite number.")
         if name in _LEAST and value < _LEAST[name]:
             raise SettingsError(f"{flag} is too small: give {_LEAST[name]} or more.")
+        if name == "seed" and value > _LARGEST_SEED:
+            raise SettingsError(f"{flag} is too large: give {_LARGEST_SEED} or less.")
         if name in _POSITIVE and value <= 0:
             raise SettingsError(f"{flag} must be larger than 0.")
-        if name in (*_SHARES, "ema") and not 0 <= value <= 1:
+        if name in _SHARES and not 0 <= value <= 1:
             raise SettingsError(f"{flag} must lie from 0 to 1.")
         if name in _BELOW_ONE and value == 1:
             raise SettingsError(f"{flag} {_BELOW_ONE[name]}: give less than 1.")
@@ -358,6 +368,18 @@ def flag_of(name: str) -> str:
     field = CommonSettings.__dataclass_fields__.get(name)
     own = field.metadata["flag"] if field else None
     return own or f"--{name.replace('_', '-')}"
+
+
+def with_homes(settings: T) -> T:
+    """The settings with `~` replaced in paths."""
+    pairs = [f"{s}_{what}" for s in ("train", "val") for what in ("annotations", "images")]
+    names = ["data_dir", "weights", "extend", "output", *pairs]
+    paths = {
+        name: str(files.expanded(path))
+        for name in names
+        if (path := getattr(settings, name, None)) is not None
+    }
+    return dataclasses.replace(settings, **paths)  # type: ignore[type-var]
 
 
 def _describe(experiments: Mapping[str, Any]) -> str:

@@ -148,8 +148,11 @@ def test_grid_rcnn_with_msfms_settings():
     [
         (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
         (["--image-size", "70"], "no multiple of 32"),
-        (["--detector", "cascade", "--dynamic"], "`dynamic` is for one stage"),
-        (["--detector", "grid", "--dynamic"], "`dynamic` is for detectors that regress boxes"),
+        (
+            ["--detector", "cascade", "--dynamic"],
+            "--dynamic is for --detector faster or mask",
+        ),
+        (["--detector", "grid", "--dynamic"], "--dynamic is for --detector faster or mask"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(flags, tmp_path, more, message):

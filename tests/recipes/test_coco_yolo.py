@@ -109,7 +109,7 @@ def test_sizes_change_and_boxes_with_them():
     "more, message",
     [
         (["--batch-size", "13"], "There are 12 training images and a batch takes 13"),
-        (["--image-size", "70"], "no multiple of 32"),
+        (["--image-size", "70"], "give a multiple of 32, such as 64 or 96"),
         (["--weights", "nowhere/at/all"], "nowhere/at/all"),
     ],
 )

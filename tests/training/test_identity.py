@@ -31,7 +31,7 @@ def test_refuses_another_run(tmp_path):
 
 
 RUN = {"epochs": 3, "steps": 30, "floor": 0.1, "flip": True, "seed": 0, "imports": None}
-RUN |= {"backend": "jax", "train_images": 20}
+RUN |= {"backend": "jax", "train_images": 20, "points": 512, "detector": "boxes", "width": 64}
 
 
 @pytest.mark.parametrize(
@@ -45,15 +45,29 @@ RUN |= {"backend": "jax", "train_images": 20}
         ({"floor": 0.2}, {}, "--floor 0.1", "--floor 0.2"),
         ({"backend": "torch", "steps": 9}, {}, "KERAS_BACKEND=jax", "KERAS_BACKEND=torch"),
         ({"train_images": 21, "steps": 9}, {}, "20 training images", "21 training images"),
+        (
+            {"detector": "masks", "points": 64, "epochs": 9, "floor": 0.2},
+            {"points"},
+            "--detector boxes, --points 512",
+            "--detector masks, --points 64",
+        ),
+        ({"detector": "masks", "points": 64}, {}, "--detector boxes", "--detector masks"),
+        ({"width": 32, "seed": 1}, {"seed"}, "--seed 0, --width 64", "--seed 1, --width 32"),
     ],
 )
 def test_a_refusal_names_what_the_user_gave_and_both_ways_out(tmp_path, changed, given, was, now):
-    identity.claim_output(tmp_path, RUN)
+    identity.claim_output(tmp_path, RUN, left_open=RUN.keys() - {"width"})
     with pytest.raises(SettingsError) as raised:
         identity.claim_output(tmp_path, RUN | changed, left_open=RUN.keys() - given)
     said = str(raised.value)
     assert f"it has {was}, and this command {now}. Give another --output, or the same" in said
     assert f"--extend {tmp_path} with another --output" in said
+
+
+def test_refuses_a_run_of_another_recipe(tmp_path):
+    identity.claim_output(tmp_path, RUN | {"jitter": 0.3})
+    with pytest.raises(SettingsError, match=r"of another recipe \(its settings have jitter, which"):
+        identity.claim_output(tmp_path, RUN | {"epochs": 4})
 
 
 def test_refuses_foreign_files(tmp_path):

@@ -1,6 +1,7 @@
 """Recipes that train classifiers."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,6 +48,17 @@ class Classification(Recipe):
             data.ShapesClassification(TRAIN_SHAPES, size, settings.seed, "train"),
             data.ShapesClassification(VAL_SHAPES, size, settings.seed, "val"),
         )
+
+    def check_flags(
+        self, settings: Any, given: Collection[str], undecided: Collection[str] = ()
+    ) -> None:
+        """See `Recipe.check_flags`; without the loss on validation images."""
+        super().check_flags(settings, given, undecided)
+        if settings.val_loss:
+            raise SettingsError(
+                "--val-loss compares with the training's loss, which a classifier has of mixed "
+                "images and smoothed labels: leave it out; top-1 and the loss are evaluated anyway."
+            )
 
     def prepare_memory(self, settings: Any) -> None:
         """See `Recipe.prepare_memory`; for small networks only.
