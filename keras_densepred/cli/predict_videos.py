@@ -16,7 +16,6 @@ from keras_densepred.cli.predict_output import png
 from keras_densepred.data.drawing.semantic import draw_legend
 from keras_densepred.data.readers.unlabelled import output_names
 from keras_densepred.data.video_files import VideoError, VideoFrames, VideoWriter
-from keras_densepred.saved.videos import drawn, predict_frames
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +63,7 @@ def predict_videos(
             options.folder.replacing(f"videos/{name.with_suffix('.mp4')}") as unfinished,
             VideoWriter(unfinished, frames.frame_rate) as writer,
         ):
-            for frame, found in predict_frames(
+            for frame, found in saved.predict_frames(
                 *(model, frames),
                 score=0,
                 tile=options.tile,
@@ -74,7 +73,7 @@ def predict_videos(
                 told: dict[str, Any] = {"image_id": next(ids), "file_name": str(path)}
                 told |= {"frame": frame.number, "time": frame.time}
                 shown = note(found, f"{name.with_suffix('')}/{frame.number:06d}", told)
-                writer.write(drawn(shown))
+                writer.write(saved.draw_found(shown))
                 if isinstance(found, saved.LabelMap):
                     seen.update(np.unique(found.labels).tolist())
                 show(frame.number + 1)

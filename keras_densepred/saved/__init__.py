@@ -18,6 +18,7 @@ from keras_densepred.saved.opening import (
 )
 from keras_densepred.saved.prediction import ClassScores, LabelMap, Objects
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.saved.videos import draw_found, predict_frames
 from keras_densepred.saved.writing import save_copy, without_training_state
 
 load = open_model  # the short name, for a notebook
@@ -28,11 +29,13 @@ __all__ = [
     "Objects",
     "Preprocessing",
     "SavedModel",
+    "draw_found",
     "find_model",
     "is_backbone",
     "load",
     "load_model",
     "open_model",
+    "predict_frames",
     "read_classes",
     "require_size",
     "save_copy",

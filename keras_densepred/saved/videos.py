@@ -52,7 +52,7 @@ def predict_frames(
             yield chunk[index], found
 
 
-def drawn(found: Any) -> np.ndarray:
+def draw_found(found: Any) -> np.ndarray:
     """What is found in a frame, drawn at the frame's own size.
 
     Args:
@@ -94,7 +94,7 @@ def predict_video(
         VideoWriter(unfinished, frames.frame_rate) as writer,
     ):
         for frame, found in predict_frames(model, frames, **options):
-            writer.write(drawn(found))
+            writer.write(draw_found(found))
             rows += ({"frame": frame.number, "time": frame.time, **row} for row in _told(found))
     if frames.fault:
         warnings.warn(frames.fault, stacklevel=3)
