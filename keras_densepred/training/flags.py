@@ -73,6 +73,20 @@ def has_neck(source: backbones.BackboneSource) -> bool:
     return not issubclass(source.family, pyramids)
 
 
+def _with_warmup(settings: Any) -> str | None:
+    if settings.schedule == "power4" and settings.warmup_steps:
+        return "power4 has no warm-up: give --warmup-steps 0, or --schedule cosine"
+    return None
+
+
+def _with_drops(settings: Any) -> str | None:
+    if settings.schedule == "steps":
+        return "steps is for papers that say when the rate drops, as none here does: give cosine"
+    return None
+
+
+# `--schedule` of recipes whose experiments have no `drops`.
+NO_DROPS = Rule(_with_drops, ("schedule",))
 # `--width` of detectors whose heads are as wide as what they stand on.
 OF_A_NECK = only_on("is the neck's, and this backbone has none", has_neck)
 
@@ -129,6 +143,7 @@ _SHARED = {
             "is of new weights, and trained ones have theirs", lambda source: not source.has_weights
         ),
     ),
+    "schedule": (Rule(_with_warmup, ("warmup_steps",)),),
     "floor": (only("schedule", "cosine", "linear", "power4"),),
     "layer_decay": (only("optimizer", "adamw"),),
     "backbone_rate": (only("optimizer", "adamw"), only("layer_decay", 1.0)),

@@ -190,7 +190,7 @@ def test_the_rate_follows_the_batch_and_flags_win():
     [
         (["--batch-size", "12"], "There are 10 training images and a batch takes 12"),
         (["--image-size", "70"], "no multiple of 32"),
-        (["--accumulate", "3"], "does not split into --accumulate 3 steps"),
+        (["--accumulate", "3"], "--accumulate 3 does not divide --batch-size 4"),
         (["--tfds", "imagenet2012"], "--data-dir or --tfds, not both"),
         (["--preset", "nowhere/at/all"], "no directory and no built-in preset 'nowhere/at/all'"),
         (["--data-dir", "nowhere/at/all"], "nowhere/at/all"),

@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from keras_densepred import data, training
-from keras_densepred.training import settings
+from keras_densepred.training import experiments, settings
 from tests.recipes import toy
 
 pytestmark = pytest.mark.backend_free
@@ -48,6 +48,14 @@ BY_FLAGS = [
     ("voc_deeplab_v3", "--head mask2former --width 30", "a multiple of 8, such as 24 or 32."),
     ("voc_deeplab_v3", "--head keras_hub --image-size 100", "a multiple of 32, such as 96 or 128"),
     ("ade20k_upernet", "--width 1", "--width 1: give 2 or more."),
+    (
+        "ade20k_upernet",
+        "--head ced --preset convnext_tiny",
+        "--head ced is one more stage of a CED",
+    ),
+    ("ade20k_upernet", "--schedule steps", "--schedule steps is for papers that say when the ra"),
+    ("coco_dense", "--schedule power4 --warmup-steps 9", "power4 has no warm-up: give --warmup-st"),
+    ("imagenet_pretrain", "--batch-size 32 --accumulate 3", "3 does not divide --batch-size 32"),
     ("imagenet_pretrain", "--val-loss", "--val-loss compares with the training's loss"),
     ("imagenet_pretrain", "--warmup-epochs 1 --warmup-steps 9", "or --warmup-steps, not both."),
     ("imagenet_pretrain", "--min-area 1.5", "--min-area 1.5 must lie from 0 to 1."),
@@ -69,6 +77,8 @@ BY_EXPERIMENT = [
     ("coco_dense", "--plain-epochs 3", "--plain-epochs is for runs with --mosaic-share"),
     ("coco_dense", "--mosaic-share 1 --plain-epochs 5 --epochs 5", "All 5 epochs are plain"),
     ("coco_retinanet", "--experiment bicsnet_a --floor 1e-4", "--floor is for --schedule cosine"),
+    ("coco_dense", "--schedule power4", "--schedule power4 has no warm-up"),
+    ("imagenet_pretrain", "--accumulate 5", "--accumulate 5 does not divide --batch-size 32"),
     ("coco_retinanet", "--image-size 100", "--image-size 100 is no multiple of 32"),
     ("ade20k_upernet", "--reduce-zero-label", "--reduce-zero-label is for runs with --data-dir"),
 ]
@@ -137,6 +147,19 @@ def test_a_picture_that_breaks_off_is_named_before_the_model_is_built(tmp_path, 
     with pytest.raises(data.ImageError, match=f"{picture.name} is damaged .*--on-bad-image skip"):
         recipe_of("coco_dense").main([*flags, *toy.DENSE, "--output", str(output)])
     assert not output.exists() and "Building" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("images", "devices", "accumulate", "batch"),
+    [(99, 1, 1, 32), (31, 1, 1, 31), (9, 1, 2, 8), (11, 4, 1, 8), (11, 2, 3, 6), (3, 4, 1, 32)],
+)
+def test_a_smaller_batch_splits_over_devices_and_steps(images, devices, accumulate, batch):
+    recipe, said = recipe_of("imagenet_pretrain"), []
+    options = dict(large=100, devices=devices, defaults=recipe.defaults, say=said.append)
+    given = recipe.settings(accumulate=accumulate)
+    complete = experiments.complete(given, recipe.experiments, toy.Split(images), **options)
+    assert complete.batch_size == batch
+    assert len(said) == (batch < 32)
 
 
 FEW = ["--image-size", "64", "--epochs", "1", "--steps-per-epoch", "1", "--evaluate-every", "1"]
