@@ -35,7 +35,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import backbones, data, models, training
-from keras_densepred.training import Averaged, ByArchitecture, Experiment, flags, protocols
+from keras_densepred.training import ByArchitecture, Experiment, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -103,7 +103,7 @@ EXPERIMENTS = {
             "weight_decay": 1e-4,
             "warmup_steps": lambda plan: min(50, plan.steps // 10),
             "floor": 0.0,
-            "ema": Averaged(0.99),
+            "ema": 0.99,
             "sliding_window": False,
         },
         # Shapes come in all sizes, and a run sees few of them twice.
@@ -170,6 +170,14 @@ def preprocessing(settings: Settings) -> training.Preprocessing:
     return training.Preprocessing("segmentation", *scaling, settings.image_size)
 
 
+def needs_cednet(settings: Settings) -> str | None:
+    """What is wrong with `--head` on the backbone."""
+    family = flags.source_of(settings).family
+    if settings.head == "ced" and not issubclass(family, backbones.CEDNetBackbone):
+        return "ced is one more stage of a CEDNet, and this backbone is none: give uper"
+    return None
+
+
 def check(settings: Settings, train: Any, cluster: Any) -> None:
     """Refuses what batch norm cannot normalise."""
     if settings.batch_size < 2:
@@ -192,6 +200,7 @@ RECIPE = training.Segmentation(
     preprocessing,
     defaults={"head": "uper"},
     check=check,
+    meaning={"schedule": flags.NO_DROPS, "head": flags.Rule(needs_cednet, ("preset",))},
     numbers={"width": flags.Number(least=2)},  # the auxiliary head has half of it
     large=2_000,
     test_under_limits=True,

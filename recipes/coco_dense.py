@@ -192,6 +192,7 @@ RECIPE = training.Detection(
     preprocessing,
     check=check,
     meaning={
+        "schedule": flags.NO_DROPS,
         "plain_epochs": flags.only("mosaic_share"),
         "neck_depth": flags.only_on(
             "is for backbones that do not fuse their scales themselves",

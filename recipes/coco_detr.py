@@ -128,7 +128,7 @@ EXPERIMENTS = {
         {
             **protocols.FEW_IMAGES,
             "epochs": AtLeast(12, steps=700),
-            "queries": _by_detector(50, 100),
+            "queries": _by_detector(protocols.queries(50), protocols.queries(100)),
             "query_selection": _by_detector("mixed", "centres"),
             "box_refine": _by_detector(True, False),
             "dropout": 0.0,

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import Averaged, Experiment, flags
+from keras_densepred.training import Experiment, flags
 
 if TYPE_CHECKING:
     import keras
@@ -90,7 +90,7 @@ EXPERIMENTS = {
             "anchors": "data",
             "optimizer": "adamw",
             "learning_rate": 2e-3,
-            "ema": Averaged(0.99),
+            "ema": 0.99,
         },
         on_shapes={"image_size": 96},
         drops=_DROPS,

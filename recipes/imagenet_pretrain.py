@@ -40,7 +40,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import AtLeast, Averaged, Experiment, PerBatch, protocols
+from keras_densepred.training import AtLeast, Experiment, PerBatch, flags, protocols
 
 if TYPE_CHECKING:
     import keras
@@ -123,7 +123,7 @@ EXPERIMENTS = {
             "floor": 1e-5,
             "warmup_epochs": 2.0,
             "weight_decay": 0.05,
-            "ema": Averaged(0.99),
+            "ema": 0.99,
         },
     ),
 }
@@ -151,13 +151,11 @@ class Settings(training.CommonSettings):
         return self.batch_size // self.accumulate
 
 
-def check(settings: Settings, train: Any, cluster: training.Cluster) -> None:
-    """Refuses a batch that does not split into the steps of an update."""
-    if settings.batch_size % settings.accumulate:
-        raise training.SettingsError(
-            f"--batch-size {settings.batch_size} does not split into --accumulate "
-            f"{settings.accumulate} steps: use a multiple of {settings.accumulate}."
-        )
+def unequal_steps(settings: Settings) -> str | None:
+    """Why a batch does not split into the steps of an update."""
+    batch, steps = settings.batch_size, settings.accumulate
+    fault = f"{steps} does not divide --batch-size {batch}: give a divisor"
+    return fault if batch % steps else None
 
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
@@ -225,7 +223,10 @@ RECIPE = training.Classification(
         "rand_augment": False,
         **dict.fromkeys(("erasing", "mixup", "cutmix", "smoothing"), 0.0),
     },
-    check=check,
+    meaning={
+        "schedule": flags.NO_DROPS,
+        "accumulate": flags.Rule(unequal_steps, ("batch_size",)),
+    },
     large=100_000,
 )
 main = RECIPE.main

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # run from a clone without installing
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from keras_densepred import data, models, training
-from keras_densepred.training import Averaged, Experiment, PerBatch, flags
+from keras_densepred.training import Experiment, PerBatch, flags
 
 if TYPE_CHECKING:
     import keras
@@ -75,7 +75,7 @@ EXPERIMENTS = {
             "aspp": False,
             "optimizer": "adamw",
             "warmup_steps": lambda plan: min(50, plan.steps // 10),
-            "ema": Averaged(0.99),
+            "ema": 0.99,
         },
         # Shapes come in all sizes, and a run sees few of them twice.
         on_shapes={"image_size": 192, "batch_size": 4, "scale_min": 1.0, "scale_max": 1.0},
@@ -151,6 +151,7 @@ RECIPE = training.Segmentation(
         "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 1e-4,
     },
     meaning={
+        "schedule": flags.NO_DROPS,
         "width": flags.only("head", "ours", "mask2former"),
         "aspp": flags.only("head", "ours"),
     },

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from keras_densepred import start
 from keras_densepred.files import write_atomically
 from keras_densepred.training.experiments import (
-    Averaged,
     ByArchitecture,
     Epochs,
     Experiment,
@@ -70,7 +69,6 @@ else:  # in a command, until it has read its flags
 __all__ = [
     "AdamW",
     "AtLeast",
-    "Averaged",
     "ByArchitecture",
     "CheckpointError",
     "Classification",

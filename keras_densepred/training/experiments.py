@@ -110,24 +110,6 @@ class Epochs:
         return f"{self.count:g} epochs"
 
 
-@dataclasses.dataclass(frozen=True)
-class Averaged:
-    """Momentum of averaged weights, less in runs so short that the initial weights would stay.
-
-    Keras' averages start at the initial weights: of these e^-5 = 0.7 % are left at the end.
-    """
-
-    momentum: float
-
-    def __call__(self, plan: "Plan") -> float:
-        return min(self.momentum, max(0.0, 1.0 - 5.0 / plan.total_steps))
-
-    def __str__(self) -> str:
-        return (
-            f"{self.momentum:g}, less in runs of less than {round(5 / (1 - self.momentum))} steps"
-        )
-
-
 # What an experiment says if it does not say otherwise.
 _DEFAULTS: dict[str, Any] = {
     "preset": "cednet_next_pico",
@@ -153,6 +135,7 @@ class Plan:
         evaluated: number of validation images.
         classes: number of classes.
         objects: in all training images; 0 where they were not counted.
+        most_objects: in one of the training images.
         network: what `backbones.find_backbone` says of the backbone.
     """
 
@@ -164,6 +147,7 @@ class Plan:
         evaluated: int = 0,
         classes: int = 1,
         objects: int = 0,
+        count_most: Callable[[], int] = lambda: 1,
     ):
         self._decided = dict(given)
         self._rules = rules
@@ -171,6 +155,7 @@ class Plan:
         self.evaluated = evaluated
         self.classes = classes
         self.objects = objects
+        self._count_most = count_most
         self._network: Any = None
         self._steps_per_pass: int | None = None
 
@@ -184,6 +169,10 @@ class Plan:
     def pretrained(self) -> bool:
         """Whether the backbone comes with trained weights."""
         return self.network.has_weights
+
+    @property
+    def most_objects(self) -> int:
+        return self._count_most()
 
     @property
     def steps_per_pass(self) -> int:
@@ -277,6 +266,7 @@ def complete(
         len(val),
         len(train.class_names),
         objects_of(train, is_shapes) if few else 0,
+        lambda: data.most_boxes(train),
     )
     _check_options(given, plan.network)
     if "batch_size" not in given:

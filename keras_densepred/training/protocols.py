@@ -1,14 +1,15 @@
 """Training protocols that several recipes share, each with its source."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from keras_densepred.training.experiments import (
-    Averaged,
     ByArchitecture,
     Epochs,
     Experiment,
     PerBatch,
+    Plan,
 )
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
@@ -141,5 +142,16 @@ FEW_IMAGES: dict[str, Any] = {
     "width": 64,
     "optimizer": "adamw",
     "learning_rate": 1.5e-3,
-    "ema": Averaged(0.99),
+    "ema": 0.99,
 }
+
+
+def queries(least: int) -> Callable[[Plan], int]:
+    """Queries for few images: at most 300, and of those as many as the fullest image has objects.
+
+    COCO counts the surest 100 only, but where queries are missing objects count as background.
+
+    Args:
+        least: for images with few objects.
+    """
+    return lambda plan: min(300, max(least, -(-plan.most_objects // 50) * 50))

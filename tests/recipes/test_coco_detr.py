@@ -240,3 +240,13 @@ def test_short_runs_have_queries_that_learn_quickly():
         settings = recipe.Settings(detector=detector, experiment="small")
         settings = recipe.RECIPE.complete(settings, Split(100))
         assert (settings.query_selection, settings.box_refine, settings.queries) == expected
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(("most", "queries"), [(50, 100), (100, 100), (155, 200), (900, 300)])
+def test_short_runs_have_queries_for_all_objects_of_an_image(most, queries):
+    images = Split(100, most)
+    settings = recipe.Settings(detector="mask2former", experiment="small")
+    assert recipe.RECIPE.complete(settings, images).queries == queries
+    settings = recipe.Settings(detector="mask2former", experiment="small", queries=2)
+    assert recipe.RECIPE.complete(settings, images).queries == 2, "as a flag says"

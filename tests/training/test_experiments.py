@@ -7,7 +7,6 @@ import pytest
 from keras_densepred import data
 from keras_densepred.training import (
     AtLeast,
-    Averaged,
     ByArchitecture,
     CommonSettings,
     Epochs,
@@ -194,13 +193,6 @@ def test_what_the_loss_still_does_is_said():
     assert length.advice(rows_of("loss", falling[:2])) is None
     val = rows_of("val_loss", [3, 2, 1, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6])
     assert "rose again" in length.advice([{"loss": 1.0, **row} for row in val])
-
-
-@pytest.mark.parametrize(("steps", "momentum"), [(4, 0.0), (50, 0.9), (500, 0.99), (9000, 0.99)])
-def test_averages_leave_the_initial_weights_however_short_the_run(steps, momentum):
-    plan = experiments.Plan({"epochs": 1, "steps_per_epoch": steps}, {}, images=8)
-    assert Averaged(0.99)(plan) == pytest.approx(momentum)
-    assert Averaged(0.99)(plan) ** steps < 0.01
 
 
 def test_patience_is_asked_after_every_epoch_and_can_be_lost():
