@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 from PIL import Image
 
@@ -31,15 +32,18 @@ RETINANET = ["--width", "8", "--head-depth", "1", "--drop-path", "0.5"]
 REPPOINTS = ["--width", "8", "--head-depth", "1"]
 DETR = ["--width", "16", "--queries", "8", "--encoder-layers", "1", "--decoder-layers", "2"]
 YOLO = ["--head", "efm", "--loss", "mse", "--mosaic"]
+# As longer runs do by themselves; elsewhere one more function would be compiled.
+VAL_LOSS = ["--val-loss"] if keras.config.backend() == "torch" else []
 
 
 class Split:
-    """A data set of which only the number of images is asked."""
+    """A data set of which only the number of images and of objects in one is asked."""
 
     class_names = ("cat",)
 
-    def __init__(self, images):
+    def __init__(self, images, max_objects=1):
         self.images = images
+        self.max_objects = max_objects
 
     def __len__(self):
         return self.images
@@ -70,6 +74,7 @@ def detection(directory):
     flags = "--image-size 64 --batch-size 4 --epochs 2 --steps-per-epoch 3 --evaluate-every 1"
     return [
         *flags.split(),
+        *VAL_LOSS,
         *("--data-dir", str(root / "data"), "--weights", save_backbone(root / "backbone")),
     ]
 
@@ -92,6 +97,7 @@ def segmentation(directory):
     flags = "--image-size 64 --batch-size 4 --steps 6 --steps-per-epoch 3 --width 8"
     return [
         *flags.split(),
+        *VAL_LOSS,
         *("--drop-path", "0.5", "--evaluate-every", "1", "--photometric"),
         *("--data-dir", str(voc), "--weights", str(root / "weights")),
     ]
