@@ -144,7 +144,8 @@ def write_yolo(folder: Path, splits: Mapping[str, Any]) -> list[str]:
             text = "".join(f"{line}\n" for line in lines)
             _write((folder / "labels" / split_name / file).with_suffix(".txt"), text)
     classes = dict(enumerate(next(iter(splits.values())).class_names))
-    content = {"path": ".", **{n: f"images/{n}" for n in splits}, "names": classes}
+    # Without `path`, which trainers would take from where they are started: from the file's folder.
+    content = {**{n: f"images/{n}" for n in splits}, "names": classes}
     yaml = require("yaml", "data")
     _write(folder / "data.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     notes = [f"{crowd:,} crowd regions left out: YOLO has none"] if crowd else []

@@ -80,6 +80,13 @@ def test_there_and_back(tool, shapes, tmp_path, there, back, capsys):
             assert match.crowd.tolist() == kept.crowd.tolist()
 
 
+def test_a_yolo_tree_is_where_its_file_is(tool, shapes, tmp_path):
+    tree = convert(tool, shapes, tmp_path / "a", "--format", "yolo")
+    lines = (tree / "data.yaml").read_text().splitlines()
+    assert {"train: images/train", "val: images/val"} <= set(lines)
+    assert not any(line.startswith("path:") for line in lines)  # from where a program is started
+
+
 @pytest.mark.parametrize("form", ["coco", "yolo"])
 def test_masks(tool, shapes, tmp_path, form):
     found = opened(convert(tool, shapes, tmp_path / "a", "--format", form, "--masks"), True)
