@@ -121,7 +121,7 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """The paper tests at 800/1333; others fit images into their square."""
-    published = protocols.MSFM_ON_COCO["image_size"] if settings.experiment == "msfm" else None
+    published = protocols.TESTED_AT_800.get(settings.experiment)
     return training.detection_preprocessing(settings, published)
 
 

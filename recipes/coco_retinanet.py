@@ -182,9 +182,8 @@ def augmentation(settings: Settings, image_size: int) -> list:
 
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet, ConvNeXt and MSFM test at 800/1333; others fit images into their square."""
-    published = EXPERIMENTS[settings.experiment].settings["image_size"]
-    is_published = settings.experiment in ("cednet", "convnext", "msfm")
-    return training.detection_preprocessing(settings, published if is_published else None)
+    published = protocols.TESTED_AT_800.get(settings.experiment)
+    return training.detection_preprocessing(settings, published)
 
 
 if __name__ == "__main__":

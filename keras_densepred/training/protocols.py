@@ -33,6 +33,10 @@ def cednet_drop_path(tiny: float, small: float, base: float) -> ByArchitecture:
     )
 
 
+# Sides of the training images of experiments that test at 800/1333 px, CEDNet's being crops.
+TESTED_AT_800 = {"cednet": 1024, "convnext": 1024, "msfm": 1088}
+
+
 def cednet_on_coco(**settings: Any) -> Experiment:
     """CEDNet's detectors on COCO, by the paper and the authors' MMDetection configs.
 
@@ -43,7 +47,7 @@ def cednet_on_coco(**settings: Any) -> Experiment:
         "CEDNet on COCO, the authors' configs",
         {
             "preset": "cednet_next_tiny",
-            "image_size": 1024,  # of the crop; tested at 800 x 1333
+            "image_size": TESTED_AT_800["cednet"],
             "batch_size": 16,
             "epochs": 36,
             "scale_min": 0.1,
@@ -116,7 +120,7 @@ BICSNET_ON_COCO: dict[str, Any] = {
 # of 1088 px (photos of 4:3 have a short side of 816 in it, for the paper's 800).
 MSFM_ON_COCO: dict[str, Any] = {
     "preset": "msfm_resnet50",
-    "image_size": 1088,
+    "image_size": TESTED_AT_800["msfm"],
     "batch_size": 16,
     "epochs": 12,
     "scale_min": 1.0,
