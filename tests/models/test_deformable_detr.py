@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_densepred.models import DeformableDETR, DetectionTransformer, TopDetections
+from keras_densepred.models.detr import losses
 from keras_densepred.necks import ProjectedLevels
 from keras_densepred.runtime.input_gradient import input_gradient
 from tests.convert.detr_state import make_input
@@ -136,6 +137,23 @@ def test_with_more_objects_than_queries_losses_count_the_matched():
     quarter = 0.25 * np.log(2) / matched
     expected = 2.0 * quarter * (0.25 * matched + 0.75 * (2 * 6 * 3 - matched))
     assert float(parts["classification_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="has graphs with open shapes")
+def test_a_graph_takes_batches_of_any_size():
+    """As a recipe's batches come; those of arrays have one size."""
+    import tensorflow as tf
+
+    objects = losses.Objects.of(targets(2), SIZES.astype("float32"))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2, 5, n], "float32") for n in (3, 4)])
+    def assigned(logits, boxes):
+        return losses.match(logits, boxes, objects)
+
+    rng = np.random.default_rng(2)
+    logits, boxes = (rng.uniform(0.2, 0.4, (2, 2, 5, n)).astype("float32") for n in (3, 4))
+    eagerly = losses.match(logits, boxes, objects)
+    np.testing.assert_array_equal(assigned(logits, boxes), eagerly)
 
 
 @pytest.mark.slow_on("jax", "tensorflow")

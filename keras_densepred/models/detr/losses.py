@@ -76,7 +76,9 @@ def matching_costs(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
     missed = (1.0 - ALPHA) * probability**GAMMA * -ops.log(1.0 - probability + EPSILON)
     # Class by class in one gather of rows, (B, C, L * Q) -> (B, G, L * Q).
     batch, layers, queries, classes = ops.shape(logits)
-    by_class = ops.transpose(ops.reshape(found - missed, (batch, -1, classes)), (0, 2, 1))
+    # Without -1, by which a graph of TensorFlow would forget how long a row is.
+    by_layer = ops.reshape(found - missed, (batch, layers * queries, classes))
+    by_class = ops.transpose(by_layer, (0, 2, 1))
     rows = gather_rows(by_class, ops.maximum(objects.labels, 0))
     class_cost = ops.reshape(ops.transpose(rows, (0, 2, 1)), (batch, layers, queries, -1))
 
