@@ -78,13 +78,14 @@ def finish(processes):
         assert process.returncode == 0, errors[-3000:]
 
 
-def end_after_the_first(processes):
-    """Waits for one that was killed, and ends the others, as the launcher of a cluster does."""
+def kill_one(victim, directory, *flags):
+    """Starts two, waits until one has killed itself, and ends the other, as a launcher does."""
+    processes = start_two(directory, "--kill", 14, victim, *flags)
     try:
         if BACKEND == "torch":
             assert processes[0].wait(DEADLINE) != 0
         else:
-            assert processes[1].wait(DEADLINE) == -signal.SIGKILL
+            assert processes[victim].wait(DEADLINE) == -signal.SIGKILL
     finally:
         for process in processes:
             process.kill()
@@ -149,7 +150,7 @@ def test_devices_of_one_process_train_as_one(tmp_path, expected):
 
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_two_processes_one_killed(tmp_path, expected):
-    end_after_the_first(start_two(tmp_path, "--kill", 14, 1))
+    kill_one(1, tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000010", "step-00000012"]
     finish(start_two(tmp_path, "--count"))
@@ -166,7 +167,7 @@ def test_killed_processes_continue_bit_for_bit(tmp_path):
     """With dropout, whose draws are part of the state, and accumulated gradients."""
     flags = ("--accumulate", 4, "--dropout", 0.5)
     finish(start_two(tmp_path / "whole", *flags))
-    end_after_the_first(start_two(tmp_path / "killed", "--kill", 14, 0, *flags))
+    kill_one(0, tmp_path / "killed", *flags)
     finish(start_two(tmp_path / "killed", *flags))
     whole, killed = result(tmp_path / "whole"), result(tmp_path / "killed")
     assert killed["start"].tolist() == [1, 2]
