@@ -12,6 +12,7 @@ from keras_densepred import data
 from keras_densepred.faults import SettingsError
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.identity import FILE_NAME, read_settings
+from keras_densepred.training.loop.validation_loss import COMPILING, STEP_COST, batches_of_loss
 from keras_densepred.training.optim import take_averages
 
 if TYPE_CHECKING:
@@ -36,11 +37,18 @@ class Speed:
         step: of training.
         evaluation: of the validation split.
         compiling: before the first step and the first prediction.
+        compiling_step: the first part of it.
     """
 
     step: float
     evaluation: float
     compiling: float
+    compiling_step: float = 0.0
+
+    def loss_on_validation(self, batches: int, evaluations: int) -> float:
+        """What measuring it takes in a run, by what it takes beside training."""
+        own = evaluations * batches * STEP_COST * self.step
+        return own + (COMPILING * self.compiling_step if batches else 0.0)
 
 
 class _Clock(keras.callbacks.Callback):
@@ -98,8 +106,9 @@ def plan_for_minutes(
     left = seconds * (1 - _END) - _END_SECONDS - (time.monotonic() - started) - speed.compiling
     affordable = max(1, int(_SHARE * left / speed.evaluation))
     evaluations, planned = min(affordable, _EVALUATIONS), settings
+    beside = 0.0
     for _ in range(2):  # how often it is evaluated follows from the length
-        steps = int((left - evaluations * speed.evaluation) / speed.step)
+        steps = int((left - evaluations * speed.evaluation - beside) / speed.step)
         if steps < 1:
             raise SettingsError(
                 f"--minutes {given.minutes:g} is too short: of {max(0.0, left):.0f} s after "
@@ -108,6 +117,8 @@ def plan_for_minutes(
             )
         planned = recipe.complete(_of_length(given, settings, steps, affordable), train, val)
         evaluations = -(-planned.epochs // planned.evaluate_every)
+        batches = batches_of_loss(recipe, planned, len(val))
+        beside = speed.loss_on_validation(batches, evaluations)
     cluster.say(
         f"{speed.step:.2g} s a step, {speed.evaluation:.2g} s an evaluation: "
         f"{planned.steps:,} steps in {given.minutes:g} minutes"
@@ -167,8 +178,9 @@ def _measure(
         times.append(time.monotonic())
     taken = np.diff(times)
     batch_time = taken[1:].mean() if len(taken) > 1 else taken[0]
-    own = np.array([[batch_time, first[0] - step + taken[0] - batch_time + building]])
-    batch_time, compiling = cluster.gather({"s": own})["s"].mean(axis=0)
+    of_step, of_batch = first[0] - step, taken[0] - batch_time
+    own = np.array([[batch_time, of_step + of_batch + building, of_step]])
+    batch_time, compiling, of_step = cluster.gather({"s": own})["s"].mean(axis=0).tolist()
     # So that the layers of the run have the names that they have without this.
     keras.utils.clear_session()
-    return Speed(step, _SCORING * float(batch_time) * len(batches), float(compiling))
+    return Speed(step, _SCORING * batch_time * len(batches), compiling, of_step)

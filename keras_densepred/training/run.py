@@ -264,7 +264,7 @@ class Recipe:
         )
         rule = self.experiments[settings.experiment].settings.get("epochs")
         cluster.say(in_words(settings, left_open, rule, len(train)))
-        val_loss = validation_loss(self, settings, model, val, cluster)
+        val_loss = validation_loss(self, settings, model, val, cluster.shard)
         extras = Extras(settings.patience, settings.logger, tuple(callbacks), val_loss)
         return self.train(
             Run(self, settings, cluster, train, val, model, decisive, left_open, extras, argv)

@@ -136,7 +136,11 @@ class CommonSettings:
     seed: int = _optimizer(0, "of weights, order, augmentation and drop path")
 
     evaluate_every: int | None = _output(None, "epochs between evaluations")
-    val_loss: bool = _output(False, "also measure the loss of some validation images then")
+    val_loss: bool | None = _output(
+        None,
+        "also measure the loss of 64 validation images then (default: of as many as take a "
+        "twentieth of the training, from 200 steps on)",
+    )
     patience: int | None = _output(
         None, "stop after so many evaluations without a better one, and keep the best epoch"
     )

@@ -17,7 +17,7 @@ KILLS = 20 if keras.config.backend() == "torch" else 6
 
 
 def test_detection(tmp_path):
-    flags = [*toy.detection(tmp_path / "toy"), *toy.RETINANET]
+    flags = [*toy.detection(tmp_path / "toy"), *toy.RETINANET, "--val-loss"]
     kills.assert_killed_at_random_continues_exactly(
         "coco_retinanet", flags, tmp_path, KILLS, seed=1
     )

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_densepred import layers, training
+from keras_densepred.training.loop.validation_loss import ValidationLoss
 
 EPOCHS, STEPS, BATCH = 2, 10, 16
 
@@ -106,7 +107,14 @@ def run(arguments, cluster):
         counted = count_collectives(make_model(), cluster, next(batches_from(0)))
     model = make_model(arguments.accumulate, arguments.dropout)
     rows_log = training.MetricsLog(directory / "metrics.csv")
-    callbacks = [rows_log]
+
+    def some_batches():  # that training does not see
+        yield from (tuple(array[mine] for array in make_batch(step)) for step in (50, 51))
+
+    callbacks = [
+        ValidationLoss(some_batches, 2, 1, lambda: training.averaged_weights(model)),
+        rows_log,
+    ]
     kill_after, victim = arguments.kill
     if cluster.process_index == victim:
         callbacks.append(KillAfter(kill_after))
@@ -123,7 +131,9 @@ def run(arguments, cluster):
     found = np.arange(2 * cluster.process_index + 1, dtype=np.int64) + 2**40  # of unequal length
     gathered = cluster.gather({"predictions": predictions, "found": found})
     weights = {f"weight_{i}": np.asarray(w) for i, w in enumerate(model.get_weights())}
-    history = {f"history_{n}": [row[n] for row in rows_log.rows] for n in ("loss", "mae")}
+    history = {
+        f"history_{n}": [row[n] for row in rows_log.rows] for n in ("loss", "mae", "val_loss")
+    }
     if cluster.is_main:
         np.savez(
             directory / "result.npz",

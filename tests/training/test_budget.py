@@ -9,6 +9,7 @@ import pytest
 from keras_densepred import training
 from keras_densepred.training import Experiment, SettingsError, budget, experiments
 from keras_densepred.training.devices.cluster import current_cluster
+from keras_densepred.training.loop.validation_loss import batches_of_loss
 from tests.recipes.toy import Split
 
 pytestmark = pytest.mark.backend_free
@@ -27,6 +28,8 @@ EXPERIMENTS = {
 
 
 class Recipe:
+    has_val_loss = True
+
     @staticmethod
     def complete(given, train, val):
         return experiments.complete(given, EXPERIMENTS, train, large=10**6, val=val)
@@ -46,7 +49,10 @@ def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, **given):
 
 def seconds_of(settings, speed, spent=0.0):
     evaluations = -(-settings.epochs // settings.evaluate_every)
-    return spent + speed.compiling + settings.steps * speed.step + evaluations * speed.evaluation
+    batches = batches_of_loss(Recipe, settings, 80)
+    beside = speed.loss_on_validation(batches, evaluations)
+    training_ = settings.steps * speed.step + evaluations * speed.evaluation
+    return spent + speed.compiling + training_ + beside
 
 
 @pytest.mark.parametrize(
@@ -74,10 +80,27 @@ def test_a_run_takes_the_time_that_it_may(
     assert settings.val_images is None, "a flag, and no number of images"
 
 
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_the_loss_on_validation_images_has_its_share(monkeypatch, tmp_path, asked):
+    speed = budget.Speed(0.5, 1.0, 60.0, compiling_step=100.0)
+    settings = planned(monkeypatch, tmp_path, speed, minutes=20, val_loss=asked)
+    batches = batches_of_loss(Recipe, settings, 80)
+    assert batches == (0 if asked is False else 8)
+    beside = speed.loss_on_validation(batches, 10)
+    assert beside == pytest.approx(0 if asked is False else 0.3 * 100 + 10 * 8 * 0.4 * 0.5)
+    assert seconds_of(settings, speed) < 20 * 60 - 8
+    longer = dataclasses.replace(settings, steps=settings.steps + 40)
+    assert seconds_of(longer, speed) > 0.98 * 20 * 60 - 8
+
+
 def test_what_is_given_stays(monkeypatch, tmp_path):
     speed = budget.Speed(1.0, 1.0, 0.0)
     settings = planned(
-        monkeypatch, tmp_path, speed, minutes=10, steps_per_epoch=50, evaluate_every=3
+        *(monkeypatch, tmp_path, speed),
+        minutes=10,
+        steps_per_epoch=50,
+        evaluate_every=3,
+        val_loss=False,
     )
     assert (settings.steps_per_epoch, settings.evaluate_every) == (50, 3)
     assert settings.epochs == 12

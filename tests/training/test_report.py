@@ -72,6 +72,14 @@ def test_curves(tmp_path):
     report.plot_curves(ROWS[:1], tmp_path / "losses.png")
     with Image.open(tmp_path / "both.png") as wide, Image.open(tmp_path / "losses.png") as narrow:
         assert narrow.width < wide.width
+    # Of masks a third panel; the loss of validation images is in the first, beside the others.
+    rows = [{**row, "val_mask_AP": 0.2, "val_loss": 5.0} for row in ROWS]
+    report.plot_curves(rows, tmp_path / "masks.png")
+    assert inked(tmp_path / "masks.png", 0.7, 1.0) > 10
+    dear = inked(tmp_path / "masks.png", 0.0, 0.33)
+    with Image.open(tmp_path / "both.png") as two, Image.open(tmp_path / "masks.png") as three:
+        assert three.width * 2 == two.width * 3
+    assert dear > inked(tmp_path / "both.png", 0.0, 0.5)
 
 
 @pytest.mark.backend_free

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_densepred.training.loop.validation_loss import ValidationLoss
+from keras_densepred.training import CommonSettings
+from keras_densepred.training.loop.validation_loss import ValidationLoss, batches_of_loss
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_it_is_in_the_logs_of_evaluated_epochs_and_leaves_the_model_as_it_was(mo
         history = twin.fit(*batches[0], epochs=5, verbose=0, callbacks=callbacks, shuffle=False)
         return twin, history.history
 
-    measured = ValidationLoss(lambda: iter(batches[1:]), 2, weights)
+    measured = ValidationLoss(lambda: (batch for batch in batches[1:]), 2, 2, weights)
     found, history = trained(measured)
     plain, plainly = trained()
     np.testing.assert_array_equal(history["loss"], plainly["loss"])
@@ -53,6 +54,37 @@ def test_the_weights_are_those_that_are_evaluated(model):
         yield
         model.set_weights(kept)
 
-    measured = ValidationLoss(lambda: iter([(np.ones((2, 4)), np.full((2, 1), 3.0))]), 1, zeros)
+    batches = [(np.ones((2, 4)), np.full((2, 1), 3.0))]
+    measured = ValidationLoss(lambda: (batch for batch in batches), 1, 1, zeros)
     measured.set_model(model)
     assert measured.measure() == pytest.approx(9.0)
+
+
+class Recipe:
+    has_val_loss = True
+
+
+class Without:
+    has_val_loss = False
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "asked", "images", "batches"),
+    [
+        (1600, 16, None, 200, 8),  # 64 images
+        (400, 16, None, 200, 6),  # of which a twentieth of the training is left
+        (400, 16, None, 20, 2),
+        (400, 16, None, 3, 1),
+        (400, 200, None, 200, 0),  # measured so often that it is dear
+        (199, 1, None, 200, 0),  # over before it is compiled
+        (199, 1, True, 200, 8),
+        (10**6, 1, False, 200, 0),
+    ],
+)
+@pytest.mark.backend_free
+def test_by_default_it_takes_a_small_share_of_the_training(steps, epochs, asked, images, batches):
+    settings = CommonSettings(
+        val_loss=asked, steps=steps, epochs=epochs, evaluate_every=2, batch_size=8
+    )
+    assert batches_of_loss(Recipe, settings, images) == batches
+    assert batches_of_loss(Without, settings, images) == 0

@@ -69,21 +69,19 @@ class TensorFlowCluster(Cluster):
         * it builds a model from a batch although it is built (`_maybe_symbolic_build`), and reduces
           a whole tuple of values for that. Without a strategy of its own the model is left as it
           is, and trained with the strategy of the scope that we are in;
-        * it averages the logs of a step, scalars, over their axis 0 (`reduce_per_replica`). They
-          get that axis.
+        * it averages the logs of a step, of `fit` or `evaluate`, scalars, over their axis 0
+          (`reduce_per_replica`). They get that axis.
         """
         own, model._distribute_strategy = model._distribute_strategy, None
-        if self.process_count > 1:
-            train_step = model.train_step
-            model.train_step = lambda data: keras.tree.map_structure(
-                lambda value: value[None], train_step(data)
-            )
+        steps = ("train_step", "test_step") if self.process_count > 1 else ()
+        for name in steps:
+            setattr(model, name, _with_axis(getattr(model, name)))
         try:
             yield
         finally:
             model._distribute_strategy = own
-            if self.process_count > 1:
-                del model.train_step
+            for name in steps:
+                delattr(model, name)
 
     def _split(self, batch: Any) -> list[Any]:
         def part(array: Any, number: int) -> Any:
@@ -142,6 +140,11 @@ class TensorFlowCluster(Cluster):
     def predictor(self, model: keras.Model) -> Any:
         """See `Cluster.predictor`."""
         return _Predictor(model, self)
+
+
+def _with_axis(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A step of Keras whose logs have an axis 0."""
+    return lambda data: keras.tree.map_structure(lambda value: value[None], step(data))
 
 
 class _Predictor:
