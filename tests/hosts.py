@@ -16,6 +16,11 @@ needs_keras_cv = pytest.mark.skipif(
 )
 
 
+def available(builders):
+    """Of models by their names those that can be built here: KerasCV's end in `_cv`."""
+    return {n: b for n, b in builders.items() if keras_cv or not n.endswith("_cv")}
+
+
 def repaired(host, version, backend=None):
     """Mark of a test that holds a fault which the host has no longer from this version on.
 

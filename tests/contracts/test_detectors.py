@@ -14,6 +14,7 @@ import pytest
 from keras_densepred import backbones, models
 from keras_densepred.models.class_axis import copy_weights
 from tests.contracts.families import FAMILIES, small_backbone
+from tests.hosts import available
 from tests.models.conftest import ToyPyramid
 
 BACKEND = keras.config.backend()
@@ -55,6 +56,7 @@ DETECTORS = {
         *args, query_selection="centres", **MASK2FORMER, **options
     ),
 }
+DETECTORS = available(DETECTORS)
 # Levels of different width, as in the published networks, where the small ones have one width.
 CSP_STAGES = tuple(
     backbones.CSPStage(1, width=width, bottleneck=4, parts=(width, width), out=width, down=down)

@@ -9,6 +9,7 @@ import pytest
 from keras_densepred import models
 from keras_densepred.saved.opening import task_of
 from tests.contracts.families import OwnBackbone, every_family, small_backbone
+from tests.hosts import available
 from tests.weights import gradients
 
 CLASSES = 3
@@ -32,6 +33,7 @@ SEGMENTERS = {
         backbone, **{"num_classes": CLASSES, **MASK2FORMER, **options}
     ),
 }
+SEGMENTERS = available(SEGMENTERS)
 # Mask2Former's losses are a large graph.
 compiled = pytest.mark.slow_on("jax", "tensorflow")
 every_segmenter = pytest.mark.parametrize(

@@ -18,6 +18,7 @@ ALLOWED = {
     "image_files": set(),
     "image_size": {"image_files"},
     "boxes": set(),
+    "video_files": set(),
     "readers": {"records", "image_files", "image_size"},
     "layouts": {"records", "readers"},
     "augment": {"records", "image_files", "boxes"},
