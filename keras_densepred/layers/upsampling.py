@@ -5,7 +5,12 @@ from keras import ops
 
 from keras_densepred.layers.initializers import FanOutNormal
 from keras_densepred.layers.stateless import Stateless
-from keras_densepred.ops.resize import resize_bilinear, upsample_bilinear, upsample_nearest
+from keras_densepred.ops.resize import (
+    resize_bilinear,
+    scale_bilinear,
+    upsample_bilinear,
+    upsample_nearest,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -22,17 +27,7 @@ class BilinearUpsample(keras.layers.UpSampling2D):
             return super().call(inputs)
         # keras 3.15.1 on TensorFlow: UpSampling2D compares sizes in Python, and so fails in a
         # graph that does not know them.
-        return _double(_double(inputs, 1), 2)
-
-
-def _double(x, axis: int):
-    """A new position lies a quarter from the nearest old one: weights 3/4 and 1/4."""
-    x = ops.moveaxis(x, axis, 0)
-    before = ops.concatenate([x[:1], x[:-1]], axis=0)
-    after = ops.concatenate([x[1:], x[-1:]], axis=0)
-    pairs = ops.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=1)
-    shape = ops.shape(pairs)
-    return ops.moveaxis(ops.reshape(pairs, (2 * shape[0], *shape[2:])), 0, axis)
+        return scale_bilinear(inputs, 2)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -175,7 +170,8 @@ class ResizeLike(Stateless, keras.layers.Layer):
 
     def call(self, inputs, like):
         size = tuple(ops.shape(like)[1:3])
-        if tuple(inputs.shape[1:3]) == size:
+        known = all(isinstance(side, int) for side in size)
+        if known and tuple(inputs.shape[1:3]) == size:
             return inputs
         return resize_bilinear(inputs, size)
 

@@ -136,6 +136,19 @@ class Detector(CompiledAsSaved):
         """The images (B, H, W, 3) of what the model takes: themselves, or `"images"` among more."""
         return inputs["images"] if isinstance(inputs, dict) else inputs
 
+    def in_box_format(self, found: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """Detections with boxes xyxy in pixels, as those in `bounding_box_format`.
+
+        Args:
+            found: as `detections` returns them, rows without a detection having negative labels.
+            images: (B, H, W, 3); only their shape is read.
+        """
+        height, width = ops.shape(images)[1:3]
+        boxes = keras.utils.bounding_boxes.convert_format(
+            found["boxes"], "xyxy", self.bounding_box_format, height=height, width=width
+        )
+        return {**found, "boxes": ops.where(found["labels"][..., None] < 0, -1.0, boxes)}
+
     def decode_predictions(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
         """The hosts' name for `detections`."""
         return self.detections(outputs, images)

@@ -137,12 +137,17 @@ def adaptive_mean_pool(inputs, cells: int):
 
 def _shares(length: Any, cells: int) -> Tensor:
     """What each of `length` positions contributes to each cell: `(cells, length)` float32."""
-    numpy_or_keras: Any = np if isinstance(length, int) else ops
-    cell = np.arange(cells, dtype="int32")[:, None]  # as TensorFlow's sizes
-    start, end = cell * length // cells, -(-(cell + 1) * length // cells)
-    position = numpy_or_keras.arange(length)[None]
-    inside = numpy_or_keras.logical_and(position >= start, position < end)
-    counts = end - start
+    cell: Any = np.arange(cells, dtype="int32")[:, None]  # as TensorFlow's sizes
     if isinstance(length, int):
+        inside, counts = _inside(np.arange(length), cell, length, cells)
         return ops.convert_to_tensor((inside / counts).astype("float32"))
+    position = ops.arange(length, dtype="int32")
+    inside, counts = _inside(position, ops.convert_to_tensor(cell), length, cells)
     return ops.cast(inside, "float32") / ops.cast(counts, "float32")
+
+
+def _inside(position: Any, cell: Any, length: Any, cells: int) -> tuple[Any, Any]:
+    """Whether each cell (cells, 1) covers each position (length,), and how many it covers."""
+    # Rounded up without negative numbers, which OpenVINO (2026.4.1) divides otherwise.
+    start, end = cell * length // cells, ((cell + 1) * length + cells - 1) // cells
+    return (position >= start) & (position < end), end - start

@@ -3,6 +3,8 @@
 import keras
 from keras import KerasTensor, ops
 
+from keras_densepred.runtime.devices import writes_onnx
+
 
 def upsample_nearest(inputs, factor: int, size: tuple):
     """Repeats every position `factor` times along both axes and cuts the result to `size`.
@@ -54,23 +56,29 @@ def upsample_bilinear(inputs, factor: int, size: tuple):
     Returns:
         `(batch, *size, channels)` in the dtype of `inputs`.
     """
-    if keras.config.backend() == "tensorflow":
-        # Sizes need not be known, and XLA on CPU is four times as fast with it: a training step of
-        # 8 maps of 32x32x21 by 8 takes 185 ms, with tf.image.resize 730 ms. JAX (285 ms, resize
-        # 197 ms) and PyTorch (1035 ms, 207 ms) are the other way round.
-        outputs = _interleave(_interleave(inputs, factor, 1), factor, 2)
-    else:
-        height, width = ops.shape(inputs)[1:3]
-        outputs = ops.image.resize(
-            inputs,
-            (factor * height, factor * width),
-            "bilinear",
-            antialias=False,
-            data_format="channels_last",
-        )
+    outputs = scale_bilinear(inputs, factor)
     if all(isinstance(side, int) for side in size) and tuple(outputs.shape[1:3]) == tuple(size):
         return outputs
     return outputs[:, : size[0], : size[1]]
+
+
+def scale_bilinear(inputs, factor: int):
+    """Scales a map up by a whole factor, with half-pixel centres.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        factor: positive integer.
+
+    Returns:
+        `(batch, factor * height, factor * width, channels)` in the dtype of `inputs`.
+    """
+    if keras.config.backend() == "tensorflow" and not writes_onnx():
+        # Sizes need not be known, and XLA on CPU is four times as fast with it: a training step of
+        # 8 maps of 32x32x21 by 8 takes 185 ms, with tf.image.resize 730 ms. JAX (285 ms, resize
+        # 197 ms) and PyTorch (1035 ms, 207 ms) are the other way round.
+        return _interleave(_interleave(inputs, factor, 1), factor, 2)
+    height, width = ops.shape(inputs)[1:3]  # for ONNX it is one operation
+    return resize_bilinear(inputs, (factor * height, factor * width))
 
 
 def resize_bilinear(inputs, size: tuple):
@@ -84,7 +92,7 @@ def resize_bilinear(inputs, size: tuple):
     Returns:
         `(batch, *size, channels)` in the dtype of `inputs`.
     """
-    if all(isinstance(side, int) for side in size):
+    if keras.config.backend() != "tensorflow" or all(isinstance(side, int) for side in size):
         return ops.image.resize(
             inputs, size, "bilinear", antialias=False, data_format="channels_last"
         )

@@ -83,14 +83,17 @@ def roi_align(
     )
     x_index, x_weight = _corners(boxes[..., 0], boxes[..., 2], width, size, sampling_ratio, aligned)
 
-    # Every row of a bin's points meets every column: (B, N, size, size, 2s, 2s).
+    # Every row of a bin's points meets every column: (B * N, size, size, 2s, 2s). Of no more than
+    # five axes, which LiteRT can index.
     row = start[..., None, None] + y_index * width[..., None, None]
     if images is None:
         images = ops.arange(batch, dtype="int32")[:, None]
     row = row + (images * positions)[..., None, None]
-    index = row[:, :, :, None, :, None] + x_index[:, :, None, :, None, :]
-    weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
-    taps = (2 * sampling_ratio) ** 2
+    points = 2 * sampling_ratio
+    row, y_weight = (ops.reshape(x, (-1, size, 1, points, 1)) for x in (row, y_weight))
+    column, x_weight = (ops.reshape(x, (-1, 1, size, 1, points)) for x in (x_index, x_weight))
+    index, weight = row + column, y_weight * x_weight
+    taps = points**2
     pooled = weighted_gather(table, ops.reshape(index, (-1, taps)), ops.reshape(weight, (-1, taps)))
     return ops.reshape(pooled, (rows, num, size, size, channels))
 

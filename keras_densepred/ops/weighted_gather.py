@@ -13,6 +13,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.runtime.devices import writes_onnx
+
 Tensor = Any
 
 
@@ -40,6 +42,8 @@ def _torch(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         return table.new_empty((index.shape[0], table.shape[1]))
     import torch.nn.functional as functional
 
+    if writes_onnx():  # PyTorch 2.13 writes `embedding_bag` as a loop over all rows
+        return _sum_of_parts(table, weight, lambda k: functional.embedding(index[:, k], table))
     # In half precision the weights would be rounded to the table's type.
     outputs = functional.embedding_bag(
         index, table.float(), mode="sum", per_sample_weights=weight.float()

@@ -187,14 +187,14 @@ class DetectionTransformer(keras.layers.Layer):
         embedding = ops.convert_to_tensor(self.query_embedding)[None]
         embedding = ops.cast(embedding, self.compute_dtype)
         points = ops.sigmoid(in_float32(self.reference_points(embedding[..., :width])))
-        embedding = ops.repeat(embedding, batch, axis=0)
-        return embedding[..., width:], embedding[..., :width], ops.repeat(points, batch, axis=0)
+        embedding = _of_all_images(embedding, batch)
+        return embedding[..., width:], embedding[..., :width], _of_all_images(points, batch)
 
     def _of_boxes(self, boxes: Tensor, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Content and position (B, Q, width) of queries that start at boxes."""
         if self.query_selection == "mixed":
             content = ops.convert_to_tensor(self.query_content)[None, : boxes.shape[1]]
-            return ops.repeat(ops.cast(content, self.compute_dtype), batch, axis=0), None
+            return _of_all_images(ops.cast(content, self.compute_dtype), batch), None
         embedding = self._sine_of(boxes, (0, 1, 2, 3))
         embedding = self.pos_trans_norm(self.pos_trans(embedding))
         width = embedding.shape[-1] // 2
@@ -225,3 +225,8 @@ class DetectionTransformer(keras.layers.Layer):
             "box_refine": self.box_refine,
             "query_selection": self.query_selection,
         }
+
+
+def _of_all_images(values: Tensor, batch: Any) -> Tensor:
+    """(1, N, ...) -> (B, N, ...), by which exported programs know what B is."""
+    return ops.broadcast_to(values, (batch, *values.shape[1:]))

@@ -165,9 +165,4 @@ class Mask2Former(MaskNetwork, Detector, keras.Model):
         )
 
     def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
-        height, width = ops.shape(images)[1:3]
-        found = self.detections_in_pixels(outputs, images)
-        boxes = keras.utils.bounding_boxes.convert_format(
-            found["boxes"], "xyxy", self.bounding_box_format, height=height, width=width
-        )
-        return {**found, "boxes": ops.where(found["labels"][..., None] < 0, -1.0, boxes)}
+        return self.in_box_format(self.detections_in_pixels(outputs, images), images)

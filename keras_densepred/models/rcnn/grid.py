@@ -16,6 +16,7 @@ from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.grid_head import GRID_SIZE, HEAT_SIZE, POINTS, SIDE, GridHead
 from keras_densepred.models.rcnn.region_stage import on_filled_places, pool_regions
 from keras_densepred.models.rcnn.regions import Sample, Truth, draw_rows
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import clip_boxes
 from keras_densepred.ops.nms import gather_rows
 from keras_densepred.runtime.replicas import devices_of_a_replica, loss_normalizer
@@ -89,7 +90,7 @@ def decode_grid(logits: Tensor, boxes: Tensor) -> Tensor:
         (N, 4), not cut at the image.
     """
     cells = ops.reshape(logits, (-1, HEAT_SIZE**2, POINTS))
-    place = ops.cast(ops.argmax(cells, axis=1), "int32")
+    place = argmax(cells, axis=1)
     by_axis = (-1, SIDE, SIDE)  # x index, y index
     place = ops.reshape(
         ops.stack([place % HEAT_SIZE, place // HEAT_SIZE], 1), (-1, 2, *by_axis[1:])

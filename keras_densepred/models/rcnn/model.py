@@ -285,7 +285,15 @@ class TwoStageDetector(Detector, keras.Model):
             `"features"`, level to map; `"objectness"`, level to (B, A_l) logits, and `"deltas"`,
             level to (B, A_l, 4), both float32.
         """
-        features = self.backbone(images, training=training)
+        return self.outputs_of(self.backbone(images, training=training), images)
+
+    def outputs_of(
+        self, features: dict[str, Tensor], images: Tensor, training: bool | None = None
+    ) -> dict[str, Any]:
+        """What `call` gives, from the levels of the backbone (or of one with its norms folded).
+
+        The other arguments are those of other detectors, and not read.
+        """
         objectness, deltas = self._proposal_stage(features)
         return {"features": features, "objectness": objectness, "deltas": deltas}
 
@@ -316,6 +324,10 @@ class TwoStageDetector(Detector, keras.Model):
         return parts | self._grid_stage.compute_losses(features, sample, truth, height, width)
 
     def detections(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
+        return self.in_box_format(self.detections_in_pixels(outputs, images), images)
+
+    def detections_in_pixels(self, outputs: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
+        """`detections` with boxes xyxy in pixels; export asks for it, too."""
         height, width = ops.shape(images)[1:3]
         features = outputs["features"]
         boxes, valid = self._proposal_stage.propose(outputs, images, TEST_PRE_NMS)
@@ -352,16 +364,14 @@ class TwoStageDetector(Detector, keras.Model):
             found["boxes"] = self._grid_stage(features, found["boxes"], height=height, width=width)
         empty = found["labels"] < 0
         if self.with_masks:
+            labels = ops.maximum(found["labels"], 0)
             probabilities = [
-                ops.sigmoid(stage.masks(features, found["boxes"], found["labels"]))
+                ops.sigmoid(stage.masks(features, found["boxes"], labels))
                 for stage in self._region_stages
             ]
             masks = sum(probabilities) / len(probabilities)
             found["masks"] = ops.where(empty[..., None, None], 0.0, masks)
-        converted = keras.utils.bounding_boxes.convert_format(
-            found["boxes"], "xyxy", self.bounding_box_format, height=height, width=width
-        )
-        return {**found, "boxes": ops.where(empty[..., None], -1.0, converted)}
+        return {**found, "boxes": ops.where(empty[..., None], -1.0, found["boxes"])}
 
 
 def _feature_pyramid(backbone: keras.Model) -> keras.Model:

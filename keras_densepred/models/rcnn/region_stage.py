@@ -12,6 +12,7 @@ from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.dynamic import DynamicTraining
 from keras_densepred.models.rcnn.heads import BOX_SIZE, MASK_SIZE, BoxHead, MaskHead
 from keras_densepred.models.rcnn.regions import Sample, Truth, sample_regions
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.box_masks import crop_masks
 from keras_densepred.ops.boxes import decode_boxes, encode_boxes, giou_loss, smooth_l1
 from keras_densepred.ops.loops import switch
@@ -122,9 +123,9 @@ class RegionStage(keras.layers.Layer):
         return logits, deltas * self._deviations()
 
     def masks(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits (B, N, 28, 28) of boxes (B, N, 4) and labels (B, N), any where negative."""
+        """Mask logits (B, N, 28, 28) of boxes (B, N, 4) and labels (B, N), 0 <= label < C."""
         batch, num = ops.shape(boxes)[:2]
-        labels = ops.reshape(ops.clip(labels, 0, self.box_head.num_classes - 1), (-1,))
+        labels = ops.reshape(labels, (-1,))
         assert self.mask_head is not None
         logits = self.mask_head(self._pool(features, boxes, MASK_SIZE), labels)
         return ops.reshape(logits, (batch, num, 2 * MASK_SIZE, 2 * MASK_SIZE))
@@ -142,7 +143,7 @@ class RegionStage(keras.layers.Layer):
 
         Each follows the deltas of its best class, or of its object's where a `sample` is given.
         """
-        best = ops.cast(ops.argmax(logits[..., :-1], axis=-1), "int32")
+        best = argmax(logits[..., :-1], axis=-1)
         if sample is not None:
             best = ops.where(sample.positive, sample.labels, best)
             deltas = ops.stop_gradient(deltas)
@@ -234,6 +235,7 @@ class RegionStage(keras.layers.Layer):
         """Sum of the mask losses of the first `count` regions of each image."""
         boxes, labels = sample.boxes[:, :count], sample.labels[:, :count]
         matched, positive = sample.matched[:, :count], sample.positive[:, :count]
+        labels = ops.minimum(labels, self.box_head.num_classes - 1)  # that of the background
         logits = self.masks(features, boxes, labels)
         targets = crop_masks(
             gather_rows(truth.masks, matched),
