@@ -1,9 +1,11 @@
 """The form of a model that is exported: norms folded, plain convolutions, outputs in order."""
 
+import math
 from typing import Any
 
 import keras
 
+from keras_densepred.export.conversion import Shape, example_shape
 from keras_densepred.export.precision import low_precisions
 from keras_densepred.layers.conv import Conv, Pointwise
 from keras_densepred.models.decoding import TopDetections
@@ -13,6 +15,8 @@ from keras_densepred.ops.nms import non_max_suppression
 
 Tensor = Any
 
+# Of the coarsest level of most networks; multiples of it are halved without a remainder.
+STRIDE = 32
 DETECTIONS = ("boxes", "labels", "confidence", "num_detections")
 
 
@@ -22,17 +26,21 @@ class Exported(keras.Model):
     A detector with a method `detections_in_pixels` gives what that gives, masks included.
 
     Args:
-        model: what is exported: a functional model, such as a `Mask2Former`, or a `DenseDetector`.
-        suppress: whether a detector's boxes and scores become detections.
+        model: what is exported: a functional model, or a detector: a `DenseDetector`, or one with a
+            method `detections_in_pixels`. A detector that is no functional model has one in
+            `backbone`, and makes its outputs of that one's by `outputs_of`.
+        suppress: whether boxes and scores of a `DenseDetector` become detections.
         named: whether the outputs are a dictionary by their names instead.
 
     Attributes:
-        decoder: the `prediction_decoder` of a detector, otherwise None.
+        size_divisor: height and width of images must be multiples of it.
+        kind: the model's class, for messages.
+        decoder: the `prediction_decoder` of a `DenseDetector`, otherwise None.
         names: the outputs' names, in their order.
 
     Raises:
         ValueError: if the model computes in half precision, is not functional, or is a detector
-            whose detections do not come from one set of boxes and scores.
+            of neither kind.
     """
 
     def __init__(self, model: keras.Model, *, suppress: bool = False, named: bool = False):
@@ -44,33 +52,33 @@ class Exported(keras.Model):
         if isinstance(model, Detector) and not is_dense and self._detections is None:
             raise ValueError(
                 f"{type(model).__name__} has no form for export: of detectors each DenseDetector "
-                "has one, such as YOLOv3Detector and RetinaNet, and Mask2Former."
+                "has one, such as YOLOv3Detector and RetinaNet, the R-CNNs, and Mask2Former."
             )
         if low := low_precisions(model):
             raise ValueError(
                 f"{model.name!r} computes in {', '.join(sorted(low))}: give "
                 "`export.in_float32(model)`."
             )
-        # A detector that is no graph is its backbone's graph and what follows it.
-        is_graph = hasattr(model, "_nodes_by_depth")
+        self.size_divisor: int = getattr(model, "size_divisor", 1)
+        self.kind = type(model).__name__
         detector = model
-        if is_dense and not is_graph:
+        self._head: Any = None
+        if isinstance(model, Detector) and not hasattr(model, "_nodes_by_depth"):
+            # A detector that is no graph is its backbone's graph and what follows it.
             model = detector.backbone
+            self.heads = [layer for layer in detector.layers if layer is not model]
+            self._head = detector.outputs_of
         folded = fold_batch_norm(model)
         # Not `graph`: torch.fx, with which PyTorch exports, calls its own graph that.
         self.network = plain_convolutions(
             folded.graph if isinstance(folded, FoldedDetector) else folded
         )
-        self._head: Any = None
         if is_dense:
-            # Methods and not the detector, whose backbone would be exported too.
+            # A method and not the detector, whose backbone would be exported too.
             self._decode = detector.boxes_and_scores
-            if not is_graph:
-                self.transformer = detector.transformer
-                self._head = detector.outputs_of
             self.names: tuple[str, ...] = DETECTIONS if suppress else ("boxes", "scores")
         elif self._detections is not None:
-            self.names = (*DETECTIONS, "masks")
+            self.names = (*DETECTIONS, "masks") if detector.with_masks else DETECTIONS
         elif isinstance(self.network.output, dict):
             self.names = tuple(self.network.output)
         else:
@@ -83,6 +91,23 @@ class Exported(keras.Model):
         self.suppress = suppress
         self.named = named
         self.built = True
+
+    def example(self, shape: Shape) -> tuple[int, int, int, int]:
+        """A shape of images that one stands for in which numbers are open.
+
+        Raises:
+            ValueError: if the size is open and the network has one.
+        """
+        own = self.network.inputs[0].shape
+        if any(
+            size is None and fixed is not None
+            for size, fixed in zip(shape[1:], own[1:], strict=True)
+        ):
+            raise ValueError(
+                f"This {self.kind} was built for images of {own[1]}x{own[2]} pixels and is not "
+                "exported for any size (`image_size=None`, --dynamic-size): give that one."
+            )
+        return example_shape(shape, math.lcm(self.size_divisor, STRIDE))
 
     def call(
         self, images: Tensor, training: bool | None = None

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_densepred._optional import require
-from keras_densepred.export.conversion import input_shape, quiet, signature
+from keras_densepred.export.conversion import input_shape, is_open, quiet, signature
 from keras_densepred.export.graph import Exported
 from keras_densepred.files import replacing
 
@@ -24,9 +24,9 @@ _ALIGNMENT = 16  # bytes
 def export_litert(
     model: keras.Model,
     path: str | os.PathLike[str],
-    image_size: int | tuple[int, int],
+    image_size: int | tuple[int, int] | None,
     *,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
     suppress: bool = True,
     weights: str = "float32",
     description: Mapping[str, str] | None = None,
@@ -39,8 +39,8 @@ def export_litert(
     Args:
         model: as for `export_onnx`.
         path: the file to write, `.tflite` by custom; an old one is replaced.
-        image_size: as for `export_onnx`.
-        batch_size: as for `export_onnx`.
+        image_size: as for `export_onnx`, but None.
+        batch_size: as for `export_onnx`, but None.
         suppress: as for `export_onnx`.
         weights: how kernels are stored: `"float32"`, `"float16"` (half the size), or `"int8"` (a
             quarter, with a scale for each channel). Images and outputs are float32 in all three.
@@ -56,6 +56,11 @@ def export_litert(
         ImportError: if TensorFlow is not installed.
     """
     shape = input_shape(image_size, batch_size)
+    if is_open(shape):
+        raise ValueError(
+            "LiteRT files are for one number and size of images: give `image_size` and "
+            "`batch_size`, or write it as onnx, openvino or saved_model."
+        )
     if weights not in LITERT_WEIGHTS:
         raise ValueError(f"`weights` must be one of {LITERT_WEIGHTS}, and is {weights!r}.")
     if keras.config.backend() != "tensorflow":

@@ -7,16 +7,17 @@ from pathlib import Path
 import keras
 
 from keras_densepred._optional import require
-from keras_densepred.export.onnx import export_onnx
+from keras_densepred.export.conversion import input_shape, where_open
+from keras_densepred.export.onnx import BACKENDS, export_onnx
 from keras_densepred.files import replacing
 
 
 def export_openvino(
     model: keras.Model,
     path: str | os.PathLike[str],
-    image_size: int | tuple[int, int],
+    image_size: int | tuple[int, int] | None,
     *,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
     suppress: bool = True,
     description: Mapping[str, str] | None = None,
 ) -> Path:
@@ -54,7 +55,9 @@ def export_openvino(
     with replacing(path, path.name) as unfinished:
         onnx = unfinished.with_name("model.onnx")
         export_onnx(model, onnx, image_size, batch_size=batch_size, suppress=suppress)
-        converted = openvino.Core().read_model(onnx)
+        shape = input_shape(image_size, batch_size)
+        with where_open(type(model).__name__, shape, BACKENDS):
+            converted = openvino.Core().read_model(onnx)
         names = [output.name for output in require("onnx", "export").load(onnx).graph.output]
         for output, name in zip(converted.outputs, names, strict=True):
             output.tensor.set_names({name})  # and no name of the converter's beside it

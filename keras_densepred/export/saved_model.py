@@ -4,22 +4,23 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_densepred._optional import require
-from keras_densepred.export.conversion import input_shape, quiet, signature
+from keras_densepred.export.conversion import input_shape, quiet, signature, where_open
 from keras_densepred.export.graph import Exported
 from keras_densepred.files import replacing, write_atomically
-from keras_densepred.ops.nms import without_top_k
+from keras_densepred.runtime.devices import writing_saved_model
 
 
 def export_saved_model(
     model: keras.Model,
     path: str | os.PathLike[str],
-    image_size: int | tuple[int, int],
+    image_size: int | tuple[int, int] | None,
     *,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
     suppress: bool = True,
     description: Mapping[str, str] | None = None,
 ) -> Path:
@@ -56,13 +57,19 @@ def export_saved_model(
     if path.exists() and not (path / "saved_model.pb").is_file():
         raise ValueError(f"{path} exists and is no SavedModel: give another path.")
     exported = Exported(model, suppress=suppress, named=True)
-    with replacing(path, "saved_model") as unfinished, quiet(), without_top_k():
-        exported.export(
-            str(unfinished),
-            format="tf_saved_model",
-            verbose=False,
-            input_signature=signature(shape),
-        )
+    exported.example(shape)
+    options: dict[str, Any] = {}
+    if keras.config.backend() == "jax":  # with one, it asks for numbers where a batch is open
+        options["jax2tf_kwargs"] = {"with_gradient": False}
+    with replacing(path, "saved_model") as unfinished, quiet(), writing_saved_model():
+        with where_open(exported.kind, shape, ["tensorflow"]):
+            exported.export(
+                str(unfinished),
+                format="tf_saved_model",
+                verbose=False,
+                input_signature=signature(shape),
+                **options,
+            )
         if description:
             text = json.dumps(dict(description), indent=2, ensure_ascii=False)
             write_atomically(unfinished / "assets.extra" / "description.json", text.encode())

@@ -1,5 +1,6 @@
 """Non-maximum suppression at the end of an ONNX graph, by ONNX's own operator."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from keras_densepred._optional import require
 
 def add_suppression(
     proto: Any,
-    scores_shape: tuple[int, ...],
+    scores_shape: tuple[int | None, int | None, int],
     *,
     iou_threshold: float,
     score_threshold: float,
@@ -19,13 +20,14 @@ def add_suppression(
     """Turns boxes and scores into detections, class by class.
 
     ONNX's `NonMaxSuppression` is the greedy rule of `ops.nms`. It wants (B, C, N) scores; so that
-    not all of them are moved, it gets the boxes with the `candidates` best single classes.
+    not all of them are moved, it gets the boxes with the `candidates` best single classes. What it
+    keeps is marked in a table of these, of which the best are chosen: that works for any B and N.
 
     Args:
         proto: `onnx.ModelProto` with the outputs `"boxes"` (B, N, 4) and `"scores"` (B, N, C),
             which get the outputs `"boxes"` (B, M, 4) and `"confidence"` (B, M) float32, `"labels"`
             (B, M) and `"num_detections"` (B,) int64 instead.
-        scores_shape: (B, N, C).
+        scores_shape: (B, N, C); None where a number is open.
         iou_threshold: overlap above which the lower candidate goes.
         score_threshold: least score of a candidate.
         max_detections: M, detections of an image.
@@ -33,30 +35,50 @@ def add_suppression(
     """
     onnx = require("onnx", "export")
     graph = proto.graph
-    batch_size, num_boxes, _ = scores_shape
+    batch_size, num_boxes, num_classes = scores_shape
     build = _Builder(onnx, graph)
     for name in ("boxes", "scores"):
         build.rename(name, f"nms/all_{name}")
-    parts = [
-        _one_image(
-            build,
-            image,
-            min(candidates, num_boxes),
-            # The operator drops a score that equals its threshold.
-            np.nextafter(np.float32(score_threshold), np.float32(-1)),
-            iou_threshold,
-            max_detections,
-        )
-        for image in range(batch_size)
-    ]
+    boxes, scores = "nms/all_boxes", "nms/all_scores"
+    if num_boxes is None:
+        count = build("Slice", build("Shape", scores), [1], [2])
+        count = build("Min", count, [candidates])
+        places = 0  # that are sure to be there
+    else:
+        count = min(candidates, num_boxes)
+        places = num_classes * count
+        count = [count]
+    best = build("ReduceMax", scores, [2], keepdims=0)
+    _, index = build("TopK", best, count, outputs=2, axis=1)
+    boxes, scores = (build.rows(values, index) for values in (boxes, scores))
+    scores = build("Transpose", scores, perm=[0, 2, 1])
+    # The operator drops a score that equals its threshold.
+    least = np.nextafter(np.float32(score_threshold), np.float32(-1))
+    kept = build(
+        "NonMaxSuppression", boxes, scores, max_detections, iou_threshold, least
+    )  # (kept, 3): image, class, box
+    table = build("Expand", -1.0, build("Shape", scores))
+    table = build("ScatterND", table, kept, build("GatherND", scores, kept))
+    table = build("Reshape", table, [0, -1])
+    if places < max_detections:
+        table = build("Pad", table, [0, 0, 0, max_detections - places], -1.0)
+    confidence, place = build("TopK", table, [max_detections], outputs=2, axis=1)
+    found = build("GreaterOrEqual", confidence, 0.0)
+    boxes = build.rows(boxes, build("Mod", place, count))
     del graph.output[:]
-    kinds = {"boxes": (onnx.TensorProto.FLOAT, [batch_size, max_detections, 4])}
-    kinds["labels"] = (onnx.TensorProto.INT64, [batch_size, max_detections])
-    kinds["confidence"] = (onnx.TensorProto.FLOAT, [batch_size, max_detections])
-    kinds["num_detections"] = (onnx.TensorProto.INT64, [batch_size])
-    for (name, (kind, shape)), tensors in zip(kinds.items(), zip(*parts, strict=True), strict=True):
-        build("Concat", *tensors, axis=0, output=name)
-        graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    to_float, to_integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    outputs = {
+        "boxes": (to_float, [4], build("Unsqueeze", found, [2]), boxes, -1.0),
+        "labels": (to_integer, [], found, build("Div", place, count), -1),
+        "confidence": (to_float, [], found, confidence, -1.0),
+    }
+    batch = "batch" if batch_size is None else batch_size
+    for name, (kind, more, where, values, missing) in outputs.items():
+        build("Where", where, values, missing, output=name)
+        build.output(name, kind, [batch, max_detections, *more])
+    counted = build("Cast", found, to=to_integer)
+    build("ReduceSum", counted, [1], keepdims=0, output="num_detections")
+    build.output("num_detections", to_integer, [batch])
 
 
 class _Builder:
@@ -96,41 +118,10 @@ class _Builder:
             node.input[:] = [new if name == old else name for name in node.input]
             node.output[:] = [new if name == old else name for name in node.output]
 
+    def rows(self, values: str, index: str) -> str:
+        """`values[b, index[b]]` for values (B, N, ...) and index (B, K): (B, K, ...)."""
+        return self("GatherND", values, self("Unsqueeze", index, [2]), batch_dims=1)
 
-def _one_image(
-    build: _Builder,
-    image: int,
-    candidates: int,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
-) -> tuple[str, str, str, str]:
-    """(1, M, 4) boxes, (1, M) labels, (1, M) confidence, (1,) count of one image."""
-    boxes = build("Gather", "nms/all_boxes", [image], axis=0)
-    scores = build("Gather", "nms/all_scores", [image], axis=0)
-    best = build("ReduceMax", scores, [2], keepdims=0)
-    _, index = build("TopK", best, [candidates], outputs=2, axis=1)
-    index = build("Reshape", index, [-1])
-    boxes = build("Gather", boxes, index, axis=1)
-    scores = build("Transpose", build("Gather", scores, index, axis=1), perm=[0, 2, 1])
-    kept = build(
-        "NonMaxSuppression", boxes, scores, max_detections, iou_threshold, score_threshold
-    )  # (kept, 3): image, class, box
-    confidence = build("GatherND", scores, kept)
-    count = build("Min", build("Shape", confidence), [max_detections])
-    confidence, order = build("TopK", confidence, count, outputs=2, axis=0)
-    kept = build("Gather", kept, order, axis=0)
-    labels = build("Gather", kept, 1, axis=1)
-    boxes = build("Gather", build("Squeeze", boxes, [0]), build("Gather", kept, 2, axis=1), axis=0)
-    missing = build("Sub", [max_detections], count)
-    # Pads of (M, 4): begins of both axes, then ends.
-    boxes = build("Pad", boxes, build("Concat", [0, 0], missing, [0], axis=0), -1.0)
-    end = build("Concat", [0], missing, axis=0)
-    labels = build("Pad", labels, end, -1)
-    confidence = build("Pad", confidence, end, -1.0)
-    return (
-        build("Unsqueeze", boxes, [0]),
-        build("Unsqueeze", labels, [0]),
-        build("Unsqueeze", confidence, [0]),
-        count,
-    )
+    def output(self, name: str, kind: int, shape: Sequence[int | str]) -> None:
+        """Adds an output of the graph."""
+        self.graph.output.append(self.onnx.helper.make_tensor_value_info(name, kind, shape))

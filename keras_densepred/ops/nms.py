@@ -18,20 +18,17 @@ the whole block settles a candidate as soon as everything ranked above it has se
 after as many rounds as the longest chain of suppressions.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_densepred.ops.loops import while_loop
+from keras_densepred.runtime.devices import jax_writes_saved_model, writes_onnx
 
 Tensor = Any
 
 BLOCK = 128  # candidates settled at a time
-_without_top_k = contextvars.ContextVar("without_top_k", default=False)
 
 
 def non_max_suppression(
@@ -97,7 +94,7 @@ def non_max_suppression(
         scores = ops.where(is_pair, scores, float("-inf"))
     # By score, not by logit: unequal logits may round to equal scores, of which the lower index
     # goes first (the sort is stable and `pair_index` ascends).
-    order = ops.cast(ops.argsort(-scores, axis=-1), "int32")
+    order = descending_order(scores)
     scores = gather_rows(scores, order)
     pair_index = gather_rows(pair_index, order)
     labels = pair_index % num_classes
@@ -146,11 +143,19 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
 
 def highest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of (B, N), k <= N, in descending order, and their indices (B, k) int32."""
-    if _without_top_k.get() and keras.config.backend() == "jax":
+    if jax_writes_saved_model():
         index = ops.cast(ops.argsort(-values, axis=-1)[:, :k], "int32")
         return ops.take_along_axis(values, index, axis=-1), index
     values, index = ops.top_k(values, k)
     return values, ops.cast(index, "int32")
+
+
+def descending_order(values: Tensor) -> Tensor:
+    """The indices (B, N) int32 that sort (B, N), largest first, equal ones as they come."""
+    if writes_onnx():
+        # PyTorch's exporter (2.13) has no stable sort. ONNX's top-k is one, by its definition.
+        return ops.cast(ops.top_k(values, values.shape[1])[1], "int32")
+    return ops.cast(ops.argsort(-values, axis=-1), "int32")
 
 
 def top_k_index(values: Tensor, k: int) -> Tensor:
@@ -163,25 +168,11 @@ def top_k_index(values: Tensor, k: int) -> Tensor:
     if num is None:
         values = ops.pad(values, [(0, 0), (0, k)], constant_values=float("-inf"))
         num = k
-    if _without_top_k.get() and keras.config.backend() == "jax":
+    if jax_writes_saved_model():
         index = ops.argsort(-values, axis=-1)[:, : min(k, num)]
     else:
         _, index = ops.top_k(values, min(k, num), sorted=False)
     return ops.sort(ops.cast(index, "int32"), axis=-1)
-
-
-@contextlib.contextmanager
-def without_top_k() -> Iterator[None]:
-    """What JAX traces inside sorts all values where it would look for the largest.
-
-    For programs that another runtime reads: JAX 0.10.2 writes its top_k as an operation that
-    TensorFlow 2.21 does not know. The other backends are as outside.
-    """
-    token = _without_top_k.set(True)
-    try:
-        yield
-    finally:
-        _without_top_k.reset(token)
 
 
 def greedy_slots(

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import KerasTensor, ops
 
+from keras_densepred.runtime.devices import jax_writes_saved_model
+
 
 def pointwise(inputs, kernel, bias=None):
     """Maps the channels (last axis) of every position.
@@ -68,7 +70,8 @@ def gelu(x):
         A tensor with the shape and dtype of `x`.
     """
     # In 16 bits 1 + erf would round away the tail that erfc keeps.
-    if keras.config.backend() == "torch" or keras.backend.standardize_dtype(x.dtype) != "float32":
+    is_float32 = keras.backend.standardize_dtype(x.dtype) == "float32"
+    if keras.config.backend() == "torch" or not is_float32 or jax_writes_saved_model():
         return ops.gelu(x, approximate=False)
     if not _is_tensorflow(x):
         return _gelu_by_erf(x)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+_writes_saved_model = contextvars.ContextVar("writes_saved_model", default=False)
 _writes_onnx = contextvars.ContextVar("writes_onnx", default=False)
 if keras.config.backend() == "jax":
     import jax
@@ -55,15 +56,34 @@ def writes_onnx() -> bool:
     if keras.config.backend() == "torch":
         import torch
 
-        return torch.onnx.is_in_onnx_export()
+        return _writes_onnx.get() or torch.onnx.is_in_onnx_export()
     return _writes_onnx.get()
 
 
 @contextlib.contextmanager
 def writing_onnx() -> Iterator[None]:
-    """Within it `writes_onnx` is True, on backends that do not tell themselves."""
+    """Within it `writes_onnx` is True."""
     token = _writes_onnx.set(True)
     try:
         yield
     finally:
         _writes_onnx.reset(token)
+
+
+def jax_writes_saved_model() -> bool:
+    """Whether what JAX, the active backend, traces now is for a SavedModel.
+
+    TensorFlow 2.21 does not know the operations as which JAX 0.10.2 writes its `top_k` and `erf`;
+    others have to stand for them.
+    """
+    return keras.config.backend() == "jax" and _writes_saved_model.get()
+
+
+@contextlib.contextmanager
+def writing_saved_model() -> Iterator[None]:
+    """Within it `jax_writes_saved_model` is True on JAX."""
+    token = _writes_saved_model.set(True)
+    try:
+        yield
+    finally:
+        _writes_saved_model.reset(token)

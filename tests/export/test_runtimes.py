@@ -1,4 +1,4 @@
-"""SavedModel, LiteRT, torch.export and OpenVINO: their runtimes give what Keras gives."""
+"""Files of other runtimes: what they hold, and what of them is refused."""
 
 import contextlib
 
@@ -10,11 +10,17 @@ from keras_densepred import export
 from keras_densepred.export import saved_model
 from keras_densepred.layers import DeformableConv2D
 from keras_densepred.layers.conv import Conv
-from keras_densepred.models import DeepLabV3, DeformableDETR, Mask2Former, RetinaNetKerasHub
-from tests.export.dense import dense
-from tests.export.detr import detr
-from tests.export.mask2former import mask2former, mask2former_centres
-from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE, yolo
+from keras_densepred.models import DeepLabV3
+from tests.export import zoo
+from tests.export.runtimes import (
+    FORMATS,
+    SUPPORTED,
+    assert_gives_what_predict_gives,
+    run_litert,
+    run_saved_model,
+    write,
+)
+from tests.export.yolo import BACKEND, IMAGES, SIZE, TOLERANCE
 from tests.models.conftest import ToyPyramid
 from tests.weights import set_deterministic_weights
 
@@ -35,122 +41,23 @@ def deformable():
     return model
 
 
-def retinanet():
-    model = RetinaNetKerasHub(ToyPyramid(), 3, head_width=8, head_depth=1)
-    set_deterministic_weights(model)
-    bias = model.classification_head.prediction.bias
-    bias.assign(np.random.default_rng(1).normal(0, 1, bias.shape))
-    return model
-
-
-def run_saved_model(path):
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(path))  # its graph lives as long as it
-    return {name: np.asarray(value) for name, value in loaded.serve(tf.constant(IMAGES)).items()}
-
-
-def run_litert(path):
-    import tensorflow as tf
-
-    interpreter = tf.lite.Interpreter(model_path=str(path))
-    return interpreter.get_signature_runner("serving_default")(images=IMAGES)
-
-
-def run_torch(path):
-    import torch
-
-    outputs = torch.export.load(path).module()(torch.tensor(IMAGES))
-    return {name: value.detach().numpy() for name, value in outputs.items()}
-
-
-def run_openvino(path):
-    import openvino
-
-    network = openvino.Core().read_model(path)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    results = openvino.compile_model(network, "CPU", settings)(IMAGES)
-    # By the file's names: compiled, an output may have those of operations before it as well.
-    return {name: results[name] for output in network.outputs for name in output.names}
-
-
-# Of each backend: the function, its runtime, and the path's suffix.
-FORMATS = {
-    "saved_model": (export.export_saved_model, run_saved_model, ""),
-    "litert": (export.export_litert, run_litert, ".tflite"),
-    "torch": (export.export_torch, run_torch, ".pt2"),
-    "openvino": (export.export_openvino, run_openvino, ".xml"),
-}
-SUPPORTED = {
-    "jax": ("saved_model",),
-    "tensorflow": ("saved_model", "litert", "openvino"),
-    "torch": ("torch", "openvino"),
-}[BACKEND]
-MODELS = {"yolo": yolo, "retinanet": retinanet, "segmenter": segmenter, "deformable": deformable}
-MODELS |= {"dense": dense, "detr": detr, "mask2former": mask2former, "centres": mask2former_centres}
-
-
-@pytest.fixture(scope="module")
-def model(request):
-    """A model and what it predicts."""
-    made = MODELS[request.param]()
-    expected = made.predict(IMAGES, verbose=0)
-    if not isinstance(expected, dict):
-        return made, {"outputs": expected}
-    assert expected["num_detections"].min() > 3
-    return made, expected
-
-
 @pytest.mark.parametrize("format", SUPPORTED)
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param("yolo", marks=pytest.mark.slow_on("torch")),
-        "segmenter",
-        "deformable",
-        pytest.param("retinanet", marks=pytest.mark.slow_on("jax", "tensorflow")),
-        pytest.param("dense", marks=pytest.mark.slow),
-        pytest.param("detr", marks=pytest.mark.slow),
-        pytest.param("mask2former", marks=pytest.mark.slow),
-        pytest.param("centres", marks=pytest.mark.slow),
-    ],
-    indirect=True,
-)
-def test_a_runtime_gives_what_predict_gives(model, format, tmp_path):
-    function, run, suffix = FORMATS[format]
-    made, expected = model
-    if format == "litert" and isinstance(made, (DeformableDETR, Mask2Former)):
-        # Else README can name them among what it runs.
-        with pytest.raises(ValueError, match=r"cannot express this .*write it as onnx"):
-            function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
-        assert not list(tmp_path.iterdir())
-        return
-    if format == "openvino" and getattr(made, "query_selection", None) == "centres":
-        with pytest.raises(ValueError, match=r"finds other masks than .*: write it as onnx"):
-            function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
-        assert not list(tmp_path.iterdir())
-        return
-    path = function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2)
+@pytest.mark.parametrize("make", [segmenter, deformable])
+def test_a_file_is_replaced(make, format, tmp_path):
+    model = make()
     for _ in range(2 if format == "saved_model" else 1):
-        found = run(path)
-        assert set(found) == set(expected)
-        for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
-        names = {p.name for p in tmp_path.iterdir()}
-        assert names == {path.name} | ({"model.bin"} if format == "openvino" else set())
-        if format == "saved_model":  # an old directory is replaced
-            function(made, path, SIZE, batch_size=2)
+        path = write(model, format, tmp_path, SIZE, 2)
+        assert_gives_what_predict_gives(model, format, path, IMAGES)
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
-@pytest.mark.parametrize("model", ["yolo"], indirect=True)
-@pytest.mark.parametrize("format", SUPPORTED[-1:])
-def test_without_suppression_all_boxes_come(model, format, tmp_path):
+def test_without_suppression_all_boxes_come(tmp_path):
+    format = SUPPORTED[-1]
     function, run, suffix = FORMATS[format]
-    made, _ = model
+    made = zoo.model("yolo")
     path = function(made, tmp_path / f"model{suffix}", SIZE, batch_size=2, suppress=False)
     boxes, scores = made.boxes_and_scores(made(IMAGES), keras.ops.convert_to_tensor(IMAGES))
-    found = run(path)
+    found = run(path, IMAGES)
     assert set(found) == {"boxes", "scores"}
     np.testing.assert_allclose(found["boxes"], keras.ops.convert_to_numpy(boxes), **TOLERANCE)
     np.testing.assert_allclose(found["scores"], keras.ops.convert_to_numpy(scores), **TOLERANCE)
@@ -166,7 +73,7 @@ if BACKEND == "tensorflow":
             path = tmp_path / f"{weights}.tflite"
             export.export_litert(made, path, SIZE, batch_size=2, weights=weights)
             sizes[weights] = path.stat().st_size
-            error = np.abs(run_litert(path)["outputs"] - expected).max()
+            error = np.abs(run_litert(path, IMAGES)["outputs"] - expected).max()
             assert error <= share * np.abs(expected).max(), weights
         assert sizes["int8"] < sizes["float16"] < sizes["float32"]
         with pytest.raises(ValueError, match="`weights` must be one of"):
@@ -175,15 +82,15 @@ if BACKEND == "tensorflow":
 
 if BACKEND == "jax":
 
-    @pytest.mark.parametrize("model", ["yolo"], indirect=True)
-    def test_tensorflow_still_cannot_read_the_top_k_of_jax(model, tmp_path, monkeypatch):
-        """Else `ops.nms.without_top_k` can go."""
+    @pytest.mark.parametrize("name", ["yolo", "cednet"])
+    def test_tensorflow_still_cannot_read_top_k_and_erf_of_jax(name, tmp_path, monkeypatch):
+        """Else `runtime.devices.writing_saved_model` can go."""
         import tensorflow as tf
 
-        monkeypatch.setattr(saved_model, "without_top_k", contextlib.nullcontext)
-        path = export.export_saved_model(model[0], tmp_path / "model", SIZE, batch_size=2)
+        monkeypatch.setattr(saved_model, "writing_saved_model", contextlib.nullcontext)
+        path = write(zoo.model(name), "saved_model", tmp_path, SIZE, 2)
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"vhlo\.composite"):
-            run_saved_model(path)
+            run_saved_model(path, IMAGES)
 
 
 if BACKEND == "torch":
@@ -219,3 +126,5 @@ def test_paths_that_cannot_be_written(tmp_path, monkeypatch):
         export.export_openvino(None, tmp_path / "model.onnx", 32)
     with pytest.raises(ValueError, match="give positive integers"):
         export.export_litert(None, tmp_path / "x.tflite", 32, batch_size=0)
+    with pytest.raises(ValueError, match="one number and size of images"):
+        export.export_litert(None, tmp_path / "x.tflite", None)

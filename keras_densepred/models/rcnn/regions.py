@@ -10,7 +10,7 @@ from typing import Any
 from keras import ops
 
 from keras_densepred.ops.boxes import decode_boxes, pairwise_iou
-from keras_densepred.ops.nms import gather_rows, greedy_slots, top_k_index
+from keras_densepred.ops.nms import descending_order, gather_rows, greedy_slots, top_k_index
 
 Tensor = Any
 
@@ -93,7 +93,7 @@ def propose(
         scores.append(ops.where(ops.logical_and(is_anchor, has_area), score, float("-inf")))
         levels.append(ops.full_like(index, level))
     joined = ops.concatenate(scores, axis=1)
-    order = ops.cast(ops.argsort(-joined, axis=-1), "int32")
+    order = descending_order(joined)
     candidates = gather_rows(ops.concatenate(boxes, axis=1), order)
     level_of = gather_rows(ops.concatenate(levels, axis=1), order)
     there = gather_rows(joined, order) > float("-inf")

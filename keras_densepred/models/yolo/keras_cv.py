@@ -1,9 +1,7 @@
 """YOLOv8 on KerasCV: `keras_cv.models.YOLOV8Detector` on our backbones, its faults corrected."""
 
 import contextlib
-import functools
 import math
-import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +10,13 @@ from keras import ops
 
 from keras_densepred._optional import require
 from keras_densepred.faults import require_positive
+from keras_densepred.models.anchors import grid_points
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
+from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.keras_cv import KerasCVDetector
 from keras_densepred.models.pyramid import check_levels
+from keras_densepred.ops.boxes import clip_boxes
 
 if TYPE_CHECKING:
     import keras_cv
@@ -26,6 +27,7 @@ else:
 Tensor = Any
 
 LEVELS = 3
+BINS = 16  # of each of the four distances from a cell's centre to a box
 CLASS_PRIOR = 0.01  # probability that a class starts with everywhere
 
 
@@ -47,7 +49,7 @@ class _LossParts(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts):
+class YOLOV8KerasCV(KerasCVDetector, DenseDetector, keras_cv.models.YOLOV8Detector, _LossParts):
     """YOLOv8: path-aggregation neck, no anchors, task-aligned assignment, as a KerasCV task.
 
     The same batches and predictions as `YOLOv3Detector`. Where
@@ -140,16 +142,18 @@ class YOLOV8KerasCV(KerasCVDetector, keras_cv.models.YOLOV8Detector, _LossParts)
         with _float32():
             return keras_cv.models.YOLOV8Detector.compute_loss(self, images, y, outputs)
 
-    def detections(self, outputs: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        # keras-cv 0.9.0 tells the decoder no image size, which relative formats need.
-        decoder: Any = self.prediction_decoder
-        if isinstance(self.prediction_decoder, NonMaxSuppression):
-            decoder = functools.partial(decoder, images=images)
-        host = types.SimpleNamespace(
-            bounding_box_format=self.bounding_box_format, prediction_decoder=decoder
-        )
-        with _float32():
-            return keras_cv.models.YOLOV8Detector.decode_predictions(host, outputs, images)
+    def boxes_and_scores(self, outputs: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        # The host's decoding, but for its grid, whose size is read from a tensor: `torch.export`
+        # has no value there (keras-cv 0.9.0).
+        height, width = ops.shape(images)[1:3]
+        points, levels = grid_points(height, width, range(3, 3 + LEVELS))
+        stride = ops.cast(2**levels, "float32")[:, None]
+        boxes = outputs["boxes"]
+        bins = ops.reshape(boxes, (-1, ops.shape(boxes)[1], 4, BINS))
+        distances = ops.sum(ops.softmax(bins) * ops.arange(BINS, dtype="float32"), axis=-1) * stride
+        centres = points + 0.5 * stride
+        corners = [centres - distances[..., :2], centres + distances[..., 2:]]
+        return clip_boxes(ops.concatenate(corners, axis=-1), height, width), outputs["classes"]
 
 
 @contextlib.contextmanager

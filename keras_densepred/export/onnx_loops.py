@@ -1,0 +1,39 @@
+"""Loops of ONNX graphs, in a form that more runtimes read."""
+
+from typing import Any
+
+
+def drop_constants(graph: Any) -> None:
+    """What a loop carries from round to round without a change, its body then reads from outside.
+
+    tf2onnx (1.17) carries everything that a body reads. OpenVINO (2026.4.1) does not read such
+    loops.
+
+    Args:
+        graph: `onnx.GraphProto`, changed in place.
+    """
+    for node in graph.node:
+        bodies = [a.g for a in node.attribute if a.name == "body"]
+        if node.op_type != "Loop" or not bodies:
+            continue
+        (body,) = bodies
+        carried = range(len(node.input) - 2)  # inputs are trip count, condition, what is carried
+        same = [i for i in carried if body.input[i + 2].name == body.output[i + 1].name]
+        inside = {body.input[i + 2].name: node.input[i + 2] for i in same}
+        after = {node.output[i]: node.input[i + 2] for i in same}
+        for i in reversed(same):
+            del node.input[i + 2], node.output[i], body.input[i + 2], body.output[i + 1]
+        _rename(body, inside)
+        _rename(graph, after)
+        drop_constants(body)
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    """Reads other tensors, by their names, in a graph and those inside of it."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)
+    for output in graph.output:
+        output.name = names.get(output.name, output.name)
