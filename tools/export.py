@@ -12,6 +12,9 @@ that the recipe wrote into `preprocessing.json` beside the model.
 From TensorFlow: onnx, saved_model, litert, openvino; from PyTorch: onnx, torch, openvino; from JAX:
 saved_model. `--weights` is LiteRT's, and prints what float32 weights would give beside it.
 
+`--dynamic-batch` and `--dynamic-size` leave the number and the size of the images open, where the
+model allows it (not of litert): sides are multiples of the model's divisor, from PyTorch of 32.
+
 `--format keras` writes a folder like a run's `preset/`, for prediction alone: without the optimizer
 that files of earlier versions hold, and with `--weights float16` half as large.
 
@@ -33,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 # Run as a script, the repository's root is not on the path: `tools` itself is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from keras_densepred import backbones, command, data, export, files, saved
+from keras_densepred import backbones, command, data, export, files, models, saved
 from tools.timing import litert_files, onnx_files
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ CALIBRATION_IMAGES = 100
 COMPARED_IMAGES = 32
 FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino", "keras")
 DESCRIBED = ("onnx", "openvino", "saved_model", "litert")  # say their classes and their input
+DYNAMIC = ("onnx", "openvino", "saved_model", "torch")  # may leave open what images they take
 WEIGHTS = {  # how kernels may be stored
     "litert": ("float32", "float16", "int8"),
     "keras": ("float32", "float16"),
@@ -71,8 +75,16 @@ def _export(argv: Sequence[str] | None) -> None:
             f"--weights {options.weights} is not for --format {options.format}: litert has float16 "
             "and int8, keras float16."
         )
-    if options.with_preprocessing and (options.format != "onnx" or options.int8):
-        raise ValueError("--with-preprocessing is for --format onnx without --int8.")
+    dynamic = options.dynamic_batch or options.dynamic_size
+    if options.with_preprocessing and (options.format != "onnx" or options.int8 or dynamic):
+        raise ValueError(
+            "--with-preprocessing is for --format onnx, without --int8, --dynamic-batch and "
+            "--dynamic-size: it takes one photograph, of any size."
+        )
+    if dynamic and options.format not in DYNAMIC:
+        raise ValueError(
+            f"--dynamic-batch and --dynamic-size are for --format {', '.join(DYNAMIC)}."
+        )
     options.output = _output(options)
     if options.format == "keras":
         saved.save_copy(saved.open_model(options.model), options.output, options.weights)
@@ -81,10 +93,18 @@ def _export(argv: Sequence[str] | None) -> None:
     side = _image_size(options)
     model = export.in_float32(load(options.model))
     saved.require_size(model, side)
+    if options.int8 and isinstance(model, models.rcnn.model.TwoStageDetector):
+        raise ValueError(
+            f"--int8 is for detectors of one stage: a {type(model).__name__} computes boxes in its "
+            "midst, which 8 bits would move. Leave it out."
+        )
     more: dict[str, Any] = {"weights": options.weights} if options.format == "litert" else {}
     if options.format in DESCRIBED:
         more["description"] = _description(options, model, side)
-    getattr(export, f"export_{options.format}")(model, options.output, side, **more)
+    if options.dynamic_batch:
+        more["batch_size"] = None
+    size = None if options.dynamic_size else side
+    getattr(export, f"export_{options.format}")(model, options.output, size, **more)
     if options.with_preprocessing:
         export.add_preprocessing(options.output)
     print(f"{options.output}: {_megabytes(options.output):.2f} MB")
@@ -215,6 +235,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of a detector's ONNX file: from uint8 pixels of any size to boxes in those pixels",
     )
     parser.add_argument("--image-size", type=int, help="side in pixels")
+    parser.add_argument("--dynamic-batch", action="store_true", help="for any number of images")
+    parser.add_argument("--dynamic-size", action="store_true", help="for images of any size")
     parser.add_argument("--output", required=True, help="file (saved_model, keras: folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument("--debug", action="store_true", help=command.DEBUG_HELP)

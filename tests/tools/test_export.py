@@ -7,7 +7,7 @@ import pytest
 import keras_densepred
 from keras_densepred import data, training
 from keras_densepred.export.graph import Exported
-from keras_densepred.models import YOLOv3Detector
+from keras_densepred.models import FasterRCNN, YOLOv3Detector
 from tests.models.conftest import ToyPyramid
 from tools import export
 from tools.timing.onnx_files import runner
@@ -40,6 +40,44 @@ def saved_toy(folder):
     model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn")
     model.save(folder / "toy.keras")
     return folder / "toy.keras"
+
+
+@pytest.mark.skipif(keras.config.backend() == "jax", reason="needs jax2onnx")
+@pytest.mark.slow_on("tensorflow")
+def test_any_number_of_images(tmp_path):
+    output = tmp_path / "any.onnx"
+    command = [str(saved_toy(tmp_path)), "--image-size", "64", "--output", str(output)]
+    assert export.main([*command, "--dynamic-batch"]) == 0
+    run = runner(output)
+    for number in (1, 3):
+        images = np.zeros((number, 64, 64, 3), "float32")
+        assert run(images)["boxes"].shape == (number, 100, 4)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "flags,fault",
+    [
+        (["--format", "litert", "--dynamic-batch"], "are for --format onnx, openvino"),
+        (["--with-preprocessing", "--dynamic-size"], "it takes one photograph, of any size"),
+    ],
+)
+def test_what_is_open_is_asked_of_formats_that_can(tmp_path, capsys, flags, fault):
+    command = [str(saved_toy(tmp_path)), "--image-size", "64", "--output", str(tmp_path / "x")]
+    assert export.main([*command, *flags]) == 1
+    assert fault in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.backend_free
+def test_two_stages_are_not_for_8_bits(tmp_path, capsys):
+    model = FasterRCNN(ToyPyramid(), 3, head_width=8)
+    model.save(tmp_path / "toy.keras")
+    output = tmp_path / "toy.onnx"
+    command = [str(tmp_path / "toy.keras"), "--image-size", "64", "--output", str(output)]
+    assert export.main([*command, "--int8", "ANY"]) == 1
+    assert "detectors of one stage: a FasterRCNN computes boxes" in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.backend_free
