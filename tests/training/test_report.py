@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from keras_densepred import training as report
+from keras_densepred.training.report import metrics_log
 from keras_densepred.training.report.progress_line import ProgressLine, duration
 
 ROWS = [
@@ -80,6 +81,16 @@ def test_curves(tmp_path):
     with Image.open(tmp_path / "both.png") as two, Image.open(tmp_path / "masks.png") as three:
         assert three.width * 2 == two.width * 3
     assert dear > inked(tmp_path / "both.png", 0.0, 0.5)
+
+
+@pytest.mark.backend_free
+def test_panels_of_curves_show_the_same_epochs():
+    losses, precision = metrics_log.figure_of_curves(ROWS).axes
+    assert losses.get_xlim() == precision.get_xlim()
+    shown = [tick for tick in precision.get_xticks() if 0.5 <= tick <= 2.5]
+    assert shown == [1, 2], "whole epochs, although one was evaluated"
+    (alone,) = metrics_log.figure_of_curves(ROWS[:1]).axes
+    assert [tick for tick in alone.get_xticks() if 0.5 <= tick <= 1.5] == [1]
 
 
 @pytest.mark.backend_free

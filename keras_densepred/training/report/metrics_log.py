@@ -88,6 +88,13 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
     Raises:
         ImportError: if matplotlib is not installed.
     """
+    buffer = io.BytesIO()
+    figure_of_curves(rows).savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())
+
+
+def figure_of_curves(rows: Sequence[Mapping[str, float]]) -> Any:
+    """The `matplotlib` figure of `plot_curves`: panels of the same epochs side by side."""
     figure_module = require("matplotlib.figure", "data")
     ticker = require("matplotlib.ticker", "data")
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -106,10 +113,10 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.set_ylim(bottom=0.0)
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        # Whatever was measured when, if only once.
+        axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    return figure
