@@ -1,5 +1,6 @@
 """`--minutes N`: how many steps fit into a time, by the speed of the first ones."""
 
+import bisect
 import dataclasses
 import pathlib
 import time
@@ -25,8 +26,10 @@ _FIRST_STEPS = 3  # of which the first compiles
 _MOST_STEPS = 100  # that are measured then
 _MEASURING = 0.04  # of the time, for those
 _BATCHES = 3  # of an evaluation, of which the first compiles
-_SCORING = 1.2  # an evaluation's time, by that of its predictions
-_END, _END_SECONDS = 0.02, 8.0  # of the time, and besides, for drawing and saving
+_SCORING = 0.004  # seconds an image, beside its predictions; 0.75 s for 200 on a CPU core
+_EPOCH = 0.8  # seconds at the end of each epoch, for curves and checkpoints
+_RESERVE = 0.03  # of the time: machines become slower rather than faster
+_END_SECONDS = 8.0  # for the last drawings and the preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,16 @@ class Speed:
         """What measuring it takes in a run, by what it takes beside training."""
         own = evaluations * batches * STEP_COST * self.step
         return own + (COMPILING * self.compiling_step if batches else 0.0)
+
+    def after_compiling(self, settings: Any, batches: int) -> float:
+        """What a run takes, with the loss of so many validation batches at each evaluation."""
+        evaluations = -(-settings.epochs // settings.evaluate_every)
+        return (
+            settings.steps * self.step
+            + settings.epochs * _EPOCH
+            + evaluations * self.evaluation
+            + self.loss_on_validation(batches, evaluations)
+        )
 
 
 class _Clock(keras.callbacks.Callback):
@@ -103,22 +116,31 @@ def plan_for_minutes(
     cluster.say("Measuring how fast it trains ...")
     seconds = 60 * given.minutes
     speed = _measure(recipe, settings, cluster, train, val, _MEASURING * seconds)
-    left = seconds * (1 - _END) - _END_SECONDS - (time.monotonic() - started) - speed.compiling
+    # By the same clock in all processes, which must train equally long.
+    spent = float(cluster.gather({"s": np.array([time.monotonic() - started])})["s"].max())
+    left = seconds * (1 - _RESERVE) - _END_SECONDS - spent - speed.compiling
     affordable = max(1, int(_SHARE * left / speed.evaluation))
-    evaluations, planned = min(affordable, _EVALUATIONS), settings
-    beside = 0.0
-    for _ in range(2):  # how often it is evaluated follows from the length
-        steps = int((left - evaluations * speed.evaluation - beside) / speed.step)
-        if steps < 1:
-            raise SettingsError(
-                f"--minutes {given.minutes:g} is too short: of {max(0.0, left):.0f} s after "
-                f"compiling an evaluation takes {speed.evaluation:.0f}, and a step "
-                f"{speed.step:.2g}: give more, or --epochs."
-            )
-        planned = recipe.complete(_of_length(given, settings, steps, affordable), train, val)
-        evaluations = -(-planned.epochs // planned.evaluate_every)
-        batches = batches_of_loss(recipe, planned, len(val))
-        beside = speed.loss_on_validation(batches, evaluations)
+
+    def length_of(steps: int) -> dict[str, int]:
+        return _length(given, settings, steps, affordable)
+
+    def fits(steps: int) -> bool:
+        length = length_of(steps)
+        steps = length["epochs"] * length["steps_per_epoch"]
+        planned = dataclasses.replace(settings, **length, steps=steps)
+        return speed.after_compiling(planned, batches_of_loss(recipe, planned, len(val))) <= left
+
+    if not fits(1):
+        steps = length_of(1)["steps_per_epoch"]
+        least = f"a step {speed.step:.2g}"
+        if steps > 1:
+            least = f"an epoch of {steps} steps {steps * speed.step:.0f}"
+        raise SettingsError(
+            f"--minutes {given.minutes:g} is too short: of {max(0.0, left):.0f} s after compiling "
+            f"an evaluation takes {speed.evaluation:.0f}, and {least}: give more, or --epochs."
+        )
+    most = bisect.bisect_left(range(2, 2 + int(left / speed.step)), True, key=lambda n: not fits(n))
+    planned = recipe.complete(dataclasses.replace(given, **length_of(1 + most)), train, val)
     cluster.say(
         f"{speed.step:.2g} s a step, {speed.evaluation:.2g} s an evaluation: "
         f"{planned.steps:,} steps in {given.minutes:g} minutes"
@@ -126,18 +148,21 @@ def plan_for_minutes(
     return planned
 
 
-def _of_length(given: Any, settings: Any, steps: int, affordable: int) -> Any:
-    """What was given, for so many steps: in shorter epochs where there would be few."""
+def _length(given: Any, settings: Any, steps: int, affordable: int) -> dict[str, int]:
+    """What was given, for so many steps at most: in shorter epochs where there would be few."""
     wanted = min(affordable, _EVALUATIONS)
-    of_epoch = given.steps_per_epoch or min(settings.steps_per_epoch, max(1, steps // wanted))
-    epochs = max(1, round(steps / of_epoch))
+    if given.steps_per_epoch:
+        of_epoch = given.steps_per_epoch
+        epochs = max(1, steps // of_epoch)
+    else:
+        epochs = max(1, round(steps / min(settings.steps_per_epoch, max(1, steps // wanted))))
+        of_epoch = steps // epochs
     every = max(1, epochs // _EVALUATIONS, -(-epochs // affordable))
-    return dataclasses.replace(
-        given,
-        epochs=epochs,
-        steps_per_epoch=of_epoch,
-        evaluate_every=given.evaluate_every or min(every, epochs),
-    )
+    return {
+        "epochs": epochs,
+        "steps_per_epoch": of_epoch,
+        "evaluate_every": given.evaluate_every or min(every, epochs),
+    }
 
 
 def _measure(
@@ -166,7 +191,8 @@ def _measure(
         return np.diff(clock.times)
 
     first = times_of(_FIRST_STEPS)
-    count = int(np.clip(seconds / first[1:].mean(), _FIRST_STEPS, _MOST_STEPS))
+    about = cluster.gather({"s": first[1:]})["s"].mean()  # all processes take as many steps
+    count = int(np.clip(seconds / about, _FIRST_STEPS, _MOST_STEPS))
     step = float(cluster.gather({"s": times_of(count)[1:]})["s"].mean())
     predictor = cluster.predictor(model)
     batches = recipe.open_evaluation(settings, val, cluster.shard)
@@ -183,4 +209,5 @@ def _measure(
     batch_time, compiling, of_step = cluster.gather({"s": own})["s"].mean(axis=0).tolist()
     # So that the layers of the run have the names that they have without this.
     keras.utils.clear_session()
-    return Speed(step, _SCORING * batch_time * len(batches), compiling, of_step)
+    evaluation = batch_time * len(batches) + _SCORING * len(val)
+    return Speed(step, evaluation, compiling, of_step)

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import time
 
+import numpy as np
 import pytest
 
 from keras_densepred import training
 from keras_densepred.training import Experiment, SettingsError, budget, experiments
-from keras_densepred.training.devices.cluster import current_cluster
+from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.loop.validation_loss import batches_of_loss
 from tests.recipes.toy import Split
 
@@ -35,7 +36,7 @@ class Recipe:
         return experiments.complete(given, EXPERIMENTS, train, large=10**6, val=val)
 
 
-def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, **given):
+def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, cluster=None, **given):
     monkeypatch.setattr(budget, "_measure", lambda *arguments: speed)
     given = Settings(data_dir="x", output=str(tmp_path / "out"), **given)
     train, val = Split(images), Split(80)
@@ -44,15 +45,13 @@ def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, **given):
     if before is not None:
         return before
     started = time.monotonic() - spent
-    return budget.plan_for_minutes(Recipe, given, settings, current_cluster(), train, val, started)
+    cluster = cluster or current_cluster()
+    return budget.plan_for_minutes(Recipe, given, settings, cluster, train, val, started)
 
 
 def seconds_of(settings, speed, spent=0.0):
-    evaluations = -(-settings.epochs // settings.evaluate_every)
     batches = batches_of_loss(Recipe, settings, 80)
-    beside = speed.loss_on_validation(batches, evaluations)
-    training_ = settings.steps * speed.step + evaluations * speed.evaluation
-    return spent + speed.compiling + training_ + beside
+    return spent + speed.compiling + speed.after_compiling(settings, batches)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +62,7 @@ def seconds_of(settings, speed, spent=0.0):
         (2, 0.9, 16.0, 10.0, 20.0),
         (600, 0.01, 1.0, 60.0, 40.0),
         (5, 20.0, 1.0, 10.0, 20.0),
+        (5, 1.4, 40.0, 10.0, 20.0),  # one epoch and a half
     ],
 )
 def test_a_run_takes_the_time_that_it_may(
@@ -86,24 +86,53 @@ def test_the_loss_on_validation_images_has_its_share(monkeypatch, tmp_path, aske
     settings = planned(monkeypatch, tmp_path, speed, minutes=20, val_loss=asked)
     batches = batches_of_loss(Recipe, settings, 80)
     assert batches == (0 if asked is False else 8)
-    beside = speed.loss_on_validation(batches, 10)
-    assert beside == pytest.approx(0 if asked is False else 0.3 * 100 + 10 * 8 * 0.4 * 0.5)
-    assert seconds_of(settings, speed) < 20 * 60 - 8
-    longer = dataclasses.replace(settings, steps=settings.steps + 40)
-    assert seconds_of(longer, speed) > 0.98 * 20 * 60 - 8
+    evaluations = -(-settings.epochs // settings.evaluate_every)
+    beside = 0 if asked is False else 0.3 * 100 + evaluations * 8 * 0.4 * 0.5
+    without = dataclasses.replace(settings, val_loss=False)
+    assert seconds_of(settings, speed) == pytest.approx(seconds_of(without, speed) + beside)
+    assert 0.94 * 20 * 60 < seconds_of(settings, speed) <= 0.97 * 20 * 60 - 8
+
+
+def test_what_a_run_takes(monkeypatch, tmp_path):
+    speed = budget.Speed(0.5, 3.0, 0.0)
+    settings = planned(monkeypatch, tmp_path, speed, minutes=20, val_loss=False)
+    settings = dataclasses.replace(settings, epochs=7, evaluate_every=3, steps=700)
+    assert speed.after_compiling(settings, 0) == pytest.approx(700 * 0.5 + 3 * 3.0 + 7 * 0.8)
 
 
 def test_what_is_given_stays(monkeypatch, tmp_path):
     speed = budget.Speed(1.0, 1.0, 0.0)
     settings = planned(
         *(monkeypatch, tmp_path, speed),
-        minutes=10,
+        minutes=11,
         steps_per_epoch=50,
         evaluate_every=3,
         val_loss=False,
     )
     assert (settings.steps_per_epoch, settings.evaluate_every) == (50, 3)
     assert settings.epochs == 12
+    often = planned(
+        *(monkeypatch, tmp_path, budget.Speed(0.1, 5.0, 0.0)),
+        minutes=10,
+        steps_per_epoch=50,
+        evaluate_every=1,
+        val_loss=False,
+    )
+    assert often.epochs == 53, "50 steps, an evaluation and curves take 10.8 s"
+
+
+class WithALateOne(Cluster):
+    """Another process began 60 s before."""
+
+    def gather(self, arrays):
+        return {name: np.append(value, value + 60) for name, value in arrays.items()}
+
+
+def test_processes_that_began_apart_train_equally_long(monkeypatch, tmp_path):
+    speed = budget.Speed(0.5, 5.0, 60.0)
+    early = planned(monkeypatch, tmp_path, speed, spent=60.0, minutes=20)
+    late = planned(monkeypatch, tmp_path, speed, cluster=WithALateOne(), minutes=20)
+    assert late.steps == pytest.approx(early.steps, abs=1)
 
 
 def test_a_run_that_is_continued_keeps_its_length(monkeypatch, tmp_path):
@@ -123,5 +152,8 @@ class Data(Split):
 def test_a_time_that_is_too_short(monkeypatch, tmp_path):
     with pytest.raises(SettingsError, match=r"--minutes 1 is too short: of .* s after compiling"):
         planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 60.0), minutes=1)
+    with pytest.raises(SettingsError, match=r"takes 5, and an epoch of 999 steps 500:"):
+        speed = budget.Speed(0.5, 5.0, 60.0)
+        planned(monkeypatch, tmp_path, speed, minutes=9, steps_per_epoch=999)
     with pytest.raises(SettingsError, match="--minutes or --steps"):
         planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 6.0), minutes=1, steps=3)

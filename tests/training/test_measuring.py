@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_densepred.training import AdamW, budget
-from keras_densepred.training.devices.cluster import current_cluster
+from keras_densepred.training.devices.cluster import Cluster, current_cluster
 
 IMAGES = np.zeros((2, 8, 8, 3), "float32")
 
@@ -39,7 +39,34 @@ class Recipe:
         return [{"images": IMAGES}] * 4
 
 
+SETTINGS = types.SimpleNamespace(seed=0, rematerialize=None)
+
+
 def test_it_trains_twice_and_predicts():
-    settings = types.SimpleNamespace(seed=0, rematerialize=None)
-    speed = budget._measure(Recipe, settings, current_cluster(), None, None, seconds=1e-3)
-    assert speed.step > 0 and speed.evaluation > 0 and np.isfinite(speed.compiling)
+    speed = budget._measure(Recipe, SETTINGS, current_cluster(), None, range(8), seconds=1e-3)
+    assert speed.step > 0 and speed.evaluation > 0.03 and np.isfinite(speed.compiling)
+
+
+class WithASlowOne(Cluster):
+    """Another process takes 1,000 s longer for everything."""
+
+    def gather(self, arrays):
+        return {name: np.concatenate([value, value + 1e3]) for name, value in arrays.items()}
+
+
+def test_all_processes_measure_as_many_steps():
+    """One that measured more would wait for ever for the gradients of the others."""
+    drawn = []
+
+    class Counting(Recipe):
+        @staticmethod
+        def batches(settings, train, model, shard):
+            def batches(step):
+                for example in Recipe.batches(settings, train, model, shard)(step):
+                    drawn.append(step)
+                    yield example
+
+            return batches
+
+    budget._measure(Counting, SETTINGS, WithASlowOne(), None, range(8), seconds=10.0)
+    assert len(drawn) < 50, "few steps, and what is read ahead"
