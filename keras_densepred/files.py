@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from keras_densepred._optional import require
@@ -219,6 +219,11 @@ class CommandFolder:
                 remove_if_empty(self.path / folder)
             raise
         self._written[name] = _sum_of_file(path)
+
+    @property
+    def written(self) -> Collection[str]:
+        """Names of the files written so far, relative to the folder."""
+        return self._written.keys()
 
     def note(self) -> None:
         """Writes down which files are the command's."""

@@ -24,7 +24,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ def _detect(
             )
             options.folder.write(f"pictures/{names[index]}", png(drawn))
         faults += predict_videos(model, videos, options, console, note, len(paths) + 1)
-    wrote = _wrote(options, {"pictures": paths, "videos": videos, "detections.json": True})
+    wrote = _wrote(options, ("pictures", "videos", "detections.json"))
     console.print(f"{count:,} objects with a confidence from {options.score:g}; wrote {wrote}")
     return faults
 
@@ -264,7 +264,7 @@ def _segment(
         note(found, str(names[index].with_suffix("")), {})
         options.folder.write(f"pictures/{names[index]}", png(np.asarray(found.draw())))
     faults += predict_videos(model, videos, options, console, note)
-    wrote = _wrote(options, {"pictures": paths, "videos": videos, "masks": True})
+    wrote = _wrote(options, ("pictures", "videos", "masks"))
     console.print(f"Wrote {wrote}")
     return faults
 
@@ -300,7 +300,8 @@ def _classify(
     return faults
 
 
-def _wrote(options: argparse.Namespace, parts: dict[str, Any]) -> str:
-    """The outputs of which there are some, in words."""
-    *most, last = [str(options.folder.path / name) for name, some in parts.items() if some]
-    return f"{', '.join(most)} and {last}"
+def _wrote(options: argparse.Namespace, parts: Sequence[str]) -> str:
+    """Which of its outputs the command wrote, in words."""
+    found = {name.partition("/")[0] for name in options.folder.written}
+    names = [str(options.folder.path / part) for part in parts if part in found] or ["nothing"]
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]

@@ -304,7 +304,7 @@ def explained(content: bytes, name: str) -> Iterator[None]:
         limit = 2 * image_module.MAX_IMAGE_PIXELS
         raise ImageError(
             f"{name} claims more than {limit} pixels, Pillow's safety limit: if the file is to be "
-            "trusted raise `PIL.Image.MAX_IMAGE_PIXELS`, otherwise remove it from the data set."
+            "trusted raise `PIL.Image.MAX_IMAGE_PIXELS`, otherwise remove it."
         ) from error
     except image_module.UnidentifiedImageError as error:
         fault = "is not an image file, or its header is damaged"
@@ -313,7 +313,7 @@ def explained(content: bytes, name: str) -> Iterator[None]:
         elif _is_heif(content[:_START_BYTES]):
             fault = "is a HEIC or AVIF image, which the installed Pillow does not read"
             raise ImageError(f"{name} {fault}: convert it to JPEG or PNG.") from error
-        raise ImageError(f"{name} {fault}: replace it or remove it from the data set.") from error
+        raise ImageError(f"{name} {fault}: replace or remove it.") from error
     # What Pillow's decoders raise on damaged content, beside OSError for most of it: SyntaxError
     # (PNG chunks), ValueError and TypeError (tags, conversions), EOFError and IndexError (cut-off
     # data), struct.error, zlib.error, OverflowError, NotImplementedError (rare compressions).
@@ -330,8 +330,8 @@ def explained(content: bytes, name: str) -> Iterator[None]:
         zlib.error,
     ) as error:
         raise ImageError(
-            f"{name} is damaged or of an unsupported kind ({str(error).rstrip('.')}): replace it "
-            "or remove it from the data set."
+            f"{name} is damaged or of an unsupported kind ({str(error).rstrip('.')}): replace "
+            "or remove it."
         ) from error
 
 

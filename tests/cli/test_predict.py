@@ -108,7 +108,7 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
         ((tmp_path / "text.keras", picture), "is no saved Keras model"),
         ((tmp_path / "other.keras", picture), "holds a Functional"),
         ((detector, tmp_path / "empty"), "has no images"),
-        ((detector, tmp_path / "none*.jpg"), "There is no image"),
+        ((detector, tmp_path / "none*.jpg"), "There is no file"),
         ((detector, picture, "--batch-size", "0"), "--batch-size must be"),
         ((detector, picture, "--image-size", "0"), "Sides must be positive"),
     ):

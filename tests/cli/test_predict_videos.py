@@ -96,6 +96,10 @@ def test_a_broken_video_is_named_and_the_others_are_done(run, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "bad.mp4 is damaged, or no video" in error and error.count("\n") == 1
     assert files(tmp_path / "out") == ["detections.json", "videos/good.mp4"]
+    assert run(opened(Squares()), tmp_path / "bad.mp4") == 1
+    printed = capsys.readouterr().out.replace("\n", "")  # the console breaks lines
+    assert "wrote" in printed and "detections.json" in printed and "videos" not in printed
+    assert files(tmp_path / "out") == ["detections.json"]
 
 
 def test_a_run_that_fails_leaves_no_video_and_no_folder(run, tmp_path):

@@ -163,7 +163,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
         else:
             files = [Path(match) for match in glob.glob(str(path)) if os.path.isfile(match)]
             if not files:
-                raise ValueError(f"There is no image {name}: give files, folders or a pattern.")
+                raise ValueError(f"There is no file {name}: give files, folders or a pattern.")
         for file in sorted(files):
             found.setdefault(os.path.abspath(file), file)
     return list(found.values())
