@@ -6,6 +6,7 @@ import pytest
 
 from keras_densepred.layers.upsampling import UpsampleToImage
 from keras_densepred.ops.resize import resize_bilinear, upsample_bilinear
+from tests.hosts import repaired
 
 
 def by_hand(x, factor, size):
@@ -50,16 +51,22 @@ if keras.config.backend() == "tensorflow":
         found = call(x, np.zeros((1, 11, 14, 3), "float32"))
         np.testing.assert_allclose(found.numpy(), by_hand(x, 4, (11, 14)), atol=1e-5)
 
+    def resized_to_a_tensor(resize):
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((2,), "int32")]
+        function = tf.function(lambda x, size: resize(x, (size[0], size[1])), signature)
+        return function(np.zeros((1, 4, 4, 3), "float32"), np.array([2, 6], "int32"))
+
+    def test_sizes_may_be_tensors():
+        assert resized_to_a_tensor(resize_bilinear).shape == (1, 2, 6, 3)
+
+    @repaired(keras, "3.16")
     def test_keras_still_refuses_to_resize_to_a_size_that_is_a_tensor():
         """`resize_bilinear` then asks TensorFlow itself (keras 3.15.1)."""
         import tensorflow as tf
 
-        signature = [tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((2,), "int32")]
-
-        def call(resize):
-            function = tf.function(lambda x, size: resize(x, (size[0], size[1])), signature)
-            return function(np.zeros((1, 4, 4, 3), "float32"), np.array([2, 6], "int32"))
-
-        assert call(resize_bilinear).shape == (1, 2, 6, 3)
         with pytest.raises((TypeError, ValueError, tf.errors.OperatorNotAllowedInGraphError)):
-            call(lambda x, size: keras.ops.image.resize(x, size, data_format="channels_last"))
+            resized_to_a_tensor(
+                lambda x, size: keras.ops.image.resize(x, size, data_format="channels_last")
+            )
