@@ -20,16 +20,14 @@ from tests.models.conftest import ToyPyramid
 BACKEND = keras.config.backend()
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.
 COMPILE = {"jit_compile": False} if BACKEND == "tensorflow" else {}
-
 RCNN = dict(head_width=8, samples=8, num_proposals=12, rpn_width=8, max_detections=5)
 HEADS = dict(head_width=8, head_depth=1)
 DETR = dict(num_queries=10, width=32, num_heads=2, num_points=2, feed_forward_width=16)
 # No dropout: on PyTorch it draws from a global state.
 DETR |= dict(encoder_layers=2, decoder_layers=2, dropout=0.0)
 MASK2FORMER = dict(width=32, num_queries=8, encoder_layers=1, decoder_layers=2, num_heads=2)
-MASK2FORMER |= dict(
-    encoder_hidden=16, decoder_hidden=16, num_points=48, max_detections=5, mask_size=28
-)
+MASK2FORMER |= dict(encoder_hidden=16, decoder_hidden=16, num_points=48)
+MASK2FORMER |= dict(max_detections=5, mask_size=28)
 DETECTORS = {
     "retinanet": lambda *args, **options: models.RetinaNet(*args, **HEADS, **options),
     "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
