@@ -93,6 +93,9 @@ def traced(model: Exported, shape: Shape, backends: Sequence[str] = ()) -> Any:
             dynamic_shapes={"images": axes} if axes else None,
             strict=False,
         )
+        if axes:  # it may hold for even multiples alone, and the example is one
+            another = zip(shape, (1, 3 * step, 5 * step, 3), strict=True)
+            program.module()(keras.ops.ones([size or other for size, other in another]))
     for module in program.graph_module.modules():  # loops have some inside
         if isinstance(module, torch.fx.GraphModule):
             _drop_idle_squeezes(module.graph)

@@ -1,5 +1,6 @@
 """Files for any number of images, and for images of any size: what works, and what is refused."""
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -113,4 +114,14 @@ def test_the_network_of_one_size_says_which(tmp_path):
     model = zoo.fixed_size()
     with pytest.raises(ValueError, match=r"built for images of 64x96 pixels"):
         FORMATS[BY_FORMAT[0]][0](model, tmp_path / "model", None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about PyTorch's programs")
+def test_a_program_for_even_multiples_alone_is_refused(tmp_path):
+    images = keras.Input((None, None, 3))
+    coarse = keras.layers.MaxPooling2D(64)(images)  # 96 rows have one there, and come back as 64
+    model = keras.Model(images, images + keras.layers.UpSampling2D(64)(coarse))
+    with pytest.raises(ValueError, match=r"From torch this .* any size"):
+        FORMATS["torch"][0](model, tmp_path / "model.pt2", None)
     assert not list(tmp_path.iterdir())
