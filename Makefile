@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 
 # Trains our smallest dense detector on the built-in shapes, evaluates it and draws its boxes.
 demo: install
-	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python recipes/coco_dense.py --output $(DEMO_OUTPUT)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python recipes/coco_dense.py --minutes 5.5 --output $(DEMO_OUTPUT)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Writes detection data in another layout, images and all.
 
-    python tools/convert_dataset.py MY_IMAGES MY_YOLO --format yolo
-    python tools/convert_dataset.py MY_YOLO MY_COCO --format coco --masks
+    python -m keras_densepred convert-dataset MY_IMAGES MY_YOLO --format yolo
+    python -m keras_densepred convert-dataset MY_YOLO MY_COCO --format coco --masks
 
 Reads every layout that `--data-dir` of the recipes takes, and checks the data as they do. Boxes are
 the same to half a pixel (YOLO, COCO: exactly). With `--masks` COCO has them as RLE and YOLO as

@@ -1,10 +1,11 @@
 """Turns the weights of other code bases into preset directories that `from_preset` loads.
 
-    python tools/convert_weights.py cednet CHECKPOINT --preset NAME [--output DIR] [--ema]
-    python tools/convert_weights.py timm CHECKPOINT [--output DIR]
-    python tools/convert_weights.py darknet FILE --preset NAME [--classes N] [--output DIR]
-    python tools/convert_weights.py darknet FILE --preset NAME --detector NECK [--loss LOSS]
-        [--cfg FILE] [--names FILE] [--output DIR]
+    python -m keras_densepred convert-weights cednet CHECKPOINT --preset NAME [--output DIR] [--ema]
+    python -m keras_densepred convert-weights timm CHECKPOINT [--output DIR]
+    python -m keras_densepred convert-weights darknet FILE --preset NAME
+        [--classes N] [--output DIR]
+    python -m keras_densepred convert-weights darknet FILE --preset NAME --detector NECK
+        [--loss LOSS] [--cfg FILE] [--names FILE] [--output DIR]
 
 CHECKPOINT is a `.pth` file (read as weights alone, nothing in it is run) or a `.safetensors` file:
 of the CEDNet authors' code, plain, with averaged weights (`--ema`), or wrapped by mmdetection or

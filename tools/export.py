@@ -1,7 +1,8 @@
 """Exports a trained model for another runtime, if wanted in 8-bit integers as well.
 
-    KERAS_BACKEND=torch python tools/export.py runs/coco_yolo --output detector.onnx [--int8 COCO]
-    KERAS_BACKEND=tensorflow python tools/export.py detector.keras --format litert \\
+    KERAS_BACKEND=torch python -m keras_densepred export runs/mine --output detector.onnx \\
+        [--int8 COCO]
+    KERAS_BACKEND=tensorflow python -m keras_densepred export detector.keras --format litert \\
         --weights int8 --image-size 416 --output detector.tflite
 
 MODEL is a run's folder, its preset, a saved `.keras` model (detector, classifier, segmenter), or a

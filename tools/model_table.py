@@ -1,8 +1,11 @@
 """Parameters and multiply-adds of every preset, ours beside the papers'.
 
-    python tools/model_table.py [--format text|csv|markdown] [--family cednet] [--output FILE]
-    python tools/model_table.py --format markdown --from-csv keras_densepred/cli/model_table.csv
-    python tools/model_table.py --layers csp_peleenet peleenet [--image-size 416] [--output X.png]
+    python -m keras_densepred model-table [--format text|csv|markdown] [--family cednet]
+        [--output FILE]
+    python -m keras_densepred model-table --format markdown
+        --from-csv keras_densepred/cli/model_table.csv
+    python -m keras_densepred model-table --layers csp_peleenet peleenet [--image-size 416]
+        [--output X.png]
 
 Each row is a model at its paper's input size and with its paper's head; a preset that no paper
 reports is counted alone at 224 px. Multiply-adds are those of convolutions and dense layers; the

@@ -59,16 +59,20 @@ def where_open(name: str, shape: Shape, others: Sequence[str] = ()) -> Iterator[
     except Exception as error:
         if not is_open(shape):
             raise
-        arguments = {
-            "images of any number (`batch_size=None`, --dynamic-batch)": shape[:1],
-            "images of any size (`image_size=None`, --dynamic-size)": shape[1:],
-        }
-        asked = " and ".join(text for text, sizes in arguments.items() if None in sizes)
+        asked = [
+            (what, f"give one {what} (`{argument}`, without {flag})")
+            for what, argument, flag, sizes in (
+                ("number", "batch_size", "--dynamic-batch", shape[:1]),
+                ("size", "image_size", "--dynamic-size", shape[1:]),
+            )
+            if None in sizes
+        ]
         backend = keras.config.backend()
-        hints = [f"try KERAS_BACKEND={other}" for other in others if other != backend]
+        hints = [hint for _, hint in asked]
+        hints += (f"try KERAS_BACKEND={other}" for other in others if other != backend)
         raise ValueError(
-            f"From {backend} this {name} is not exported for {asked}: "
-            f"{' or '.join(['give one', *hints])}."
+            f"From {backend} this {name} is not exported for images of any "
+            f"{' and any '.join(what for what, _ in asked)}: {' or '.join(hints)}."
         ) from error
 
 
