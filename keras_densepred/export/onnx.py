@@ -21,8 +21,8 @@ from keras_densepred.export.conversion import (
 )
 from keras_densepred.export.description import write_description
 from keras_densepred.export.graph import Exported
-from keras_densepred.export.onnx_loops import drop_constants
 from keras_densepred.export.suppression import add_suppression
+from keras_densepred.export.tf2onnx_faults import drop_constants, shapes_of_squares
 from keras_densepred.export.torch_program import traced
 from keras_densepred.files import replacing
 from keras_densepred.models.decoding import TopDetections
@@ -129,7 +129,7 @@ def _converted(model: Exported, shape: Shape, path: Path) -> tuple[Any, tuple[An
             torch: Any = require("torch", "torch")
             converted = torch.onnx.export(program, opset_version=OPSET, verbose=False)
             return converted.model_proto, outputs
-        with where_open(model.kind, shape, BACKENDS):
+        with where_open(model.kind, shape, BACKENDS), shapes_of_squares():
             model.export(
                 str(path),
                 format="onnx",

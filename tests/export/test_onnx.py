@@ -10,6 +10,7 @@ import pytest
 from keras_densepred.export import export_onnx, graph, in_float32, quantize_onnx
 from keras_densepred.layers import DeformableConv2D
 from keras_densepred.layers.conv import Conv
+from keras_densepred.layers.norm import LayerNorm
 from keras_densepred.models import YOLOv3Detector
 from tests.export.dense import dense
 from tests.export.detr import detr
@@ -58,6 +59,17 @@ else:
         small = runner(quantize_onnx(path, tmp_path / "int8.onnx", [IMAGES]))(IMAGES)
         matched, number = agreement(found, small)
         assert number and matched >= 0.8 * number
+
+    @pytest.mark.parametrize("size", [(32, 64), (64, 32), (32, 32)])
+    def test_maps_one_cell_high(size, tmp_path):
+        """Layer norms square them; tf2onnx took them for maps of another shape."""
+        inputs = keras.Input((*size, 3))
+        small = LayerNorm()(keras.layers.Conv2D(8, 32, 32)(inputs))
+        model = keras.Model(inputs, keras.layers.Conv2D(8, 1)(small))
+        images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype("float32")
+        found = runner(export_onnx(model, tmp_path / "x.onnx", size, batch_size=2))(images)
+        expected = keras.ops.convert_to_numpy(model(images))
+        np.testing.assert_allclose(found["outputs"], expected, atol=1e-5)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["learned", "two_stage", "mask2former", "centres"])

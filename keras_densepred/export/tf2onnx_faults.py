@@ -1,13 +1,45 @@
-"""Loops of ONNX graphs, in a form that more runtimes read."""
+"""Faults of tf2onnx (1.17) that are mended here."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+
+import keras
+
+
+@contextlib.contextmanager
+def shapes_of_squares() -> Iterator[None]:
+    """Within it tf2onnx knows the shape of a square that it moves before a transposition.
+
+    It moves the square and keeps the transposed shape. Where a map is one cell high it then takes
+    the next transposition for a reshape: files with layer norms on such maps did not load.
+    """
+    if keras.config.backend() != "tensorflow":
+        yield
+        return
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+
+    move = TransposeOptimizer._mul_handler
+
+    def moved(self: Any, transposition: Any, product: Any) -> bool:
+        is_moved = move(self, transposition, product)
+        if is_moved and len(set(product.input)) == 1:
+            self._g.set_shape(product.output[0], self._g.get_shape(product.input[0]))
+        return bool(is_moved)
+
+    TransposeOptimizer._mul_handler = moved
+    try:
+        yield
+    finally:
+        TransposeOptimizer._mul_handler = move
 
 
 def drop_constants(graph: Any) -> None:
     """What a loop carries from round to round without a change, its body then reads from outside.
 
-    tf2onnx (1.17) carries everything that a body reads. OpenVINO (2026.4.1) does not read such
-    loops.
+    tf2onnx carries everything that a body reads. OpenVINO (2026.4.1) does not read such loops.
 
     Args:
         graph: `onnx.GraphProto`, changed in place.

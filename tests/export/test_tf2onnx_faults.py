@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from keras_densepred.export.onnx_loops import drop_constants
+from keras_densepred.export.tf2onnx_faults import drop_constants
 from tools.timing.onnx_files import runner
 
 pytestmark = pytest.mark.backend_free
