@@ -91,8 +91,8 @@ def _export(argv: Sequence[str] | None) -> None:
         saved.save_copy(saved.open_model(options.model), options.output, options.weights)
         print(f"{options.output}: {_megabytes(options.output):.2f} MB")
         return
-    side = _image_size(options)
     model = export.in_float32(load(options.model))
+    side = _image_size(options)
     saved.require_size(model, side)
     if options.int8 and isinstance(model, models.rcnn.model.TwoStageDetector):
         raise ValueError(

@@ -67,7 +67,10 @@ def describe(
         told["box_format"] = "xyxy: left, top, right, bottom in pixels of the input"
         told["score"] = "confidence of the class between 0 and 1; rows past num_detections are -1"
         if has_masks:
-            told["masks"] = "(batch, object, S, S) probabilities, from edge to edge of each box"
+            told["masks"] = (
+                "(batch, object, S, S) probabilities, from edge to edge of each box, which may "
+                "reach beyond the picture: cut boxes off after pasting masks"
+            )
     elif task == "segmentation":
         told["score"] = "one value a class and pixel, the highest is the pixel's class"
     else:

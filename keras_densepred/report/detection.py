@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.objects import draw_objects
+from keras_densepred.data.readers.readable import readable_items
 from keras_densepred.metrics import ERRORS, DetectionReport
 from keras_densepred.report.confusion import confusion_png, short_name
 from keras_densepred.report.sheet import picture_sheet, sheet_png
@@ -130,19 +132,19 @@ def worst_png(report: DetectionReport, dataset: Any) -> bytes | None:
         dataset: the split.
 
     Returns:
-        A PNG; None where there is no error.
+        A PNG; None where no picture that can be read has an error.
     """
     shown, errors = report.shown, report.errors
-    order = np.argsort(-report.cost, kind="stable")[:_WORST]
+    order = np.argsort(-report.cost, kind="stable")
     order = order[report.cost[order] > 0]
-    if not len(order):
-        return None
     image_module = require("PIL.Image", "data")
     index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
     is_wrong, is_missed = errors.kind >= 0, ~shown.is_found
     rows, captions = [], []
-    for position in order.tolist():
-        record = dataset[index_of[shown.image_ids[position]]]
+    position_of = {shown.image_ids[position]: position for position in order.tolist()}
+    records = readable_items(dataset, (index_of[image_id] for image_id in position_of))
+    for record in itertools.islice(records, _WORST):
+        position = position_of[record.image_id]
         scale = _SIDE / max(record.image.shape[:2])
         size = tuple(max(1, round(length * scale)) for length in record.image.shape[1::-1])
         small = np.asarray(
@@ -167,6 +169,8 @@ def worst_png(report: DetectionReport, dataset: Any) -> bytes | None:
             f"{record.file_name}: {int(missed.sum())} of {objects} objects not found, "
             f"{int(wrong.sum())} detections wrong"
         )
+    if not rows:
+        return None
     titles = ("objects not found", f"wrong detections, confidence from {report.threshold:.2f}")
     return sheet_png(picture_sheet(rows, titles, _SIDE, captions))
 

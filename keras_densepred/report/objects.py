@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.objects import draw_objects
+from keras_densepred.data.readers.readable import readable_items
 from keras_densepred.files import write_atomically
 from keras_densepred.metrics import Found
 from keras_densepred.report.sheet import picture_sheet, sheet_png
@@ -82,10 +83,10 @@ def samples_of(
         count: of images.
 
     Returns:
-        Images, objects and what is found, as `draw_predictions` takes them.
+        Images that can be read, objects and what is found, as `draw_predictions` takes them.
     """
     chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-    records = [dataset[int(index)] for index in chosen]
+    records = list(readable_items(dataset, chosen))
     truth = []
     for record in records:
         objects = {"boxes": record.boxes, "labels": record.labels}

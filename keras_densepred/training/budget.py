@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import math
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -124,20 +125,22 @@ def plan_for_minutes(
     def length_of(steps: int) -> dict[str, int]:
         return _length(given, settings, steps, affordable)
 
-    def fits(steps: int) -> bool:
+    def time_of(steps: int) -> float:
         length = length_of(steps)
         steps = length["epochs"] * length["steps_per_epoch"]
         planned = dataclasses.replace(settings, **length, steps=steps)
-        return speed.after_compiling(planned, batches_of_loss(recipe, planned, len(val))) <= left
+        return speed.after_compiling(planned, batches_of_loss(recipe, planned, len(val)))
+
+    def fits(steps: int) -> bool:
+        return time_of(steps) <= left
 
     if not fits(1):
         steps = length_of(1)["steps_per_epoch"]
-        least = f"a step {speed.step:.2g}"
-        if steps > 1:
-            least = f"an epoch of {steps} steps {steps * speed.step:.0f}"
+        least = math.ceil((seconds + (time_of(1) - left) / (1 - _RESERVE)) / 6) / 10
         raise SettingsError(
-            f"--minutes {given.minutes:g} is too short: of {max(0.0, left):.0f} s after compiling "
-            f"an evaluation takes {speed.evaluation:.0f}, and {least}: give more, or --epochs."
+            f"--minutes {given.minutes:g} is too short: starting, {steps} "
+            f"step{'' if steps == 1 else 's'} and an evaluation take {least:g} minutes here: give "
+            "more, or --epochs."
         )
     most = bisect.bisect_left(range(2, 2 + int(left / speed.step)), True, key=lambda n: not fits(n))
     planned = recipe.complete(dataclasses.replace(given, **length_of(1 + most)), train, val)

@@ -149,6 +149,24 @@ def test_a_picture_that_breaks_off_is_named_before_the_model_is_built(tmp_path, 
     assert not output.exists() and "Building" not in capsys.readouterr().out
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
+@pytest.mark.parametrize(
+    ("name", "make", "flags", "picture"),
+    [
+        ("coco_dense", toy.detection, toy.DENSE, "data/images/val/*1.*"),
+        ("voc_deeplab_v3", toy.segmentation, [], "data/JPEGImages/val0.png"),
+        ("imagenet_pretrain", toy.classification, [], "data/val/*/0.png"),
+    ],
+)
+def test_a_run_that_skips_a_broken_validation_picture_ends(name, make, flags, picture, tmp_path):
+    given = [*make(tmp_path), *flags, "--on-bad-image", "skip"]
+    (broken,) = tmp_path.glob(picture)
+    broken.write_bytes(broken.read_bytes()[:-100])
+    output = tmp_path / "out"
+    recipe_of(name).main([*given, "--output", str(output)])
+    assert (output / "evaluation.json").is_file() and (output / "preset").is_dir()
+
+
 @pytest.mark.parametrize(
     ("images", "devices", "accumulate", "batch"),
     [(99, 1, 1, 32), (31, 1, 1, 31), (9, 1, 2, 8), (11, 4, 1, 8), (11, 2, 3, 6), (3, 4, 1, 32)],

@@ -20,7 +20,7 @@ from keras_densepred.data.readers.mask_folders import (
     find_segmentation_test,
 )
 from keras_densepred.data.readers.mask_summary import SegmentationSummary, summarize_masks
-from keras_densepred.data.readers.readable import require_readable
+from keras_densepred.data.readers.readable import readable_items, require_readable
 from keras_densepred.data.readers.summary import DatasetSummary, summarize
 from keras_densepred.data.readers.tfds import TfdsClassification, TfdsDetection
 from keras_densepred.data.readers.tfds_masks import TfdsSegmentation, find_tfds_segmentation
@@ -56,6 +56,7 @@ __all__ = [
     "find_segmentation_test",
     "find_tfds_segmentation",
     "load_mask",
+    "readable_items",
     "require_readable",
     "require_same_class_names",
     "require_same_classes",

@@ -109,7 +109,8 @@ class ObjectFiles:
                 faults.add(f"{object_name(row)} {error}")
         if required:
             faults.raise_if_any(
-                "correct or remove them, or train boxes alone (other --detector, with_masks=False)"
+                "correct or remove them, or train boxes alone (by coco_dense, --detector faster, "
+                "or with_masks=False in Python)"
             )
             self._masks = masks
             self._note_empty_masks(object_name, sizes)

@@ -86,3 +86,20 @@ def find_unreadable(
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(fault_of, indices)
+
+
+def readable_items(dataset: Any, indices: Iterable[int]) -> Iterator[Any]:
+    """Items of a split, without those whose images cannot be read.
+
+    For pictures of what a run found that was told to skip such images.
+
+    Args:
+        dataset: a split of any task.
+        indices: of the items.
+    """
+    for index in indices:
+        try:
+            item = dataset[int(index)]
+        except (ImageError, DatasetError):
+            continue
+        yield item

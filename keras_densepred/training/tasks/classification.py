@@ -133,7 +133,7 @@ class Classification(Recipe):
         rows = run.cluster.rows(run.settings.step_size)
         count = min(NUM_SAMPLES, rows, len(run.val))
         chosen = np.linspace(0, len(run.val) - 1, count).round().astype(int)
-        items = [run.val[int(index)] for index in chosen]
+        items = list(data.readable_items(run.val, chosen))
         crops = [
             data.evaluation_crop(item.image, prepared.image_size, prepared.crop_ratio)
             for item in items
