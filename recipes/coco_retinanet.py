@@ -58,6 +58,7 @@ _BICSNET: dict[str, Any] = {
     ),
     "head_depth": 4,
     "focal_gamma": 1.5,
+    "anchor_scale": ByArchitecture({"bicsnet_140": 4.0}, otherwise=3.0),  # section V-A
 }
 _CEDNET = protocols.cednet_on_coco(
     drop_path=protocols.cednet_drop_path(tiny=0.2, small=0.3, base=0.3),
@@ -101,6 +102,8 @@ EXPERIMENTS = {
             **protocols.FEW_IMAGES,
             "epochs": AtLeast(12, steps=700),
             "head_depth": 1,
+            "anchor_scale": 3.0,  # objects are smaller than in COCO's images of 800 px
+            "box_loss": "giou",
             "drop_path": _CEDNET.settings["drop_path"],
             "weight_decay": lambda plan: 4e-5 if plan.optimizer == "sgd" else 0.05,
             "layer_decay": lambda plan: 0.95 if plan.pretrained else 1.0,
@@ -123,7 +126,8 @@ class Settings(training.PyramidDetectionSettings):
         None, "exponent of the focal loss", group="optimizer"
     )
     assigner: str = training.setting("max_iou", "which anchors learn", ("max_iou", "atss"))
-    box_loss: str = training.setting("l1", "of the boxes", ("l1", "giou"))
+    box_loss: str | None = training.setting(None, "of the boxes", ("l1", "giou"))
+    anchor_scale: float | None = training.setting(None, "anchor side over stride")
 
 
 def build_model(settings: Settings, train: Any) -> keras.Model:
@@ -147,12 +151,12 @@ def build_model(settings: Settings, train: Any) -> keras.Model:
             "head_norm": True,
             "head_activation": backbone.activation,
             "head_separable": isinstance(backbone, backbones.BiCSNetLiteBackbone),
-            "anchor_scale": 4.0 if backbone.architecture == "bicsnet_140" else 3.0,
         }
     model = getattr(models, HEADS[settings.head])(
         pyramid,
         len(train.class_names),
         head_depth=settings.head_depth,
+        anchor_scale=settings.anchor_scale,
         assigner=settings.assigner,
         **options,
     )
@@ -197,7 +201,7 @@ RECIPE = training.Detection(
     build_model,
     augmentation,
     preprocessing,
-    defaults={"head": "keras_hub"},
+    defaults={"head": "keras_hub", "anchor_scale": 4.0, "box_loss": "l1"},
 )
 main = RECIPE.main
 

@@ -341,11 +341,12 @@ def _check_preset(settings: CommonSettings, network: Any) -> None:
     """Refuses weights of another network than the preset that is asked for."""
     if settings.preset is None:
         return
-    asked = backbones.find_backbone(settings.preset).architecture
-    if asked and network.architecture and asked != network.architecture:
+    asked = backbones.find_backbone(settings.preset)
+    names = asked.architecture, network.architecture
+    if asked.family is not network.family or (all(names) and names[0] != names[1]):
         raise SettingsError(
-            f"{settings.weights} holds the weights of {network.architecture}, and --preset asks "
-            f"for {asked}: leave --preset out."
+            f"{settings.weights} holds the weights of {names[1] or network.family.__name__}, and "
+            f"--preset asks for {names[0] or settings.preset}: leave --preset out."
         )
 
 

@@ -88,7 +88,7 @@ def _recorded(run: pathlib.Path) -> dict[str, Any]:
             f"--extend {run} is not the output of a run (there is no {path}): give the directory "
             "that a recipe wrote."
         )
-    return identity.read_settings(path)
+    return identity.in_todays_terms(identity.read_settings(path))
 
 
 def _check(run: pathlib.Path, recorded: Mapping[str, Any], said: Mapping[str, Any]) -> None:

@@ -207,7 +207,13 @@ def test_frozen_backbone_does_not_move(flags, tmp_path):
 def test_a_network_of_keras_applications(flags, tmp_path):
     """From random weights, then from what it learned; each run knows what images it wants."""
     first, second = tmp_path / "first", tmp_path / "second"
-    toy_flags = [flag for flag in flags if flag not in ("--drop-path", "0.5")]
+    at = flags.index("--weights")
+    toy_flags = [*flags[:at], *flags[at + 2 :]]
+    toy_flags = [flag for flag in toy_flags if flag not in ("--drop-path", "0.5")]
+    with pytest.raises(
+        training.SettingsError, match="of CEDNetBackbone, and --preset asks for app"
+    ):
+        recipe.main([*flags, "--preset", "applications/mobilenet_v2", "--output", str(first)])
     recipe.main([*toy_flags, "--preset", "applications/mobilenet_v2", "--output", str(first)])
     prepared = json.loads((first / "preset" / "preprocessing.json").read_text())
     assert prepared["mean"] == prepared["std"] == [127.5, 127.5, 127.5]
@@ -253,3 +259,13 @@ def test_msfms_retinanet(preset, parameters):
     frozen = 225_344  # stem and first stage, which train from random weights
     counted = trainable_parameters(model) + others * 9 * (classes.kernel.shape[2] * 9 + 1) - frozen
     assert counted == parameters
+
+
+def test_small_images_have_smaller_anchors_and_their_own_box_loss():
+    small, published = (
+        recipe.RECIPE.complete(recipe.Settings(), Split(images)) for images in (300, 118_287)
+    )
+    assert (small.anchor_scale, small.box_loss) == (3.0, "giou")
+    assert (published.experiment, published.anchor_scale, published.box_loss) == ("cednet", 4, "l1")
+    lite = recipe.Settings(preset="bicsnet_140", experiment="bicsnet_a")
+    assert recipe.RECIPE.complete(lite, Split(118_287)).anchor_scale == 4.0
