@@ -6,7 +6,6 @@ all that declares command lines and settings, imports no Keras.
 """
 
 import contextlib
-import ctypes
 import importlib
 import importlib.abc
 import os
@@ -16,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+
+from keras_densepred import memory
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _PROGRAM = "keras-densepred"  # of pyproject.toml
@@ -27,7 +28,6 @@ _FOLDERS = (_PACKAGE.parent, _PACKAGE / "scripts")
 _NETWORKS = ("backbones", "layers", "models", "necks", "ops")
 _ROOMS = (*_NETWORKS, "convert", "data", "export", "metrics", "report", "saved")
 _WITHOUT_KERAS = ("data",)
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 _postponed: list[str] = []  # packages of which only the light half is imported
 
@@ -50,23 +50,11 @@ def is_command() -> bool:
     )
 
 
-def _share_one_arena() -> None:
-    """Lets all threads allocate from one heap, where the C library is glibc.
-
-    A thread that has a heap of its own when `keep_freed_memory` is called keeps it. Such heaps hold
-    64 MiB: XLA's threads mapped and unmapped the 450 MiB of a training step at every step, a tenth
-    to a quarter of the time. So it must come before the libraries that start threads. PyTorch
-    gains nothing, TensorFlow loses a twentieth.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(_M_ARENA_MAX, 1)
-
-
 BEGAN = time.monotonic()  # of a command: all that it imports comes after this
 _is_loaded = not is_command()
 if not _is_loaded:
-    if os.environ.get("KERAS_BACKEND") == "jax":
-        _share_one_arena()
+    if os.environ.get("KERAS_BACKEND") == "jax":  # Keras, which knows keras.json, comes too late
+        memory.share_one_heap()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without notes, with warnings
 
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run from a clone without installing
@@ -185,6 +186,12 @@ def augmentation(settings: Settings, image_size: int) -> list:
     )
 
 
+def _anchor_scale_before(recorded: Mapping[str, Any]) -> float:
+    """What runs had before it could be set: the paper's with BiCSNet, RetinaNet's otherwise."""
+    preset = str(recorded.get("preset"))
+    return 3.0 if preset.startswith("bicsnet") and preset != "bicsnet_140" else 4.0
+
+
 def preprocessing(settings: Settings) -> training.Preprocessing:
     """CEDNet, ConvNeXt and MSFM test at 800/1333; others fit images into their square."""
     published = protocols.TESTED_AT_800.get(settings.experiment)
@@ -203,6 +210,7 @@ RECIPE = training.Detection(
     augmentation,
     preprocessing,
     defaults={"head": "keras_hub", "anchor_scale": 4.0, "box_loss": "l1"},
+    before={"anchor_scale": _anchor_scale_before},
 )
 main = RECIPE.main
 

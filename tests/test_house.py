@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "keras_densepred"
 LONGEST = 400  # lines
 # What each room may import, besides what stands alone at the bottom.
-BOTTOM = {"_optional", "_version", "command", "faults", "files", "plugins", "start"}
+BOTTOM = {"_optional", "_version", "command", "faults", "files", "memory", "plugins", "start"}
 NETWORKS = {"backbones", "layers", "ops", "runtime"}
 ROOMS = {
     "runtime": set(),
@@ -33,6 +33,7 @@ ROOMS = {
     "cli": NETWORKS | {"necks", "data", "metrics", "models", "report", "saved", "analysis"},
     "command": set(),
     "files": set(),
+    "memory": set(),
     "plugins": set(),
     "faults": set(),
     "start": set(),

@@ -25,6 +25,7 @@ from keras_densepred.training.settings import (
 )
 
 if TYPE_CHECKING or start.is_loaded():
+    from keras_densepred.memory import keep_freed_memory
     from keras_densepred.report.classification import draw_classified
     from keras_densepred.report.confusion import draw_confusion
     from keras_densepred.report.objects import draw_predictions
@@ -53,7 +54,6 @@ if TYPE_CHECKING or start.is_loaded():
     from keras_densepred.training.loop.divergence import NanGuard, TrainingDiverged
     from keras_densepred.training.loop.fit import fit
     from keras_densepred.training.loop.in_output import tell_skipped
-    from keras_densepred.training.loop.memory import keep_freed_memory
     from keras_densepred.training.loop.snapshots import CheckpointError, Position
     from keras_densepred.training.optim import AdamW, averaged_weights, momentum_sgd
     from keras_densepred.training.report.metrics_log import MetricsLog, plot_curves

@@ -31,6 +31,7 @@ def flags_of_run(
     said: Mapping[str, Any],
     experiments: Mapping[str, Experiment],
     defaults: Mapping[str, Any],
+    before: identity.Before | None = None,
 ) -> dict[str, Any]:
     """Fills in what the flags beside `--extend` leave open from the run's settings.
 
@@ -39,6 +40,7 @@ def flags_of_run(
         said: what the flags give, `extend` among it.
         experiments: of the recipe.
         defaults: of the recipe, for `experiments.complete`.
+        before: of the recipe.
 
     Returns:
         The settings by name, as if flags had given them; `weights` is the run.
@@ -48,7 +50,7 @@ def flags_of_run(
             run's, or if flags contradict it.
     """
     run = files.expanded(said["extend"])
-    recorded = _recorded(run)
+    recorded = _recorded(run, before)
     known = {field.name for field in dataclasses.fields(settings)}
     given = recorded.pop(identity.GIVEN, None)
     unknown = recorded.keys() - known - {*identity.FACTS, identity.FOLDER}
@@ -81,14 +83,14 @@ def flags_of_run(
     return {**kept, **said, "extend": str(run), "weights": str(run)}
 
 
-def _recorded(run: pathlib.Path) -> dict[str, Any]:
+def _recorded(run: pathlib.Path, before: identity.Before | None) -> dict[str, Any]:
     path = run / identity.FILE_NAME
     if not path.is_file():
         raise SettingsError(
             f"--extend {run} is not the output of a run (there is no {path}): give the directory "
             "that a recipe wrote."
         )
-    return identity.in_todays_terms(identity.read_settings(path))
+    return identity.in_todays_terms(identity.read_settings(path), before)
 
 
 def _check(run: pathlib.Path, recorded: Mapping[str, Any], said: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,8 @@ FOLDER = "train_images_folder"  # the setting `train_images`, beside the fact of
 _WHAT = ("detector", "head", "size")
 # Settings that follow from others where no flag gives them.
 _FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_every")
+# By the name of a setting: what runs had before it could be set, by what they recorded.
+Before = Mapping[str, Callable[[Mapping[str, Any]], Any]]
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
     *("workers", "checkpoint_minutes", "output", "rematerialize", "logger"),
@@ -85,7 +87,10 @@ def claim_output(
 
 
 def require_output(
-    output: pathlib.Path, settings: Mapping[str, Any], left_open: Collection[str] = ()
+    output: pathlib.Path,
+    settings: Mapping[str, Any],
+    left_open: Collection[str] = (),
+    before: Before | None = None,
 ) -> None:
     """Makes sure that a directory is new or empty, or of a run with the same settings.
 
@@ -95,6 +100,7 @@ def require_output(
         left_open: names of settings that no flag gave. A run that was started before there was
             such a setting is the same run; of one that differs, those are named that a flag gave
             to it or gives now, and what is trained before all.
+        before: see `Recipe.before`.
 
     Raises:
         SettingsError: if another run or other files are there.
@@ -103,7 +109,7 @@ def require_output(
     ours = json.loads(json.dumps(dict(settings)))
     if path.is_file():
         recorded = read_settings(path)
-        theirs = _decisive(in_todays_terms(recorded))
+        theirs = _decisive(in_todays_terms(recorded, before))
         if "classes" in ours:
             theirs.setdefault("classes", _written_classes(output) or ours["classes"])
         if FOLDER in ours:
@@ -215,13 +221,9 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
         ) from error
 
 
-def in_todays_terms(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The recorded settings of a run, with those that it had before they could be set."""
-    if "assigner" not in recorded:  # which coco_retinanet alone has
-        return dict(recorded)
-    preset = str(recorded.get("preset"))
-    is_smaller = preset.startswith("bicsnet") and preset != "bicsnet_140"
-    return {"anchor_scale": 3.0 if is_smaller else 4.0, **recorded}
+def in_todays_terms(recorded: Mapping[str, Any], before: Before | None) -> dict[str, Any]:
+    """The recorded settings of a run, with what it had before that could be set."""
+    return {**{name: rule(recorded) for name, rule in (before or {}).items()}, **recorded}
 
 
 @contextlib.contextmanager

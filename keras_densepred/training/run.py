@@ -17,7 +17,9 @@ import keras
 from keras_densepred import command, data, plugins, start
 from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError
+from keras_densepred.memory import keep_freed_memory
 from keras_densepred.saved.preprocessing import Preprocessing
+from keras_densepred.training import identity
 from keras_densepred.training.budget import plan_for_minutes, planned_before
 from keras_densepred.training.build import build_for_training
 from keras_densepred.training.checks import (
@@ -30,7 +32,6 @@ from keras_densepred.training.devices.distribute import distribute
 from keras_densepred.training.experiments import Experiment, complete, decided_by
 from keras_densepred.training.extend import OF_THE_SCHEDULE, flags_of_run
 from keras_densepred.training.flags import Number, Rule, check_flags
-from keras_densepred.training.identity import decisive_settings, own_output, require_output
 from keras_densepred.training.length import in_words
 from keras_densepred.training.loop.in_output import (
     NO_EXTRAS,
@@ -39,7 +40,6 @@ from keras_densepred.training.loop.in_output import (
     fit_in_output,
     tell_skipped,
 )
-from keras_densepred.training.loop.memory import keep_freed_memory
 from keras_densepred.training.loop.users import load_callbacks
 from keras_densepred.training.loop.validation_loss import validation_loss
 from keras_densepred.training.settings import (
@@ -77,6 +77,7 @@ class Recipe:
             flag of another is refused.
         numbers: what a number must be so that the model can be built of it.
         large: training images from which on a published experiment is the default.
+        before: of settings that are newer than some runs, what those had.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Recipe:
     meaning: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
     large: int = 20_000
+    before: identity.Before = dataclasses.field(default_factory=dict)
 
     has_val_loss: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()  # that the task needs besides those of all
@@ -154,7 +156,7 @@ class Recipe:
         by_user = set(said)
         left_open = {field.name for field in dataclasses.fields(self.settings)} - said.keys()
         if said.get("extend"):
-            said = flags_of_run(self.settings, said, self.experiments, self.defaults)
+            said = flags_of_run(self.settings, said, self.experiments, self.defaults, self.before)
             left_open -= said.keys() & set(OF_THE_SCHEDULE)  # those that someone asked for
         given = with_homes(self.settings(**said))
         check_numbers(given)
@@ -195,7 +197,7 @@ class Recipe:
                 settings, plan = (settings, plan) if before is None else (before, None)
             self.prepare_memory(settings)
             cluster.say(cluster.describe(settings.step_size))
-            with own_output(cluster, settings.output):
+            with identity.own_output(cluster, settings.output):
                 return self.run(settings, cluster, train, val, left_open, callbacks, plan, flags)
 
     def check_flags(
@@ -238,9 +240,13 @@ class Recipe:
 
         With a plan the length is decided late: it gives the settings, once data were looked at.
         """
-        decisive = decisive_settings(settings, train, but=self.not_decisive)
+        decisive = identity.decisive_settings(settings, train, but=self.not_decisive)
         output = pathlib.Path(settings.output)
-        cluster.run_on_main(lambda: require_output(output, decisive, left_open))
+        cluster.run_on_main(
+            lambda: identity.require_output(output, decisive, left_open, self.before)
+        )
+        if (output / identity.FILE_NAME).is_file():  # is this run, whatever it did not record
+            left_open = left_open | self.before.keys()
         cluster.say("Looking through the data ...")
         summaries = train.summary(), val.summary()
         for summary in summaries:
@@ -250,7 +256,7 @@ class Recipe:
         cluster.run_on_main(lambda: require_readable_images(train, val, settings.on_bad_image))
         if plan is not None:
             settings = plan()
-            decisive = decisive_settings(settings, train, but=self.not_decisive)
+            decisive = identity.decisive_settings(settings, train, but=self.not_decisive)
         cluster.say(f"Building the model on {settings.weights or settings.preset} ...")
         model = build_for_training(self, settings, train)
         if settings.extend:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_densepred import CEDNetBackbone, FeaturePyramid, HostBackbone, data, training
+from keras_densepred.training import identity
 from recipes import coco_retinanet as recipe
 from tests.hosts import needs_keras_cv
 from tests.networks import trainable_parameters
@@ -269,3 +270,25 @@ def test_small_images_have_smaller_anchors_and_their_own_box_loss():
     assert (published.experiment, published.anchor_scale, published.box_loss) == ("cednet", 4, "l1")
     lite = recipe.Settings(preset="bicsnet_140", experiment="bicsnet_a")
     assert recipe.RECIPE.complete(lite, Split(118_287)).anchor_scale == 4.0
+
+
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_a_run_from_before_anchors_could_be_set_goes_on_with_its_own(flags, tmp_path, monkeypatch):
+    decisive = identity.decisive_settings
+
+    def without_anchors(*arguments, **options):
+        known = decisive(*arguments, **options)
+        return {name: value for name, value in known.items() if name != "anchor_scale"}
+
+    output = tmp_path / "out"
+    given = [*flags, "--output", str(output), "--box-loss", "l1"]
+    with monkeypatch.context() as before:
+        before.setattr(identity, "decisive_settings", without_anchors)
+        recipe.main([*given, "--anchor-scale", "4"])
+    assert "anchor_scale" not in json.loads((output / "settings.json").read_text())
+    with pytest.raises(training.SettingsError, match=r"it has --anchor-scale 4.*--anchor-scale 3"):
+        recipe.main(given)
+    recipe.main([*given, "--anchor-scale", "4"])
+    extended = [*("--extend", str(output), "--epochs", "1"), *("--output", str(tmp_path / "more"))]
+    recipe.main(extended)
+    assert json.loads((tmp_path / "more" / "settings.json").read_text())["anchor_scale"] == 4.0

@@ -29,7 +29,7 @@ def work():
     # glibc's own rule keeps blocks of up to 32 MiB after a first free: larger are mapped anew.
     faults()
     mapped = faults()  # 32768 with pages of 4 KiB, few where the system gives huge pages
-    from keras_densepred.training.loop.memory import keep_freed_memory
+    from keras_densepred.memory import keep_freed_memory
     assert keep_freed_memory() is True
     faults()
     assert faults() < min(mapped, 100)
@@ -47,7 +47,7 @@ work()
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_a_freed_block_stays_with_the_process(in_thread):
-    script = str(pathlib.Path(__file__).parents[2] / "recipes" / "coco_dense.py")
+    script = str(pathlib.Path(__file__).parents[1] / "recipes" / "coco_dense.py")
     program = PROGRAM.format(script=script, in_thread=in_thread)
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300, env=environment)
