@@ -31,6 +31,7 @@ _SCORING = 0.004  # seconds an image, beside its predictions; 0.75 s for 200 on 
 _EPOCH = 0.8  # seconds at the end of each epoch, for curves and checkpoints
 _RESERVE = 0.03  # of the time: machines become slower rather than faster
 _END_SECONDS = 8.0  # for the last drawings and the preset
+_FEW = 0.1  # of the steps that the recipe would take by itself: little is learned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +149,13 @@ def plan_for_minutes(
         f"{speed.step:.2g} s a step, {speed.evaluation:.2g} s an evaluation: "
         f"{planned.steps:,} steps in {given.minutes:g} minutes"
     )
+    if planned.steps < _FEW * settings.steps:
+        loss_batches = batches_of_loss(recipe, settings, len(val))
+        whole = spent + speed.compiling + speed.after_compiling(settings, loss_batches)
+        cluster.say(
+            f"! {planned.steps:,} are few, and may find nothing: without --minutes this run would "
+            f"take {settings.steps:,} steps, in about {math.ceil(whole / 60):,} minutes."
+        )
     return planned
 
 

@@ -160,3 +160,14 @@ def test_a_time_that_is_too_short(monkeypatch, tmp_path):
     assert planned(monkeypatch, tmp_path, speed, minutes=enough, steps_per_epoch=999).steps == 999
     with pytest.raises(SettingsError, match="--minutes or --steps"):
         planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 6.0), minutes=1, steps=3)
+
+
+def test_a_time_in_which_little_is_learned(monkeypatch, tmp_path, capsys):
+    speed = budget.Speed(1.0, 1.0, 0.0)
+    assert planned(monkeypatch, tmp_path, speed, minutes=1).steps > 0.1 * 400
+    assert "are few" not in capsys.readouterr().out
+    speed = budget.Speed(10.0, 1.0, 0.0)
+    few = planned(monkeypatch, tmp_path, speed, minutes=1, val_loss=False).steps
+    said = capsys.readouterr().out
+    assert f"! {few} are few" in said
+    assert "would take 400 steps, in about 67 minutes." in said
