@@ -12,6 +12,8 @@ from keras_densepred.runtime.devices import writes_onnx
 
 Tensor = Any
 
+_BLOCK = 16  # columns of `first_columns` that are computed at once
+
 _in_branch = contextvars.ContextVar("in_branch", default=False)
 
 
@@ -98,6 +100,76 @@ def scan_tensorflow(
         maximum_iterations=num,
     )
     return carry, [array.stack() for array in arrays]
+
+
+def first_columns(
+    function: Callable[..., Any], number: Tensor, values: Tensor, *others: Tensor
+) -> Any:
+    """`function` of (B, K, ...) tensors, on JAX computed for their first columns alone.
+
+    For K that is mostly padding, to which nothing else can be cut: what XLA compiles has one shape.
+
+    Args:
+        function: of the tensors, or of some columns of each, to tensors (B, K, ...), or a tuple of
+            them, in which each column depends on the same column alone.
+        number: scalar int32; results of later columns do not matter, and are zeros on JAX.
+        values: (B, K, ...); takes a gradient.
+        *others: (B, K, ...); take none.
+
+    Returns:
+        What `function` does.
+    """
+    if keras.config.backend() != "jax" or not values.shape[1]:
+        return function(values, *others)
+    return _first_columns_jax(function, number, values, others)
+
+
+def _first_columns_jax(
+    function: Callable[..., Any], number: Tensor, values: Tensor, others: tuple[Tensor, ...]
+) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    columns = values.shape[1]
+    block = min(_BLOCK, columns)
+
+    # The last block begins early where K is no multiple, and computes some columns twice.
+    def cut(k: Tensor, arrays: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, k * block, block, axis=1), arrays
+        )
+
+    def fill(number: Tensor, body: Callable[[Tensor], Any]) -> Any:
+        whole = jax.tree.map(
+            lambda x: jnp.zeros((x.shape[0], columns, *x.shape[2:]), x.dtype),
+            jax.eval_shape(body, 0),
+        )
+
+        def step(k: Tensor, whole: Any) -> Any:
+            return jax.tree.map(
+                lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, k * block, axis=1),
+                whole,
+                body(k),
+            )
+
+        return jax.lax.fori_loop(0, -(-number // block), step, whole)
+
+    @jax.custom_vjp
+    def compute(number: Tensor, values: Tensor, others: tuple[Tensor, ...]) -> Any:
+        return fill(number, lambda k: function(cut(k, values), *cut(k, others)))
+
+    def backward(saved: tuple[Any, ...], gradient: Any) -> tuple[Any, ...]:
+        number, values, others = saved
+
+        def of_block(k: Tensor) -> Tensor:
+            parts = cut(k, others)
+            _, pull = jax.vjp(lambda x: function(x, *parts), cut(k, values))
+            return pull(cut(k, gradient))[0]
+
+        return None, fill(number, of_block), (None,) * len(others)
+
+    compute.defvjp(lambda *inputs: (compute(*inputs), inputs), backward)
+    return compute(number, values, others)
 
 
 def switch(index: Tensor, branches: Sequence[Callable[[], Tensor]]) -> Tensor:

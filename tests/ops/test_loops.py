@@ -1,11 +1,12 @@
-"""`ops.switch`: the value and the gradient of the branch that is chosen, and of no other."""
+"""Branches and loops: the values and gradients of what is computed, and of nothing else."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_densepred.ops.loops import switch
+from keras_densepred.ops.loops import first_columns, switch
+from tests.weights import normal, value_and_gradients
 
 
 class Powers(keras.layers.Layer):
@@ -39,3 +40,26 @@ def test_one_branch_is_computed_and_learns(exponent):
     np.testing.assert_allclose(
         model.predict(inputs, verbose=0), [[(2 * expected[exponent - 1]) ** exponent]], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("number", [0, 1, 16, 17, 35, 37])
+@pytest.mark.parametrize("columns", [5, 37])
+def test_first_columns(columns, number):
+    """Blocks of 16, of which the last may reach back; what is behind `number` has no gradient."""
+    number = min(number, columns)
+    values, others = (normal(name, (2, columns, 3)) for name in ("values", "others"))
+    upstream = normal("upstream", (2, columns, 3))
+    upstream[:, number:] = 0.0
+
+    def squares(values, others):
+        return ops.square(values) * others, ops.sum(values, axis=-1)
+
+    def form(values):
+        product, total = first_columns(squares, number, values, ops.convert_to_tensor(others))
+        return product + total[..., None]
+
+    found, (gradient,) = value_and_gradients(form, [values], upstream)
+    expected = values**2 * others + values.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found[:, :number], expected[:, :number], rtol=1e-5)
+    slope = 2 * values * others * upstream + upstream.sum(-1, keepdims=True)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-6)

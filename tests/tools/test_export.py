@@ -1,5 +1,7 @@
 """`tools/export.py` as a user runs it."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -30,7 +32,9 @@ def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
         assert code == 1 and shown.err == "error: no converter\n"
         return
     assert code == 0 and "images/s" in shown.out
+    shown = re.findall(r"(\S+): AP [\d.-]+, AP50 [\d.-]+ on 3 validation images", shown.out)
     small = output.with_suffix(".int8.onnx")
+    assert shown == [str(output), str(small)]
     assert sorted(p.name for p in output.parent.iterdir()) == [small.name, output.name]
     for path in (output, small):
         assert runner(path)(np.zeros((1, 64, 64, 3), "float32"))["boxes"].shape == (1, 100, 4)

@@ -24,6 +24,21 @@ def runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True))
 
 
+class Predictor:
+    """A detector's file as what `metrics.evaluate_detector` takes.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._run = runner(path)
+
+    def predict_on_batch(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What the file gives for images (B, H, W, 3)."""
+        return self._run(np.asarray(images, "float32"))
+
+
 def openvino_runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """As `runner`, by OpenVINO, which computes the products of a quantized file in integers.
 
