@@ -19,7 +19,8 @@ encoder's best tokens and boxes are refined layer by layer (`mixed`), or at the 
 objects (Mask2Former, `centres`). Killed at any moment, the same command continues exactly.
 
 Expected: on 205 pictures of blood cells, from random weights, AP 0.44, AP50 0.77 in 14 minutes on
-two CPU cores with AVX-512 (256 px, JAX).
+two CPU cores with AVX-512 (256 px, JAX); Mask2Former on 75 pictures of nuclei mask AP 0.23, AP50
+0.53 in 23 minutes on two with AVX2.
 Status: COCO not yet run.
 """
 
