@@ -1,4 +1,4 @@
-"""How many images a second CSPNet's detectors take one by one, decoding and suppression included.
+"""How many images a second detectors take one by one, decoding and suppression included.
 
 Weights are random, and the confidence threshold is set so that about `CANDIDATES` boxes reach the
 suppression: as many as a trained detector's, where random weights would give none.
@@ -26,11 +26,11 @@ RUNTIMES = {"onnxruntime": onnx_files.runner, "openvino": onnx_files.openvino_ru
 
 @dataclass(frozen=True)
 class Detector:
-    """A row of the paper's tables of detectors.
+    """A row of CSPNet's tables of detectors, or a size of our dense one.
 
     Attributes:
         preset: of the backbone.
-        neck: as `YOLOv3Detector` takes it.
+        neck: as `YOLOv3Detector` takes it, or a name of `models.DENSE_SIZES`.
         image_size: side in pixels.
     """
 
@@ -61,8 +61,11 @@ DETECTORS = {
     "csp_resnext_50_panet_spp_416": Detector("csp_resnext_50", "panet_spp", 416),
     "csp_resnext_50_panet_spp_512": Detector("csp_resnext_50", "panet_spp", 512),
     "csp_resnext_50_panet_spp_608": Detector("csp_resnext_50", "panet_spp", 608),
+    **{
+        f"dense_{size}": Detector(row.preset, size, 320) for size, row in models.DENSE_SIZES.items()
+    },
 }
-"""Name to the detector: the rows of the paper that this package builds."""
+"""Name to the detector: the rows of the paper that this package builds, and ours."""
 
 
 def measure_detectors(names: list[str], rounds: int = 15) -> Iterator[dict[str, Any]]:
@@ -97,7 +100,7 @@ def _measure(name: str, row: Detector, rounds: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
     shape = (1, row.image_size, row.image_size, 3)
     images = rng.uniform(size=shape).astype("float32")
-    model = models.YOLOv3Detector(backbones.load_backbone(row.preset), NUM_CLASSES, row.neck)
+    model = _build(row)
     _set_threshold(model, images)
     calls = {
         "plain": _keras_call(model, model.decode_predictions, images),
@@ -133,7 +136,15 @@ def _measure(name: str, row: Detector, rounds: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _set_threshold(model: models.YOLOv3Detector, images: np.ndarray) -> None:
+def _build(row: Detector) -> models.YOLOv3Detector | models.TaskAlignedDetector:
+    if row.neck in models.DENSE_SIZES:
+        return models.dense_detector(row.neck, NUM_CLASSES)
+    return models.YOLOv3Detector(backbones.load_backbone(row.preset), NUM_CLASSES, row.neck)
+
+
+def _set_threshold(
+    model: models.YOLOv3Detector | models.TaskAlignedDetector, images: np.ndarray
+) -> None:
     _, scores = model.boxes_and_scores(model(images, training=False), images)
     scores = np.sort(keras.ops.convert_to_numpy(scores), axis=None)
     model.prediction_decoder.confidence_threshold = float(scores[-CANDIDATES:][0])

@@ -32,6 +32,7 @@ from keras_densepred.models import (
     UperNet,
     YOLOv3Detector,
 )
+from keras_densepred.models.dense.sizes import DENSE_SIZES, on_backbone
 from keras_densepred.necks import DetectionPyramid, FeaturePyramid
 
 
@@ -119,6 +120,10 @@ def _yolo(neck: str) -> Callable[[Any], keras.Model]:
     return lambda backbone: YOLOv3Detector(backbone, num_classes=80, neck=neck)
 
 
+def _dense(size: str) -> Callable[[Any], keras.Model]:
+    return lambda backbone: on_backbone(DENSE_SIZES[size], backbone, num_classes=80)
+
+
 _CASCADE_MASK: dict[str, Any] = {
     "head_convs": 4,
     "head_fcs": 1,
@@ -155,6 +160,7 @@ FAMILIES = {
         {
             "ImageNet": lambda backbone: CSPNetImageClassifier(backbone, num_classes=1000),
             **{name: _yolo(neck) for name, neck in _NECKS.items()},
+            **{f"dense detector, {size}": _dense(size) for size in DENSE_SIZES},
         },
         counts_as_darknet=True,
     ),

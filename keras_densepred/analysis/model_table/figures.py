@@ -273,6 +273,10 @@ ROWS = {
         _cspnet("csp_resnet_50_timm", 256, basis=""),
         _cspnet("csp_darknet_53_timm", 256, basis=""),
         *_csp_detectors(),
+        *(
+            Row(f"csp_dark_{size}", f"dense detector, {size}", (640, 640), trainable=True)
+            for size in ("pico", "nano", "tiny", "small", "medium", "large")
+        ),
         _cspnet("ResNet-10", 256, "5.24", "2.273", basis="", reason=_BASELINE),
         _cspnet("ResNeXt-50", 256, "22.19", "10.11", basis="", reason=_BASELINE),
         _cspnet("Darknet Ref", 256, "7.31", "0.96", basis="", reason=_BASELINE),

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from keras_densepred.backbones.backbone import PyramidBackbone
 from keras_densepred.backbones.cspnet import CSPNetBackbone
 from keras_densepred.models.dense.model import TaskAlignedDetector
 from keras_densepred.necks.pan import CSPPathAggregation
@@ -57,6 +58,12 @@ def dense_detector(size: str, num_classes: int, **options: Any) -> TaskAlignedDe
     backbone = CSPNetBackbone.from_preset(
         chosen.preset, image_shape=shape, dtype=options.pop("dtype", None)
     )
-    neck = CSPPathAggregation(backbone, chosen.width, chosen.neck_depth)
-    options = {"head_depth": chosen.head_depth, **options}
-    return TaskAlignedDetector(neck, num_classes, **options)
+    return on_backbone(chosen, backbone, num_classes, **options)
+
+
+def on_backbone(
+    size: DenseSize, backbone: PyramidBackbone, num_classes: int, **options: Any
+) -> TaskAlignedDetector:
+    """The detector of a size on a backbone that is there, which `dense_detector` makes."""
+    neck = CSPPathAggregation(backbone, size.width, size.neck_depth)
+    return TaskAlignedDetector(neck, num_classes, **{"head_depth": size.head_depth, **options})
