@@ -63,6 +63,10 @@ def quantize_onnx(
                 *_products_by_group(network.graph),
             ],
             per_channel=True,
+            # Weights of 7 bits: CPUs without VNNI add products in pairs in 16 bits, where those of
+            # 8 overflow. Blood cells lost AP 0.031 to it (dense detector, ONNX Runtime, AVX2), and
+            # lose 0.004.
+            reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )

@@ -111,6 +111,17 @@ else:
             quantize_onnx(path, tmp_path / "none.onnx", [])
         assert [p.name for p in tmp_path.iterdir()] == ["int8.onnx"]
 
+    def test_sums_of_integers_do_not_overflow(tmp_path):
+        """Where a CPU adds products in 16 bits first: all that is largest at once."""
+        inputs = keras.Input((*SIZE, 3))
+        kernel = keras.initializers.Constant(0.1)
+        network = keras.Model(inputs, Conv(8, 3, kernel_initializer=kernel)(inputs))
+        path = export_onnx(network, tmp_path / "float32.onnx", SIZE, batch_size=2)
+        bright = np.full((2, *SIZE, 3), 2.0, "float32")
+        small = quantize_onnx(path, tmp_path / "int8.onnx", [bright])
+        (expected,), (found,) = runner(path)(bright).values(), runner(small)(bright).values()
+        np.testing.assert_allclose(found, expected, rtol=0.02)
+
     def test_integers_around_a_grouped_convolution(tmp_path):
         """On TensorFlow it is a product by group, which ONNX Runtime has in float32 alone."""
         inputs = keras.Input((*SIZE, 3))

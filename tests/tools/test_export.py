@@ -18,11 +18,11 @@ from tools.timing.onnx_files import runner
 def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     if keras.config.backend() == "jax":
         monkeypatch.setattr(keras_densepred.export, "export_onnx", refuse)
-    model = YOLOv3Detector(ToyPyramid(ready=False), 3, "prn")
+    split = data.ShapesDataset(3, 64, 0, "val")
+    model = YOLOv3Detector(ToyPyramid(ready=False), len(split.class_names), "prn")
     model.save(tmp_path / "toy.keras")
     zero, byte = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
     training.Preprocessing("detection", zero, byte, 64, stretch=True).write(tmp_path)
-    split = data.ShapesDataset(3, 64, 0, "val")
     monkeypatch.setattr(data, "open_detection", lambda folder: (split, split))
     output = tmp_path / "out" / "toy.onnx"
     command = [str(tmp_path / "toy.keras"), "--output", str(output)]
