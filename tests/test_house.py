@@ -151,6 +151,16 @@ def test_recipes_stay_short():
     assert max(lengths) < 300 and sum(lengths) < 230 * len(lengths)
 
 
+def test_places_of_the_largest_are_in_operators_that_runtimes_have():
+    """`keras.ops.argmax` on TensorFlow cannot be exported to ONNX: `ops.argmax.argmax` can."""
+    found = [
+        str(file.relative_to(ROOT))
+        for file in python_files("keras_densepred")
+        if "ops.argmax(" in file.read_text(encoding="utf-8")
+    ]
+    assert found == ["keras_densepred/ops/argmax.py"]
+
+
 # What writes a file by itself; a temporary place that `files` gives, and memory, are no files.
 WRITERS = {
     *("write_text", "write_bytes", "touch", "tofile", "imwrite", "to_csv", "dump"),

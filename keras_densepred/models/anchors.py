@@ -12,6 +12,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import encode_boxes, pairwise_iou
 
 Tensor = Any
@@ -144,7 +145,7 @@ def assign_targets(
     # around a small box tie, and they are positive together.
     is_best = ops.logical_and(overlap >= best_of_box * (1.0 - 1e-5), best_of_box > least_best_iou)
     preference = ops.where(is_best, overlap + 1.0, overlap)
-    matched = ops.argmax(preference, axis=-1)
+    matched = argmax(preference, axis=-1)
     best_overlap = ops.max(overlap, axis=-1)
     positive = ops.logical_or(ops.any(is_best, axis=-1), best_overlap >= positive_iou)
 

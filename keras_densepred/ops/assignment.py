@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.loops import while_loop
 
 Tensor = Any
@@ -97,7 +98,7 @@ def _solve(costs: Tensor, valid: Tensor) -> Tensor:
     def next_target(query_of: Tensor) -> Tensor:
         """The first target that waits, or -1."""
         waits = ops.cast(query_of == -1, "int32")
-        return ops.where(ops.any(query_of == -1, axis=1), _argmax(waits), -1)
+        return ops.where(ops.any(query_of == -1, axis=1), argmax(waits, axis=1), -1)
 
     def unfinished(query_of, *others):
         return ops.any(query_of == -1)
@@ -134,7 +135,7 @@ def _solve(costs: Tensor, valid: Tensor) -> Tensor:
         ahead = ops.where(unread, distance, infinity)
         nearest = ops.min(ahead, axis=1)
         is_free = ops.cast(target_of < 0, "int32")
-        candidate = _argmax(ops.where(ahead == nearest[:, None], 1 + is_free, 0))
+        candidate = argmax(ops.where(ahead == nearest[:, None], 1 + is_free, 0), axis=1)
         exhausted = ops.logical_and(searching, nearest == infinity)
         reads = ops.logical_xor(searching, exhausted)
         is_candidate = ops.logical_and(query_numbers == candidate[:, None], reads[:, None])
@@ -184,7 +185,3 @@ def _solve(costs: Tensor, valid: Tensor) -> Tensor:
     )  # fmt: skip
     query_of, *_ = while_loop(unfinished, step, state, maximum_iterations=2 * targets * targets)
     return ops.where(query_of == queries, -1, query_of)
-
-
-def _argmax(values: Tensor) -> Tensor:
-    return ops.cast(ops.argmax(values, axis=1), "int32")

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import pairwise_iou
 
 Tensor = Any
@@ -68,7 +69,7 @@ def aligned_places(
     least = ops.transpose(best[..., -1:], (0, 2, 1))
     taken = ops.logical_and(fit >= least, fit > 0.0)
     rival = ops.where(taken, overlap, -1.0)
-    owner = ops.where(ops.any(taken, axis=-1), ops.argmax(rival, axis=-1), BACKGROUND)
+    owner = ops.where(ops.any(taken, axis=-1), argmax(rival, axis=-1), BACKGROUND)
     owner = ops.cast(owner, "int32")
 
     indices = ops.arange(ops.shape(boxes)[1], dtype="int32")

@@ -16,6 +16,7 @@ from keras_densepred.layers.token_attention import (
 from keras_densepred.layers.token_maps import as_tokens, in_float32
 from keras_densepred.models.mask2former.centres import CentreQueries, ellipses, on_map
 from keras_densepred.models.mask2former.pixel_decoder import LEVELS
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.resize import resize_bilinear
 
 Tensor = Any
@@ -276,6 +277,6 @@ def _allowed(embeddings: Tensor, features: Tensor, places: Tensor | None) -> Ten
     inside = masks >= 0.0
     if places is not None:
         numbers = ops.arange(ops.shape(masks)[-1], dtype="int32")
-        likeliest = ops.cast(ops.argmax(masks, axis=-1), "int32")
+        likeliest = argmax(masks, axis=-1)
         return ops.logical_or(inside, numbers == likeliest[..., None])
     return ops.logical_or(inside, ops.logical_not(ops.any(inside, axis=-1, keepdims=True)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import decode_boxes, pairwise_iou
 from keras_densepred.ops.nms import descending_order, gather_rows, greedy_slots, top_k_index
 
@@ -138,7 +139,7 @@ def sample_regions(
     candidates_valid = ops.concatenate([valid, is_object], axis=1)
     overlap = ops.where(is_object[:, None], pairwise_iou(candidates, truth.boxes), 0.0)
     best = ops.where(candidates_valid, ops.max(overlap, axis=-1), 0.0)
-    matched = ops.cast(ops.argmax(overlap, axis=-1), "int32")
+    matched = argmax(overlap, axis=-1)
     positive = ops.logical_and(candidates_valid, best >= positive_iou)
     # An object's own box is never background, however high the threshold has come.
     is_truth = ops.concatenate([ops.zeros_like(valid), is_object], axis=1)

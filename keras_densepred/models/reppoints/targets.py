@@ -9,6 +9,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import pairwise_iou
 
 Tensor = Any
@@ -95,7 +96,7 @@ def overlapping_boxes(found: Tensor, boxes: Tensor, labels: Tensor, inside: Tens
     overlap = ops.where(counts, pairwise_iou(found, boxes), 0.0)
     best = ops.max(overlap, axis=-1)
     owner = ops.where(best < NEGATIVE_IOU, BACKGROUND, IGNORED)
-    first = ops.cast(ops.argmax(overlap, axis=-1), "int32")
+    first = argmax(overlap, axis=-1)
     owner = ops.where(best >= POSITIVE_IOU, first, owner)
     most = ops.max(overlap, axis=1, keepdims=True)
     takes = ops.logical_and(overlap == most, most > 0.0)

@@ -10,6 +10,7 @@ from typing import Any
 from keras import ops
 
 from keras_densepred.models.anchors import ANCHORS_PER_CELL, BACKGROUND
+from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import encode_boxes, pairwise_iou
 
 Tensor = Any
@@ -60,7 +61,7 @@ def assign_adaptively(
     best = ops.logical_and(overlap >= most * (1.0 - 1e-5), most > 0.0)
     without = ops.logical_not(ops.any(learns, axis=1, keepdims=True))
     learns = ops.logical_or(learns, ops.logical_and(best, without))
-    matched = ops.argmax(ops.where(learns, overlap, -1.0), axis=-1)
+    matched = argmax(ops.where(learns, overlap, -1.0), axis=-1)
     targets = ops.where(
         ops.any(learns, axis=-1), ops.take_along_axis(labels, matched, axis=1), BACKGROUND
     )

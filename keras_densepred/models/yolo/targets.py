@@ -11,6 +11,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.ops.argmax import argmax
+
 Tensor = Any
 
 
@@ -84,7 +86,7 @@ def learning_anchors(
         (B, M, len(anchors)) bool; none learns padding. Of equal overlaps the first anchor's counts.
     """
     overlap = shape_overlap(objects.boxes[..., 2:] * image_size, anchors)
-    best = ops.argmax(overlap, axis=-1)[..., None]
+    best = argmax(overlap, axis=-1)[..., None]
     learns = ops.cast(best, "int32") == ops.arange(len(anchors), dtype="int32")
     if threshold < 1.0:
         learns = ops.logical_or(learns, overlap > threshold)
