@@ -197,21 +197,29 @@ def _backward(
     table = ops.reshape(table, (-1, channels))
     samples, slope = _samples_first(locations, weights, levels, rows)
 
-    def add(total: Tensor, sample: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    # The upper and the lower neighbours have a sum each: XLA adds to them at once on two CPU cores,
+    # for adding rows to one is the work of a single core (TensorFlow: 2.46 s, and 1.72 by two).
+    def add(totals: Sequence[Tensor], sample: Sequence[Tensor]) -> tuple[tuple, tuple]:
         row, stride, offset_x, offset_y, weight = sample
+        totals = list(totals)
         products = []
-        for index, share in zip(
-            neighbour_rows(row, stride, heads),
-            neighbour_shares(offset_x, offset_y, weight),
-            strict=True,
+        for number, (index, share) in enumerate(
+            zip(
+                neighbour_rows(row, stride, heads),
+                neighbour_shares(offset_x, offset_y, weight),
+                strict=True,
+            )
         ):
             products.append(ops.sum(take(table, index) * gradient, axis=1))
-            total = add_at(total, index, share[:, None] * gradient)
-        return total, share_gradients(offset_x, offset_y, weight, products)
+            half = number // 2
+            totals[half] = add_at(totals[half], index, share[:, None] * gradient)
+        return tuple(totals), share_gradients(offset_x, offset_y, weight, products)
 
-    total, gradients = scan(add, ops.zeros_like(table), samples, 3)
+    zeros = ops.zeros_like(table)
+    (upper, lower), gradients = scan(add, (zeros, zeros), samples, 3)
     of_x, of_y, of_weight = (ops.reshape(ops.transpose(x), ops.shape(weights)) for x in gradients)
-    return ops.reshape(total, shape), ops.stack([of_x, of_y], axis=-1) * slope, of_weight
+    total = ops.reshape(upper + lower, shape)
+    return total, ops.stack([of_x, of_y], axis=-1) * slope, of_weight
 
 
 @functools.cache

@@ -62,15 +62,15 @@ def while_loop(
 
 
 def scan_tensorflow(
-    function: Callable[..., tuple], carry: Tensor, xs: Sequence[Tensor], num_ys: int
-) -> tuple[Tensor, list[Tensor]]:
+    function: Callable[..., tuple], carry: Any, xs: Sequence[Tensor], num_ys: int
+) -> tuple[Any, list[Tensor]]:
     """`keras.ops.scan` on TensorFlow, which holds what one round needs and no more.
 
     For an ONNX file it is written out: OpenVINO does not read the loop that tf2onnx makes of it.
 
     Args:
         function: the carry and a slice of each of `xs` to the new carry and a tuple of float32.
-        carry: the first value.
+        carry: the first value, a tensor or a tuple of them.
         xs: tensors of one static length.
         num_ys: how many tensors the function gives beside the carry.
 
@@ -87,7 +87,7 @@ def scan_tensorflow(
             rounds.append(ys)
         return carry, [tf.stack(parts) for parts in zip(*rounds, strict=True)]
 
-    def step(k: Tensor, carry: Tensor, arrays: Sequence[Any]) -> tuple:
+    def step(k: Tensor, carry: Any, arrays: Sequence[Any]) -> tuple:
         carry, ys = function(carry, [x[k] for x in xs])
         return k + 1, carry, [a.write(k, y) for a, y in zip(arrays, ys, strict=True)]
 
