@@ -78,9 +78,21 @@ def _start(model: Any, path: pathlib.Path, class_names: Sequence[str]) -> str:
             f"{path} cannot be started from as a whole ({reason}): give the settings of that run, "
             "or use --weights-of backbone."
         ) from error
+    anchors = _other_anchors(model, trained)
     if not copied.fresh:
-        return f"Starting from {path}, all {len(copied.known)} classes included"
+        return f"Starting from {path}, all {len(copied.known)} classes included{anchors}"
     return (
-        f"Starting from {path}; of the {len(class_names)} classes {len(copied.known)} are known to "
-        f"it, and these start fresh: {', '.join(copied.fresh)}"
+        f"Starting from {path}{anchors}; of the {len(class_names)} classes {len(copied.known)} are "
+        f"known to it, and these start fresh: {', '.join(copied.fresh)}"
+    )
+
+
+def _other_anchors(model: Any, trained: Any) -> str:
+    """What to say where boxes that were learned from other anchors begin at the wrong size."""
+    own, before = (getattr(x, "anchor_scale", None) for x in (model, trained))
+    if own == before or None in (own, before):
+        return ""
+    return (
+        f" (its boxes are from anchors of {before:g} strides, here they are {own:g}: "
+        f"--anchor-scale {before:g} keeps them)"
     )

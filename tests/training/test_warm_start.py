@@ -14,8 +14,9 @@ pytestmark = pytest.mark.backend_free
 CLASSES = Classes((1, 2), ("cat", "dog"))
 
 
-def detector(num_classes, **options):
-    return models.RetinaNet(small_backbone("own", **options), num_classes, head_depth=1)
+def detector(num_classes, anchor_scale=4.0, **options):
+    backbone = small_backbone("own", **options)
+    return models.RetinaNet(backbone, num_classes, head_depth=1, anchor_scale=anchor_scale)
 
 
 @pytest.fixture
@@ -41,6 +42,12 @@ def test_classes_go_by_name_and_new_ones_are_named(run, place):
     np.testing.assert_array_equal(bias[:, [0, 2]], 0.25)
     assert np.all(bias[:, 1] < 0)  # the prior that it started with
     assert "all 2 classes included" in start_from(detector(2), run, ("dog", "cat"))
+
+
+def test_other_anchors_are_told(run):
+    said = start_from(detector(2, anchor_scale=3.0), run, ("dog", "cat"))
+    assert "anchors of 4 strides, here they are 3: --anchor-scale 4 keeps them" in said
+    assert "strides" not in start_from(detector(2), run, ("dog", "cat"))
 
 
 def test_a_backbone_is_no_whole_model(run):
