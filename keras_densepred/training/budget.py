@@ -14,6 +14,7 @@ from keras_densepred import data
 from keras_densepred.faults import SettingsError
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.identity import FILE_NAME, read_settings
+from keras_densepred.training.loop.fit import SpanningCallbacks
 from keras_densepred.training.loop.validation_loss import COMPILING, STEP_COST, batches_of_loss
 from keras_densepred.training.optim import take_averages
 
@@ -67,16 +68,31 @@ class Speed:
 
 
 class _Clock(keras.callbacks.Callback):
-    """Takes the time when each step has ended, its loss included."""
+    """Takes the time when the first and the last step have ended.
 
-    def __init__(self) -> None:
+    It waits for no other: a run does not either, and prepares a batch while one is trained.
+
+    Args:
+        steps: how many there are, at least two.
+    """
+
+    lazy_logs = True
+
+    def __init__(self, steps: int) -> None:
         super().__init__()
-        self.times = [time.monotonic()]
+        self._last = steps - 1
+        self._times = [time.monotonic()]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Waits for the step."""
-        float((logs or {}).get("loss", 0.0))
-        self.times.append(time.monotonic())
+        if batch in (0, self._last):
+            float((logs or {}).get("loss", 0.0))
+            self._times.append(time.monotonic())
+
+    def seconds(self) -> np.ndarray:
+        """(2,) of the first step, and of each of the others on average."""
+        start, first, end = self._times
+        return np.array([first - start, (end - first) / self._last])
 
 
 def planned_before(recipe: "Recipe", given: Any, settings: Any, train: Any, val: Any) -> Any:
@@ -188,18 +204,20 @@ def _measure(
     building = time.monotonic() - began
 
     def times_of(steps: int) -> np.ndarray:
-        clock = _Clock()
+        clock = _Clock(steps)
+        callbacks = SpanningCallbacks([clock], model, epochs=1, steps=steps)
+        callbacks.begin()
         with cluster.training(model):
             keras.Model.fit(
                 model,
                 cluster.fit_input(lambda: batches_from(0)),
                 steps_per_epoch=steps,
-                callbacks=[clock],
+                callbacks=callbacks,
                 shuffle=False,
                 verbose=0,
             )
         take_averages(model)  # parts them from the weights, for the next `fit`
-        return np.diff(clock.times)
+        return clock.seconds()
 
     first = times_of(_FIRST_STEPS)
     about = cluster.gather({"s": first[1:]})["s"].mean()  # all processes take as many steps

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_densepred.training import AdamW, budget
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
+from keras_densepred.training.loop.fit import SpanningCallbacks
 
 IMAGES = np.zeros((2, 8, 8, 3), "float32")
 
@@ -45,6 +46,25 @@ SETTINGS = types.SimpleNamespace(seed=0, rematerialize=None)
 def test_it_trains_twice_and_predicts():
     speed = budget._measure(Recipe, SETTINGS, current_cluster(), None, range(8), seconds=1e-3)
     assert speed.step > 0 and speed.evaluation > 0.03 and np.isfinite(speed.compiling)
+
+
+def test_it_waits_for_the_first_and_the_last_step_alone():
+    """As a run, which prepares a batch while one is trained."""
+    waited = []
+
+    class Loss:
+        def __init__(self, batch):
+            self.batch = batch
+
+        def __float__(self):
+            waited.append(self.batch)
+            return 0.0
+
+    clock = budget._Clock(5)
+    callbacks = SpanningCallbacks([clock], Recipe.build_model(None, None), epochs=1, steps=5)
+    for batch in range(5):
+        callbacks.on_train_batch_end(batch, {"loss": Loss(batch)})
+    assert waited == [0, 4] and (clock.seconds() > 0).all()
 
 
 class WithASlowOne(Cluster):

@@ -35,7 +35,7 @@ from keras_densepred.training.optim import assign_trainable, copy_trainable, tak
 Batches = Callable[[int], Iterator[tuple[Any, ...]]]
 
 
-class _SpanningCallbacks(keras.callbacks.CallbackList):
+class SpanningCallbacks(keras.callbacks.CallbackList):
     """The callbacks of one run, which may take two calls of `Model.fit`.
 
     Training begins and ends once; batches of an interrupted epoch count from where it stopped, and
@@ -199,7 +199,7 @@ def fit(
         else:
             cluster.say(f"Continuing from {snapshot.path}: {done}.")
         snapshot.restore(model, checkpoint.companions)
-    spanning = _SpanningCallbacks(
+    spanning = SpanningCallbacks(
         [NanGuard(), *callbacks, checkpoint], model, epochs, steps_per_epoch
     )
     spanning.generators = snapshot.random_state if snapshot else None
