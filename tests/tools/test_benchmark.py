@@ -152,4 +152,5 @@ def test_a_two_stage_step_is_timed_beside_its_backbone():
 def test_every_row_of_detectors_names_a_preset_and_a_neck():
     for row in detectors.DETECTORS.values():
         assert backbones.built_in_preset(row.preset) == row.preset
-        assert row.neck in models.YOLO_NECKS and row.image_size % 32 == 0
+        assert row.neck in {*models.YOLO_NECKS, *models.DENSE_SIZES}
+        assert row.image_size % 32 == 0
