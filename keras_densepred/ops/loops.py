@@ -105,23 +105,41 @@ def scan_tensorflow(
 def first_columns(
     function: Callable[..., Any], number: Tensor, values: Tensor, *others: Tensor
 ) -> Any:
-    """`function` of (B, K, ...) tensors, on JAX computed for their first columns alone.
+    """`function` of (B, K, ...) tensors, on JAX and PyTorch computed for their first columns alone.
 
-    For K that is mostly padding, to which nothing else can be cut: what XLA compiles has one shape.
+    Where K is mostly padding. It cannot be cut to what is used: what XLA compiles has one shape.
 
     Args:
-        function: of the tensors, or of some columns of each, to tensors (B, K, ...), or a tuple of
-            them, in which each column depends on the same column alone.
-        number: scalar int32; results of later columns do not matter, and are zeros on JAX.
+        function: of the tensors, or of some columns of each, to a tensor (B, K, ...) or a tuple of
+            them and None, in which each column depends on the same column alone.
+        number: scalar int32, how many columns are used.
         values: (B, K, ...); takes a gradient.
         *others: (B, K, ...); take none.
 
     Returns:
-        What `function` does.
+        The results, (B, K, ...). Behind the first `number` columns they do not matter: zeros on JAX
+        and PyTorch, but for columns that were computed along.
     """
-    if keras.config.backend() != "jax" or not values.shape[1]:
-        return function(values, *others)
-    return _first_columns_jax(function, number, values, others)
+    backend, columns = keras.config.backend(), values.shape[1]
+    if backend == "jax" and columns:
+        return _first_columns_jax(function, number, values, others)
+    if backend == "torch" and columns:
+        return _first_columns_torch(function, max(1, int(number)), values, others)
+    return function(values, *others)
+
+
+def _first_columns_torch(
+    function: Callable[..., Any], number: int, values: Tensor, others: tuple[Tensor, ...]
+) -> Any:
+    behind = values.shape[1] - number
+
+    def pad(x: Tensor | None) -> Tensor | None:
+        if x is None or not behind:
+            return x
+        return ops.pad(x, [(0, 0), (0, behind), *[(0, 0)] * (x.ndim - 2)])
+
+    results = function(values[:, :number], *(x[:, :number] for x in others))
+    return tuple(map(pad, results)) if isinstance(results, tuple) else pad(results)
 
 
 def _first_columns_jax(

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_densepred.models.mask2former.centres import at_points
@@ -173,17 +172,15 @@ def _classification(logits: Tensor, assigned: Tensor, targets: MaskTargets) -> T
 def _matched_first(assigned: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
     """Places (B, K) of the targets that have a query, then others, and how many columns have any.
 
-    K is what can have a query, on PyTorch what has. Most places of targets are padding: the losses
-    of 8 images of nuclei, 256 px, and their gradients took 2.3 s with all and take 0.9 (198 places,
-    200 queries, JAX, two CPU cores).
+    K is what can have a query. Most places of targets are padding: the losses of 8 images of
+    nuclei, 256 px, and their gradients took 2.3 s with all and take 0.9 (198 places, 200 queries,
+    JAX, two CPU cores).
     """
     left_over = ops.cast(assigned < 0, "int32")
     places = assigned.shape[1]  # open in a graph of TensorFlow that is to take any number
     kept = ops.shape(assigned)[1] if places is None else min(places, num_queries)
     chosen = ops.cast(ops.argsort(left_over, axis=1), "int32")[:, :kept]
     used = ops.max(ops.sum(1 - left_over, axis=1), initial=0)
-    if keras.config.backend() == "torch":
-        chosen = chosen[:, : max(1, int(used))]
     return chosen, used
 
 
