@@ -111,7 +111,7 @@ def _export(argv: Sequence[str] | None) -> None:
         export.add_preprocessing(options.output)
     print(f"{options.output}: {_megabytes(options.output):.2f} MB")
     if options.int8:
-        _quantize(options, model, side)
+        _quantize(options, side)
     if options.weights != "float32":
         for line in litert_files.compare_weights(model, options.weights, side):
             print(line)
@@ -140,9 +140,7 @@ def _description(
                 "--with-preprocessing prepares images: copy that of the run there."
             )
         return None
-    path = saved.find_model(options.model)
-    folders = [path, path.parent] if path.is_dir() else [path.parent]
-    classes = next(filter(None, map(saved.read_classes, folders)), None)
+    classes = _classes(options.model)
     labels = tuple(range(model.num_classes))
     resize = "stretch" if preprocessing.stretch else "fit"
     return export.describe(
@@ -155,6 +153,13 @@ def _description(
         has_masks=getattr(model, "with_masks", False),
         resize="crop" if preprocessing.task == "classification" else resize,
     )
+
+
+def _classes(name: str) -> Any:
+    """What the recipe says of the classes of a saved model; None if it does not."""
+    path = saved.find_model(name)
+    folders = [path, path.parent] if path.is_dir() else [path.parent]
+    return next(filter(None, map(saved.read_classes, folders)), None)
 
 
 def _output(options: argparse.Namespace) -> Path:
@@ -197,7 +202,7 @@ def _megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in set(files) if file.is_file()) / 1e6
 
 
-def _quantize(options: argparse.Namespace, model: keras.Model, side: int) -> None:
+def _quantize(options: argparse.Namespace, side: int) -> None:
     preprocessing = _preprocessing(options.model)
     if preprocessing is None:
         raise ValueError(
@@ -213,9 +218,12 @@ def _quantize(options: argparse.Namespace, model: keras.Model, side: int) -> Non
     images = list(_images(val, preprocessing, COMPARED_IMAGES))
     for line in onnx_files.compare(options.output, small, images):
         print(line)
-    same_classes = getattr(model, "num_classes", None) == len(val.class_names)
-    if finds_objects and same_classes and len(val) <= EVALUATED_IMAGES:
-        _evaluate((options.output, small), val, preprocessing)
+    if finds_objects and len(val) <= EVALUATED_IMAGES:
+        classes = _classes(options.model)
+        if classes is None or tuple(classes.class_names) != tuple(val.class_names):
+            print(f"No average precision: {options.int8} has other classes than the model.")
+        else:
+            _evaluate((options.output, small), val, preprocessing)
 
 
 def _evaluate(paths: Sequence[Path], val: Any, preprocessing: saved.Preprocessing) -> None:

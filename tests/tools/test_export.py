@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import keras_densepred
-from keras_densepred import data, training
+from keras_densepred import data, saved, training
 from keras_densepred.export.graph import Exported
 from keras_densepred.models import FasterRCNN, YOLOv3Detector
+from keras_densepred.saved.classes import Classes
 from tests.models.conftest import ToyPyramid
 from tools import export
 from tools.timing.onnx_files import runner
@@ -23,6 +24,8 @@ def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     model.save(tmp_path / "toy.keras")
     zero, byte = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
     training.Preprocessing("detection", zero, byte, 64, stretch=True).write(tmp_path)
+    names = tuple(split.class_names)
+    saved.write_classes(tmp_path / "classes.json", Classes(split.category_ids, names))
     monkeypatch.setattr(data, "open_detection", lambda folder: (split, split))
     output = tmp_path / "out" / "toy.onnx"
     command = [str(tmp_path / "toy.keras"), "--output", str(output)]
@@ -36,6 +39,11 @@ def test_a_saved_detector_in_floats_and_integers(tmp_path, capsys, monkeypatch):
     small = output.with_suffix(".int8.onnx")
     assert shown == [str(output), str(small)]
     assert sorted(p.name for p in output.parent.iterdir()) == [small.name, output.name]
+    other = Classes(split.category_ids, (*names[:-1], "emu"))
+    saved.write_classes(tmp_path / "classes.json", other)
+    assert export.main([*command, "--int8", "ANY", "--overwrite"]) == 0
+    shown = capsys.readouterr().out
+    assert "ANY has other classes" in shown and "AP50" not in shown
     for path in (output, small):
         assert runner(path)(np.zeros((1, 64, 64, 3), "float32"))["boxes"].shape == (1, 100, 4)
 

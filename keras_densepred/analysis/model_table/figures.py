@@ -6,6 +6,8 @@ A preset that no paper reports needs no row: it is counted alone, as a backbone.
 import dataclasses
 from typing import Any
 
+from keras_densepred.models.dense.sizes import DENSE_SIZES
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -274,8 +276,8 @@ ROWS = {
         _cspnet("csp_darknet_53_timm", 256, basis=""),
         *_csp_detectors(),
         *(
-            Row(f"csp_dark_{size}", f"dense detector, {size}", (640, 640), trainable=True)
-            for size in ("pico", "nano", "tiny", "small", "medium", "large")
+            Row(row.preset, f"dense detector, {size}", (640, 640), trainable=True)
+            for size, row in DENSE_SIZES.items()
         ),
         _cspnet("ResNet-10", 256, "5.24", "2.273", basis="", reason=_BASELINE),
         _cspnet("ResNeXt-50", 256, "22.19", "10.11", basis="", reason=_BASELINE),
