@@ -100,6 +100,8 @@ def _export(argv: Sequence[str] | None) -> None:
             f"--int8 is for detectors of one stage: a {type(model).__name__} computes boxes in its "
             "midst, which 8 bits would move. Leave it out."
         )
+    # Looked at before anything is written.
+    splits = data.open_detection(options.int8) if options.int8 else ()
     more: dict[str, Any] = {"weights": options.weights} if options.format == "litert" else {}
     if options.format in DESCRIBED:
         more["description"] = _description(options, model, side)
@@ -111,7 +113,7 @@ def _export(argv: Sequence[str] | None) -> None:
         export.add_preprocessing(options.output)
     print(f"{options.output}: {_megabytes(options.output):.2f} MB")
     if options.int8:
-        _quantize(options, side)
+        _quantize(options, side, *splits)
     if options.weights != "float32":
         for line in litert_files.compare_weights(model, options.weights, side):
             print(line)
@@ -202,7 +204,7 @@ def _megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in set(files) if file.is_file()) / 1e6
 
 
-def _quantize(options: argparse.Namespace, side: int) -> None:
+def _quantize(options: argparse.Namespace, side: int, train: Any, val: Any) -> None:
     preprocessing = _preprocessing(options.model)
     if preprocessing is None:
         raise ValueError(
@@ -211,7 +213,6 @@ def _quantize(options: argparse.Namespace, side: int) -> None:
         )
     finds_objects = preprocessing.task == "detection"
     preprocessing = dataclasses.replace(preprocessing.at_size(side), task="detection")
-    train, val = data.open_detection(options.int8)
     small = _int8_path(options.output)
     export.quantize_onnx(options.output, small, _images(train, preprocessing, CALIBRATION_IMAGES))
     print(f"{small}: {_megabytes(small):.2f} MB")

@@ -93,6 +93,14 @@ def test_two_stages_are_not_for_8_bits(tmp_path, capsys):
 
 
 @pytest.mark.backend_free
+def test_pictures_that_are_not_there_are_told_before_a_file_is_written(tmp_path, capsys):
+    output = tmp_path / "toy.onnx"
+    command = [str(saved_toy(tmp_path)), "--image-size", "64", "--output", str(output)]
+    assert export.main([*command, "--int8", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err and not output.exists()
+
+
+@pytest.mark.backend_free
 def test_a_users_folder_stays_as_it_is(tmp_path, capsys):
     mine = tmp_path / "mine"
     mine.mkdir()
