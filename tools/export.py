@@ -19,7 +19,7 @@ model allows it (not of litert): sides are multiples of the model's divisor, fro
 `--format keras` writes a folder like a run's `preset/`, for prediction alone: without the optimizer
 that files of earlier versions hold, and with `--weights float16` half as large.
 
-`--int8` (of ONNX) calibrates on images of a data set in COCO's layout, prepared as
+`--int8` (of ONNX) calibrates on images of a data set, in a layout that recipes read, prepared as
 `preprocessing.json` says, and writes FILE.int8.onnx beside the file; then sizes, times and what
 changes are printed, with the average precision of both on the validation images where they are few.
 """
@@ -101,7 +101,7 @@ def _export(argv: Sequence[str] | None) -> None:
             "midst, which 8 bits would move. Leave it out."
         )
     # Looked at before anything is written.
-    splits = data.open_detection(options.int8) if options.int8 else ()
+    splits = _pictures(options.int8) if options.int8 else ()
     more: dict[str, Any] = {"weights": options.weights} if options.format == "litert" else {}
     if options.format in DESCRIBED:
         more["description"] = _description(options, model, side)
@@ -202,6 +202,17 @@ def _image_size(options: argparse.Namespace) -> int:
 def _megabytes(path: Path) -> float:
     files = path.rglob("*") if path.is_dir() else [path, path.with_suffix(".bin")]
     return sum(file.stat().st_size for file in set(files) if file.is_file()) / 1e6
+
+
+def _pictures(folder: str) -> tuple[Any, Any]:
+    """The splits that `--int8` calibrates and measures on."""
+    try:
+        return data.open_detection(folder)
+    except data.DatasetError as error:
+        raise ValueError(
+            "--int8 needs pictures with annotations, by which it measures what 8 bits change: "
+            f"{error}"
+        ) from None
 
 
 def _quantize(options: argparse.Namespace, side: int, train: Any, val: Any) -> None:

@@ -97,8 +97,8 @@ def find_layout(
         raise DatasetError(
             f"{root} has no detection data of a known layout: looked for COCO's annotations/"
             "instances_train.json, Roboflow's train/_annotations.coco.json, YOLO's data.yaml or "
-            "images with labels, Pascal VOC's Annotations, and one COCO file beside its images; or "
-            "name files with --train-annotations and --train-images."
+            "images with labels, Pascal VOC's Annotations, and one COCO file beside its images; "
+            "recipes take --train-annotations and --train-images, too."
         )
     if len(found) > 1:
         flags = " or ".join(f"--layout {name}" for name in found)

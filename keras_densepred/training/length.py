@@ -97,11 +97,13 @@ def in_words(settings: Any, left_open: Collection[str], rule: Any, images: int) 
         why += f": {rule}" if isinstance(rule, AtLeast) else ""
     passes = settings.steps_per_epoch * settings.step_size / images
     pieces = "" if 0.8 < passes < 1.25 else f", {passes:.2g} passes over the data"
+    steps = "1 step" if settings.steps == 1 else f"{settings.steps:,} steps"
+    if settings.epochs == 1:
+        return f"{steps} in one epoch{pieces} ({why}); evaluated at the end"
     every = settings.evaluate_every
     often = "each epoch" if every == 1 else f"every {every} epochs"
-    epochs = "one epoch" if settings.epochs == 1 else f"{settings.epochs} epochs"
     return (
-        f"{settings.steps:,} steps in {epochs} of {settings.steps_per_epoch:,}"
+        f"{steps} in {settings.epochs} epochs of {settings.steps_per_epoch:,}"
         f"{pieces} ({why}); evaluated after {often}"
     )
 

@@ -70,5 +70,5 @@ def test_two_files_are_compared(tmp_path):
     ]
     image = np.array([[[0, 0, 9, 9, 0.9], [20, 20, 30, 30, 0.5]]], "float32")
     lines = compare(*paths, [image, image], rounds=1)
-    assert lines[0].startswith("2 of 4 detections from 0.25 are in both")
+    assert lines[0].startswith("2 of 4 detections of confidence 0.25 or more are in both")
     assert all("images/s" in line for line in lines[1:]) and len(lines) == 3

@@ -98,6 +98,10 @@ def test_pictures_that_are_not_there_are_told_before_a_file_is_written(tmp_path,
     command = [str(saved_toy(tmp_path)), "--image-size", "64", "--output", str(output)]
     assert export.main([*command, "--int8", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err and not output.exists()
+    (tmp_path / "unlabelled").mkdir()
+    assert export.main([*command, "--int8", str(tmp_path / "unlabelled")]) == 1
+    assert "pictures with annotations, by which it measures" in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.backend_free

@@ -48,7 +48,12 @@ def test_the_csv_has_every_row_and_no_unexplained_one():
 
 @pytest.mark.parametrize(
     "preset,head",
-    [("bicsnet_lite0", "RetinaNet"), ("bicsnet_48", "ImageNet"), ("cednet_next_pico", "backbone")],
+    [
+        ("bicsnet_lite0", "RetinaNet"),
+        ("bicsnet_48", "ImageNet"),
+        ("cednet_next_pico", "backbone"),
+        ("csp_dark_pico", "backbone"),
+    ],
 )
 def test_rows_of_the_csv_counted_anew(preset, head):
     family, row = next(

@@ -182,6 +182,13 @@ def test_many_classes_of_few_objects_train_longer(classes, objects, steps):
     assert "by --epochs" in length.in_words(settings, {"steps", "minutes"}, None, 800)
 
 
+def test_one_epoch_is_told_without_counting_its_steps_twice():
+    settings = Settings(epochs=1, steps=2, steps_per_epoch=2, batch_size=4, evaluate_every=1)
+    assert length.in_words(settings, {"epochs", "minutes"}, None, 8) == (
+        "2 steps in one epoch (by --steps); evaluated at the end"
+    )
+
+
 def rows_of(name, values):
     return [{"epoch": epoch, name: value} for epoch, value in enumerate(values, 1)]
 

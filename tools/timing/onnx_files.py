@@ -67,8 +67,8 @@ def compare(path: Path, other: Path, images: Sequence[np.ndarray], rounds: int =
     if "num_detections" in pairs[0][0]:
         found = sum((agreement(*pair) for pair in pairs), np.zeros(2))
         lines.append(
-            f"{found[0]:.0f} of {found[1]:.0f} detections from {CONFIDENT} are in both "
-            f"(same class, IoU {SAME_BOX}), on {len(images)} images"
+            f"{found[0]:.0f} of {found[1]:.0f} detections of confidence {CONFIDENT} or more are in "
+            f"both (same class, IoU {SAME_BOX}), on {len(images)} images"
         )
     else:
         for name in pairs[0][0]:

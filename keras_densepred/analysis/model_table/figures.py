@@ -275,6 +275,7 @@ ROWS = {
         _cspnet("csp_resnet_50_timm", 256, basis=""),
         _cspnet("csp_darknet_53_timm", 256, basis=""),
         *_csp_detectors(),
+        *(Row(row.preset, "backbone", _IMAGENET, trainable=True) for row in DENSE_SIZES.values()),
         *(
             Row(row.preset, f"dense detector, {size}", (640, 640), trainable=True)
             for size, row in DENSE_SIZES.items()
