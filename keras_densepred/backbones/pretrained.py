@@ -12,6 +12,7 @@ import functools
 import json
 import pathlib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,7 +54,11 @@ class Application:
 
     def network(self, weights: str | None = None) -> keras.Model:
         """Builds it without its classifier."""
-        return getattr(keras.applications, self.constructor)(include_top=False, weights=weights)
+        constructor = getattr(keras.applications, self.constructor)
+        with warnings.catch_warnings():
+            # MobileNets say that weights of 224 px are taken where the size is open, as it is here.
+            warnings.filterwarnings("ignore", "`input_shape` is undefined", UserWarning)
+            return constructor(include_top=False, weights=weights)
 
 
 @functools.cache

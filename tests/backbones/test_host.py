@@ -89,6 +89,13 @@ def test_all_networks_of_keras_applications_have_levels(name):
 
 
 @pytest.mark.backend_free
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v2", "mobilenet_v3_small"])
+def test_the_open_size_is_not_warned_of(name, recwarn):
+    pretrained.applications()[name].network()
+    assert not [str(warning.message) for warning in recwarn if "input_shape" in str(warning)]
+
+
+@pytest.mark.backend_free
 def test_levels_can_be_named_by_layers():
     names = {f"P{n}": f"block_{block}_add" for n, block in ((2, 2), (3, 5), (4, 12), (5, 15))}
     backbone = HostBackbone(mobilenet(), level_layers=names)
