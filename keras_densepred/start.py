@@ -115,7 +115,7 @@ def load() -> None:
     import numpy as np
 
     if keras.config.backend() != "tensorflow":
-        with _without_tensorflow():
+        with without_tensorflow():
             importlib.import_module("keras_hub")
             # Keras asks whether TensorFlow is there only once; this is the least that makes it ask.
             keras.saving.serialize_keras_object(np.float32(0))
@@ -133,7 +133,11 @@ class _NoTensorFlow(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
-def _without_tensorflow() -> Iterator[None]:
+def without_tensorflow() -> Iterator[None]:
+    """Within it, what is glad of TensorFlow and has not imported it goes without."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
     finder = _NoTensorFlow()
     sys.meta_path.insert(0, finder)
     try:

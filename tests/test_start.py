@@ -93,6 +93,8 @@ keras.utils.set_random_seed(0)
 backbone = backbones.load_backbone("cednet_next_pico", image_shape=(64, 64, 3))
 backbone.save(sys.argv[1])
 keras.saving.load_model(sys.argv[1])
+backbone.save_to_preset(sys.argv[2])
+backbones.load_backbone(sys.argv[2])
 assert "keras_hub" in sys.modules and "tensorflow" not in sys.modules
 assert not any("NoTensorFlow" in type(finder).__name__ for finder in sys.meta_path)
 """
@@ -101,7 +103,8 @@ assert not any("NoTensorFlow" in type(finder).__name__ for finder in sys.meta_pa
 @pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="TensorFlow is the backend")
 def test_a_command_works_without_tensorflow_and_foreign_lines(tmp_path):
     backend = keras.config.backend()
-    done, _ = started("-c", WORK, str(tmp_path / "saved.keras"), KERAS_BACKEND=backend)
+    places = [str(tmp_path / name) for name in ("saved.keras", "preset")]
+    done, _ = started("-c", WORK, *places, KERAS_BACKEND=backend)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout and not done.stderr
 

@@ -25,6 +25,7 @@ from keras_densepred.backbones.saved_preset import (
     BATCH_NORM_ARGUMENTS,
     changes_batch_norms,
     copy_weights,
+    reading,
 )
 from keras_densepred.layers.image_input import from_channels_last, resolve_data_format
 from keras_densepred.layers.token_mixers import NeXtMixer
@@ -358,10 +359,11 @@ class PyramidBackbone(Rematerialization, keras_hub.models.FeaturePyramidBackbone
                 f"{cls.__name__} has no preset {preset!r}, nor is there a directory of that name. "
                 f"Built-in presets: {', '.join(names) if names else 'none'}."
             )
-        if not load_weights or not changes_batch_norms(preset, kwargs):
-            return super().from_preset(preset, load_weights=load_weights, **kwargs)
-        # A file addresses weights by the class of their layer: load it as it was saved, then copy.
-        saved = super().from_preset(preset)
+        with reading(preset):
+            if not load_weights or not changes_batch_norms(preset, kwargs):
+                return super().from_preset(preset, load_weights=load_weights, **kwargs)
+            # A file addresses weights by the class of their layer: load it as saved, then copy.
+            saved = super().from_preset(preset)
         changed = type(saved).from_config({**saved.get_config(), **kwargs})
         copy_weights(saved, changed, preset)
         return changed

@@ -21,7 +21,7 @@ import keras_hub
 import numpy as np
 
 from keras_densepred.backbones.backbone import PyramidBackbone
-from keras_densepred.backbones.saved_preset import saved_backbone_class
+from keras_densepred.backbones.saved_preset import reading, saved_backbone_class
 
 APPLICATIONS = "applications/"
 WITH_WEIGHTS = "_imagenet"
@@ -143,7 +143,8 @@ def network_of(preset: str, load_weights: bool = True) -> keras.Model:
     found = application(preset)
     with downloading(preset):
         if found is None:
-            return keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
+            with reading(preset):
+                return keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
         weights = "imagenet" if found[1] and load_weights else None
         return applications()[found[0]].network(weights)
 

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import keras_hub
 
+from keras_densepred import start
+
 # Arguments that decide the classes of batch norms, by which Keras addresses weights in a file.
 BATCH_NORM_ARGUMENTS = ("sync_batch_norm", "fixed_batch_norm")
 # Class of the backbone in the preset that is being loaded; None outside of `any_backbone`.
@@ -33,6 +35,14 @@ class BackboneClass:
         return _found.get() or self.default
 
 
+def reading(preset: str) -> contextlib.AbstractContextManager[None]:
+    """For KerasHub's `from_preset`, which asks TensorFlow whose path it is (keras-hub 0.32.0).
+
+    A directory on this machine needs no TensorFlow: seconds, and log lines. A handle may.
+    """
+    return contextlib.nullcontext() if "://" in preset else start.without_tensorflow()
+
+
 @contextlib.contextmanager
 def any_backbone(preset: str) -> Iterator[None]:
     """Within it, tasks with a `BackboneClass` load a preset whichever backbone it has.
@@ -41,15 +51,16 @@ def any_backbone(preset: str) -> Iterator[None]:
         preset: directory or handle of a preset of a task or a backbone. If it is no preset, then
             KerasHub, which is to load it, says so.
     """
-    try:
-        found = saved_backbone_class(preset)
-    except ValueError:
-        found = None
-    token = _found.set(found)
-    try:
-        yield
-    finally:
-        _found.reset(token)
+    with reading(preset):
+        try:
+            found = saved_backbone_class(preset)
+        except ValueError:
+            found = None
+        token = _found.set(found)
+        try:
+            yield
+        finally:
+            _found.reset(token)
 
 
 def saved_backbone_class(preset: str) -> type[keras.Model]:
