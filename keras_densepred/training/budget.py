@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred.faults import SettingsError
+from keras_densepred.training.build import build_for_training
 from keras_densepred.training.devices.cluster import Cluster
 from keras_densepred.training.identity import FILE_NAME, read_settings
 from keras_densepred.training.loop.fit import SpanningCallbacks
@@ -196,10 +197,8 @@ def _measure(
     recipe: "Recipe", settings: Any, cluster: Cluster, train: Any, val: Any, seconds: float
 ) -> Speed:
     """Trains a model that is thrown away, and predicts with it; the mean of all processes."""
-    keras.utils.set_random_seed(settings.seed)
     began = time.monotonic()
-    model: Any = recipe.build_model(settings, train)
-    recipe.pyramid_of(model).rematerialize(settings.rematerialize)
+    model: Any = build_for_training(recipe, settings, train)
     batches_from = recipe.batches(settings, train, model=model, shard=cluster.shard)
     building = time.monotonic() - began
 
@@ -224,7 +223,7 @@ def _measure(
     count = int(np.clip(seconds / about, _FIRST_STEPS, _MOST_STEPS))
     step = float(cluster.gather({"s": times_of(count)[1:]})["s"].mean())
     predictor = cluster.predictor(model)
-    batches = recipe.open_evaluation(settings, val, cluster.shard)
+    batches = recipe.open_evaluation(settings, val, cluster.shard, model)
     times = [time.monotonic()]
     for _, batch in zip(range(_BATCHES), batches, strict=False):
         np.asarray(

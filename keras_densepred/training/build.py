@@ -10,6 +10,7 @@ from keras_densepred.faults import SettingsError
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training import protocols
 from keras_densepred.training.checks import require_size
+from keras_densepred.training.devices.image_bytes import take_bytes
 from keras_densepred.training.experiments import BACKBONE_OPTIONS
 from keras_densepred.training.flags import source_of
 from keras_densepred.training.layer_decay import layer_decay_rules, matrix_decay_rules
@@ -32,6 +33,8 @@ def build_for_training(recipe: Any, settings: Any, train: Any) -> keras.Model:
     model = recipe.build_model(settings, train)
     require_size(settings.image_size, model)
     recipe.pyramid_of(model).rematerialize(settings.rematerialize)
+    prepared = recipe.preprocessing(settings)
+    take_bytes(model, prepared.mean, prepared.std)
     return model
 
 

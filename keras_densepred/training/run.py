@@ -29,6 +29,7 @@ from keras_densepred.training.checks import (
 )
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.devices.distribute import distribute
+from keras_densepred.training.devices.image_bytes import normalization
 from keras_densepred.training.experiments import Experiment, complete, decided_by
 from keras_densepred.training.extend import OF_THE_SCHEDULE, flags_of_run
 from keras_densepred.training.flags import Number, Rule, check_flags
@@ -109,9 +110,9 @@ class Recipe:
         raise NotImplementedError
 
     def open_evaluation(
-        self, settings: Any, split: Any, shard: tuple[int, int]
+        self, settings: Any, split: Any, shard: tuple[int, int], model: Any = None
     ) -> data.EvalBatches:
-        """Returns the batches of an evaluation."""
+        """Returns the batches of an evaluation, as the model takes them; None: normalised."""
         raise NotImplementedError
 
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
@@ -290,14 +291,14 @@ class Recipe:
         Args:
             settings: complete.
             train: the training split.
-            model: that learns; None where images are all that it is given.
+            model: that learns; None where normalised images are all that it is given.
             streams: takes every stream that is opened, which knows the images it passed over.
             shard: which process of how many this is.
         """
         streams = [] if streams is None else streams
 
         def batches_from(step: int) -> Generator[tuple[Any, Any], None, None]:
-            with self.stream(settings, train, settings.image_size, shard) as stream:
+            with self.stream(settings, train, settings.image_size, shard, model) as stream:
                 streams.append(stream)
                 stream.set_state({**stream.get_state(), "next_batch": step})
                 for batch in stream:
@@ -306,28 +307,28 @@ class Recipe:
         return batches_from
 
     def stream(
-        self, settings: Any, train: Any, image_size: int, shard: tuple[int, int]
+        self, settings: Any, train: Any, size: int, shard: tuple[int, int], model: Any = None
     ) -> data.BatchStream:
         """The training batches, augmented as the recipe or `--augment` says."""
-        augment = self.augmentation(settings, image_size)
+        augment = self.augmentation(settings, size)
         if settings.augment:
-            augment = data.load_augmentation(settings.augment)(image_size, augment)
-        prepared = self.preprocessing(settings)
+            augment = data.load_augmentation(settings.augment)(size, augment)
         return self.open_stream(
             settings,
             train,
             batch_size=settings.step_size,
-            image_size=image_size,
+            image_size=size,
             seed=settings.seed,
-            mean=prepared.mean,
-            std=prepared.std,
+            **normalization(model, self.preprocessing(settings)),
             augment=augment,
             workers=settings.workers,
             on_bad_image=settings.on_bad_image,
             shard=shard,
         )
 
-    def evaluation_options(self, settings: Any, shard: tuple[int, int]) -> dict[str, Any]:
+    def evaluation_options(
+        self, settings: Any, shard: tuple[int, int], model: Any = None
+    ) -> dict[str, Any]:
         """Arguments of the task's evaluation batches."""
         return {
             "batch_size": settings.step_size,
@@ -335,6 +336,7 @@ class Recipe:
             "on_bad_image": settings.on_bad_image,
             "shard": shard,
             **self.preprocessing(settings).batch_options(),
+            **normalization(model, self.preprocessing(settings)),
         }
 
 

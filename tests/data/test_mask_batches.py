@@ -26,8 +26,11 @@ def test_a_training_batch():
         batch = next(stream)
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "images": ((4, 24, 24, 3), "float32"),
+        "image_sizes": ((4, 2), "int32"),
         "semantic": ((4, 24, 24), "int32"),
     }
+    for labels, (height, width) in zip(batch["semantic"], batch["image_sizes"], strict=True):
+        assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
     assert set(np.unique(batch["semantic"])) <= {0, 1, 2, 3, 4, 5, 6, 255}
     # Padding is the mean colour, 0 after normalising, and ignored.
     assert np.abs(batch["images"][batch["semantic"] == 255]).max(initial=0) < 0.02

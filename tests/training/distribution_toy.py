@@ -14,9 +14,11 @@ import keras
 import numpy as np
 
 from keras_densepred import layers, training
+from keras_densepred.training.devices.image_bytes import take_bytes
 from keras_densepred.training.loop.validation_loss import ValidationLoss
 
 EPOCHS, STEPS, BATCH = 2, 10, 16
+MEAN, STD = 100.0, 20.0
 
 
 class KillAfter(keras.callbacks.Callback):
@@ -52,8 +54,13 @@ def make_model(accumulate=None, dropout=0.0):
     return model
 
 
+def make_pixels(step):
+    pixels = np.random.default_rng([3, step]).normal(MEAN + STD, 2 * STD, size=(BATCH, 6, 6, 3))
+    return pixels.clip(0, 255).astype("uint8")
+
+
 def make_batch(step):
-    x = np.random.default_rng([3, step]).normal(1.0, 2.0, size=(BATCH, 6, 6, 3)).astype("float32")
+    x = (make_pixels(step) - np.float32(MEAN)) / np.float32(STD)
     return x, x[:, :2, 0, 0] * x[:, :2, 1, 1]
 
 
@@ -96,7 +103,8 @@ def run(arguments, cluster):
 
     def batches_from(step):
         while True:
-            yield tuple(array[mine] for array in make_batch(step))
+            x, y = make_batch(step)
+            yield (make_pixels(step) if arguments.bytes else x)[mine], y[mine]
             step += 1
 
     directory = pathlib.Path(arguments.directory)
@@ -106,6 +114,7 @@ def run(arguments, cluster):
     if arguments.count:
         counted = count_collectives(make_model(), cluster, next(batches_from(0)))
     model = make_model(arguments.accumulate, arguments.dropout)
+    take_bytes(model, (MEAN,) * 3, (STD,) * 3)
     rows_log = training.MetricsLog(directory / "metrics.csv")
 
     def some_batches():  # that training does not see
@@ -126,7 +135,7 @@ def run(arguments, cluster):
         checkpoint=training.ResumableCheckpoint(directory / "checkpoints", {}, every_steps=4),
         callbacks=callbacks,
     )
-    x = make_batch(99)[0][mine]
+    x = (make_pixels(99) if arguments.bytes else make_batch(99)[0])[mine]
     predictions = cluster.predictor(model).predict_on_batch(x)
     found = np.arange(2 * cluster.process_index + 1, dtype=np.int64) + 2**40  # of unequal length
     gathered = cluster.gather({"predictions": predictions, "found": found})
@@ -157,6 +166,7 @@ def main(argv=None):
     parser.add_argument("--kill", type=int, nargs=2, default=(0, -1))
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--plain", action="store_true", help="Keras as it is")
+    parser.add_argument("--bytes", action="store_true", help="normalised by the steps")
     arguments = parser.parse_args(argv)
     if arguments.simulate and keras.backend.backend() == "tensorflow":
         import tensorflow

@@ -6,6 +6,7 @@ import types
 import keras
 import numpy as np
 
+from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training import AdamW, budget
 from keras_densepred.training.devices.cluster import Cluster, current_cluster
 from keras_densepred.training.loop.fit import SpanningCallbacks
@@ -21,7 +22,12 @@ class Recipe:
         pixels = keras.Input((8, 8, 3))
         model = keras.Model(pixels, keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(pixels)))
         model.compile(AdamW(1e-3, use_ema=True, ema_momentum=0.9), "mse")
+        model.size_divisor = 8
         return model
+
+    @staticmethod
+    def preprocessing(settings):
+        return Preprocessing("classification", (0.0,) * 3, (1.0,) * 3, image_size=8)
 
     @staticmethod
     def pyramid_of(model):
@@ -36,11 +42,11 @@ class Recipe:
         return batches
 
     @staticmethod
-    def open_evaluation(settings, val, shard):
+    def open_evaluation(settings, val, shard, model):
         return [{"images": IMAGES}] * 4
 
 
-SETTINGS = types.SimpleNamespace(seed=0, rematerialize=None)
+SETTINGS = types.SimpleNamespace(seed=0, rematerialize=None, image_size=8)
 
 
 def test_it_trains_twice_and_predicts():

@@ -102,7 +102,7 @@ def recipe_steps(name: str, flags: Sequence[str]) -> RecipeSteps:
     few = dataclasses.replace(settings, batch_size=2, **_one_step(settings))
     batch = next(recipe.batches(few, train, model=model)(0))
     model._symbolic_build(data_batch=batch)  # makes what the optimizer and the metrics keep
-    evaluated = next(iter(recipe.open_evaluation(few, val, (0, 1))))
+    evaluated = next(iter(recipe.open_evaluation(few, val, (0, 1), model)))
     rows = settings.step_size
     return RecipeSteps(
         model,

@@ -47,7 +47,14 @@ class Mixing:
                 raise ValueError(f"`{name}` must be in 0..1, and is {getattr(self, name)}.")
 
     def apply(
-        self, images: np.ndarray, targets: np.ndarray, *, seed: int, number: int, first_row: int
+        self,
+        images: np.ndarray,
+        targets: np.ndarray,
+        *,
+        seed: int,
+        number: int,
+        first_row: int,
+        shares: np.ndarray | None = None,
     ) -> None:
         """Mixes rows of a batch in place.
 
@@ -57,15 +64,24 @@ class Mixing:
             seed: of the run.
             number: of the global batch.
             first_row: of the global batch that is here, even.
+            shares: `(b,)` float32 of ones, into which the part of each image is written instead of
+                mixing it with its pair's other one by mixup; None mixes here.
         """
         rows = np.arange(first_row, first_row + len(images))
         for draw in np.unique(rows // _ROWS_OF_A_DRAW).tolist():
             here = np.flatnonzero(rows // _ROWS_OF_A_DRAW == draw)
             start, stop = int(here[0]), int(here[-1]) + 1
             rng = np.random.default_rng(np.random.SeedSequence((seed, number, draw)))
-            self._mix(images[start:stop], targets[start:stop], rng)
+            later = None if shares is None else shares[start:stop]
+            self._mix(images[start:stop], targets[start:stop], later, rng)
 
-    def _mix(self, images: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> None:
+    def _mix(
+        self,
+        images: np.ndarray,
+        targets: np.ndarray,
+        shares: np.ndarray | None,
+        rng: np.random.Generator,
+    ) -> None:
         """Mixes rows 0 and 1, 2 and 3, and so on, all alike, in place."""
         if rng.random() >= self.probability:
             return
@@ -80,14 +96,22 @@ class Mixing:
             share = 1 - (y2 - y1) * (x2 - x1) / (images.shape[1] * images.shape[2])
         else:
             share = float(rng.beta(self.mixup_alpha, self.mixup_alpha))
-            blend = require("cv2", "data").addWeighted
-            for one, other in zip(images[0::2], images[1::2], strict=True):
-                mixed = blend(one, share, other, 1 - share, 0)
-                blend(other, share, one, 1 - share, 0, dst=other)
-                one[...] = mixed
+            if shares is None:
+                _blend_pairs(images, share)
+            else:
+                shares[...] = share
         one, other = targets[0::2].copy(), targets[1::2].copy()
         targets[0::2] = share * one + (1 - share) * other
         targets[1::2] = share * other + (1 - share) * one
+
+
+def _blend_pairs(images: np.ndarray, share: float) -> None:
+    """Leaves `share` of each row and puts the rest of its pair's other one in."""
+    blend = require("cv2", "data").addWeighted
+    for one, other in zip(images[0::2], images[1::2], strict=True):
+        mixed = blend(one, share, other, 1 - share, 0)
+        blend(other, share, one, 1 - share, 0, dst=other)
+        one[...] = mixed
 
 
 def soft_targets(labels: np.ndarray, num_classes: int, label_smoothing: float) -> np.ndarray:

@@ -43,6 +43,7 @@ def train_class_batches(
     std: Sequence[float] | None,
     augment: Sequence[Callable] | None = None,
     mixing: Mixing | None = None,
+    blend_later: bool = False,
     label_smoothing: float = 0.0,
     workers: int = 0,
     on_bad_image: OnBadImage = "raise",
@@ -64,6 +65,8 @@ def train_class_batches(
         augment: transforms `(H, W, 3) uint8, numpy.random.Generator -> (H, W, 3) uint8` in order;
             what the last returns has `image_size`. None means `imagenet_augmentation(image_size)`.
         mixing: of the images and targets of pairs, or None. The paper's is `Mixing()`.
+        blend_later: whether mixup is left to what normalises the images, where they stay bytes:
+            what is between two bytes would be rounded. Batches then say how much.
         label_smoothing: share of each target that is spread over all classes (the paper's: 0.1).
         workers: processes that prepare batches; 0 prepares them in a background thread.
         on_bad_image: `"raise"` stops at an unreadable image and names it; `"skip"` takes the next
@@ -73,7 +76,9 @@ def train_class_batches(
 
     Returns:
         A stream of `{"images": (b, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
-        "targets": (b, num_classes) float32, each row summing to 1}` with `b = B / P`.
+        "targets": (b, num_classes) float32, each row summing to 1}` with `b = B / P`. With
+        `blend_later` also `"shares"` (b,) float32: of row 0 this part is to be left, the rest is
+        of row 1, and the same of row 1 and row 0, of rows 2 and 3, and so on.
 
     Raises:
         ValueError: if the data set is empty or an argument is out of range; if the batch does not
@@ -101,6 +106,7 @@ def train_class_batches(
         num_classes=len(dataset.class_names),
         label_smoothing=label_smoothing,
         mixing=mixing,
+        blend_later=blend_later,
         seed=seed,
         batch_size=batch_size,
     )
@@ -221,6 +227,7 @@ class _TrainBatchMaker:
     num_classes: int
     label_smoothing: float
     mixing: Mixing | None
+    blend_later: bool
     seed: int
     batch_size: int
 
@@ -237,11 +244,21 @@ class _TrainBatchMaker:
             self.rows.write_image(images[row], sample.item.image)
         labels = np.array([sample.item.label for sample in samples])
         targets = soft_targets(labels, self.num_classes, self.label_smoothing)
+        batch = {"images": images, "targets": targets}
+        if self.blend_later:
+            batch["shares"] = np.ones(len(samples), np.float32)
         if self.mixing is not None:
             number, first_row = divmod(samples[0].position, self.batch_size)
-            self.mixing.apply(images, targets, seed=self.seed, number=number, first_row=first_row)
+            self.mixing.apply(
+                images,
+                targets,
+                seed=self.seed,
+                number=number,
+                first_row=first_row,
+                shares=batch.get("shares"),
+            )
         skipped = [name for sample in samples for name in sample.skipped]
-        return {"images": images, "targets": targets, REPORT: (skipped, 0)}
+        return {**batch, REPORT: (skipped, 0)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

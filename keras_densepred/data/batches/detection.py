@@ -109,8 +109,8 @@ def eval_batches(
     dataset: DetectionDataset,
     *,
     batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
     image_size: Size | None = None,
     short_side: int | None = None,
     long_side: int | None = None,
@@ -136,8 +136,9 @@ def eval_batches(
     Args:
         dataset: the split.
         batch_size: images per batch, over all processes.
-        mean: of the three channels, RGB in 0..255.
-        std: of the three channels.
+        mean: of the three channels, RGB in 0..255. None for both of `mean` and `std` leaves images
+            as bytes.
+        std: of the three channels, or None.
         image_size: of the network input, `(height, width)` or one number for both.
         short_side: in pixels.
         long_side: in pixels.

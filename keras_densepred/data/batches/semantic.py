@@ -63,6 +63,7 @@ def train_mask_batches(
 
     Returns:
         A stream of `{"images": (B, H, W, 3) float32, normalised, or uint8 RGB in 0..255,
+        "image_sizes": (B, 2) int32 (height, width) without the padding on the right and below,
         "semantic": (B, H, W) int32}`, with `IGNORE_LABEL` (255) where there is no class.
 
     Raises:
@@ -192,6 +193,7 @@ class _TrainBatchMaker:
     def __call__(self, samples: Sequence[Sample[Record]]) -> dict[str, Any]:
         images = self.rows.empty_images(len(samples), self.frame)
         semantic = np.full((len(samples), *self.frame), IGNORE_LABEL, np.int32)
+        sizes = np.zeros((len(samples), 2), np.int32)
         for row, sample in enumerate(samples):
             record = sample.item
             height, width = record.size
@@ -204,8 +206,10 @@ class _TrainBatchMaker:
             self.rows.write_image(images[row], record.image)
             assert record.semantic is not None
             semantic[row, :height, :width] = record.semantic
+            sizes[row] = height, width
         skipped = [name for sample in samples for name in sample.skipped]
-        return {"images": images, "semantic": semantic, REPORT: (skipped, 0)}
+        batch = {"images": images, "image_sizes": sizes, "semantic": semantic}
+        return {**batch, REPORT: (skipped, 0)}
 
 
 @dataclasses.dataclass(frozen=True)

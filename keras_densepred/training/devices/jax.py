@@ -93,6 +93,7 @@ class _Predictor:
     def __init__(self, model: keras.Model, distribution: Any):
         self._model = model
         self.input_keys = getattr(model, "input_keys", ("images",))
+        self.takes_bytes = getattr(model, "takes_bytes", False)
         self._distribution = distribution
         self._step: Any = None
 

@@ -73,15 +73,16 @@ class TensorFlowCluster(Cluster):
           (`reduce_per_replica`). They get that axis.
         """
         own, model._distribute_strategy = model._distribute_strategy, None
-        steps = ("train_step", "test_step") if self.process_count > 1 else ()
-        for name in steps:
-            setattr(model, name, _with_axis(getattr(model, name)))
+        names = ("train_step", "test_step") if self.process_count > 1 else ()
+        steps = {name: getattr(model, name) for name in names}
+        for name, step in steps.items():
+            setattr(model, name, _with_axis(step))
         try:
             yield
         finally:
             model._distribute_strategy = own
-            for name in steps:
-                delattr(model, name)
+            for name, step in steps.items():
+                setattr(model, name, step)
 
     def _split(self, batch: Any) -> list[Any]:
         def part(array: Any, number: int) -> Any:
@@ -158,6 +159,7 @@ class _Predictor:
         tf = require("tensorflow", "tensorflow")
         self._cluster = cluster
         self.input_keys = getattr(model, "input_keys", ("images",))
+        self.takes_bytes = getattr(model, "takes_bytes", False)
 
         def step(x: Any) -> Any:
             return cluster.strategy.run(lambda rows: model.predict_step((rows,)), args=(x,))

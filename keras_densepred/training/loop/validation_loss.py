@@ -1,7 +1,7 @@
 """The loss on validation images, beside that of training."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_densepred import data
 from keras_densepred.training.devices.cluster import current_cluster
+from keras_densepred.training.devices.image_bytes import normalization
 from keras_densepred.training.loop.snapshots import RandomState
 from keras_densepred.training.optim import averaged_weights
 
@@ -36,7 +37,7 @@ class ValidationLoss(keras.callbacks.Callback):
 
     def __init__(
         self,
-        open_batches: Callable[[], Iterator[tuple[Any, Any]]],
+        open_batches: Callable[[], Generator[tuple[Any, Any], None, None]],
         batches: int,
         every: int,
         weights: Callable[[], AbstractContextManager[Any]],
@@ -117,17 +118,15 @@ def validation_loss(
     batches = batches_of_loss(recipe, settings, len(val))
     if not batches:
         return None
-    prepared = recipe.preprocessing(settings)
 
-    def open_batches() -> Iterator[tuple[Any, Any]]:
+    def open_batches() -> Generator[tuple[Any, Any], None, None]:
         with recipe.open_stream(
             settings,
             val,
             batch_size=settings.step_size,
             image_size=settings.image_size,
             seed=settings.seed,
-            mean=prepared.mean,
-            std=prepared.std,
+            **normalization(model, recipe.preprocessing(settings)),
             augment=[data.ResizeToFit(settings.image_size)],
             on_bad_image=settings.on_bad_image,
             shard=shard,

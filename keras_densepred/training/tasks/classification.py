@@ -14,6 +14,8 @@ from keras_densepred.report.confusion import draw_confusion
 from keras_densepred.report.detection import evaluation_json
 from keras_densepred.saved.classes import write_classes
 from keras_densepred.saved.writing import without_training_state
+from keras_densepred.training.devices.cluster import current_cluster
+from keras_densepred.training.loop.in_output import Batches
 from keras_densepred.training.optim import averaged_weights
 from keras_densepred.training.run import Recipe, Run
 from keras_densepred.training.tasks.card import write_card
@@ -75,18 +77,29 @@ class Classification(Recipe):
         if settings.mixup or settings.cutmix:
             mixing = data.Mixing(settings.mixup, settings.cutmix)
         return data.train_class_batches(
-            train, mixing=mixing, label_smoothing=settings.smoothing, **options
+            train,
+            mixing=mixing,
+            blend_later=mixing is not None and options["mean"] is None,
+            label_smoothing=settings.smoothing,
+            **options,
         )
 
+    def batches(self, settings: Any, train: Any, *, model: Any = None, **options: Any) -> Batches:
+        """See `Recipe.batches`; mixed by the model, unless devices would part the pairs."""
+        rows = settings.step_size // current_cluster().devices
+        is_mixed = settings.mixup or settings.cutmix
+        mixes = None if is_mixed and rows % 2 else model
+        return super().batches(settings, train, model=mixes, **options)
+
     def open_evaluation(
-        self, settings: Any, split: Any, shard: tuple[int, int]
+        self, settings: Any, split: Any, shard: tuple[int, int], model: Any = None
     ) -> data.EvalBatches:
         """See `Recipe.open_evaluation`."""
-        return data.eval_class_batches(split, **self.evaluation_options(settings, shard))
+        return data.eval_class_batches(split, **self.evaluation_options(settings, shard, model))
 
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
-        return batch["images"], batch["targets"]
+        return data.model_input(model, batch), batch["targets"]
 
     def train(self, run: Run) -> dict[str, float]:
         """Fits, and writes what is taken for what.
@@ -97,7 +110,7 @@ class Classification(Recipe):
         """
         settings, cluster, model = run.settings, run.cluster, run.model
         evaluation = metrics.ClassificationEvaluation(
-            self.open_evaluation(settings, run.val, cluster.shard),
+            self.open_evaluation(settings, run.val, cluster.shard, model),
             len(run.train.class_names),
             every=settings.evaluate_every,
             averaged=(lambda: averaged_weights(model)) if settings.ema else None,

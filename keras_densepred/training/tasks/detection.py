@@ -75,10 +75,10 @@ class Detection(Recipe):
         )
 
     def open_evaluation(
-        self, settings: Any, split: Any, shard: tuple[int, int]
+        self, settings: Any, split: Any, shard: tuple[int, int], model: Any = None
     ) -> data.EvalBatches:
         """See `Recipe.open_evaluation`."""
-        return data.eval_batches(split, **self.evaluation_options(settings, shard))
+        return data.eval_batches(split, **self.evaluation_options(settings, shard, model))
 
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
@@ -94,6 +94,7 @@ class Detection(Recipe):
             return super().batches(settings, train, model=model, **options)
         sizes = self.sizes(settings, getattr(model, "size_divisor", 1))
         largest = max(sizes.sizes)
+        # Without the model, that is normalised: bytes would be rounded where they are resized.
         open_largest = super().batches(
             dataclasses.replace(settings, image_size=largest), train, **options
         )
@@ -144,7 +145,7 @@ class Detection(Recipe):
             cluster=run.cluster,
             train=run.train,
             val=run.val,
-            eval_batches=self.open_evaluation(settings, run.val, run.cluster.shard),
+            eval_batches=self.open_evaluation(settings, run.val, run.cluster.shard, run.model),
             preprocessing=self.preprocessing(settings),
             output=run.output,
             decisive=run.decisive,

@@ -72,12 +72,20 @@ class Segmentation(Recipe):
 
     def example(self, batch: dict[str, Any], model: Any) -> tuple[Any, Any]:
         """See `Recipe.example`."""
-        return batch["images"], batch["semantic"]
+        return data.model_input(model, batch), batch["semantic"]
 
     def open_evaluation(
-        self, settings: Any, split: Any, shard: tuple[int, int], own_size: bool = False
+        self,
+        settings: Any,
+        split: Any,
+        shard: tuple[int, int],
+        model: Any = None,
+        own_size: bool = False,
     ) -> data.EvalBatches:
-        """Whole images, fitted into the training crop or at their own size."""
+        """Whole images, fitted into the training crop or at their own size.
+
+        Normalised, whatever the model takes: windows and scales are made of them here.
+        """
         options = self.evaluation_options(settings, shard)
         if own_size:
             options["image_size"] = None
@@ -95,7 +103,7 @@ class Segmentation(Recipe):
 
         def evaluation_of(split: Any, own_size: bool = False, **options: Any) -> Any:
             return metrics.SegmentationEvaluation(
-                self.open_evaluation(settings, split, cluster.shard, own_size),
+                self.open_evaluation(settings, split, cluster.shard, own_size=own_size),
                 split.class_names,
                 predictor=predictor,
                 gather=cluster.gather,
