@@ -151,14 +151,15 @@ def test_recipes_stay_short():
     assert max(lengths) < 300 and sum(lengths) < 230 * len(lengths)
 
 
-def test_places_of_the_largest_are_in_operators_that_runtimes_have():
-    """`keras.ops.argmax` on TensorFlow cannot be exported to ONNX: `ops.argmax.argmax` can."""
+@pytest.mark.parametrize("operation, module", [("argmax", "argmax"), ("top_k", "rows")])
+def test_operations_that_have_a_form_of_our_own(operation, module):
+    """`keras.ops.argmax` on TensorFlow does not export; JAX's `top_k` gathers all rows."""
     found = [
         str(file.relative_to(ROOT))
         for file in python_files("keras_densepred")
-        if "ops.argmax(" in file.read_text(encoding="utf-8")
+        if re.search(rf"\bops\.{operation}\b(?! import)", file.read_text(encoding="utf-8"))
     ]
-    assert found == ["keras_densepred/ops/argmax.py"]
+    assert found == [f"keras_densepred/ops/{module}.py"]
 
 
 # What writes a file by itself; a temporary place that `files` gives, and memory, are no files.

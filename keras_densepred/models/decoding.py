@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_densepred.faults import require_positive
 from keras_densepred.ops.boxes import decode_boxes
-from keras_densepred.ops.nms import gather_rows, highest, non_max_suppression
+from keras_densepred.ops.nms import non_max_suppression
+from keras_densepred.ops.rows import gather_rows, highest
 
 Tensor = Any
 

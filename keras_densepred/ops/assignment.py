@@ -13,11 +13,11 @@ problem, not the sum over targets of the slowest search, and a round is a few op
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.loops import while_loop
+from keras_densepred.runtime.replicas import on_own_rows
 
 Tensor = Any
 
@@ -43,24 +43,16 @@ def assign(costs: Tensor, valid: Tensor) -> Tensor:
     """
     costs = ops.stop_gradient(ops.cast(costs, "float32"))
     valid = ops.cast(valid, "bool")
+    if 0 in costs.shape[-2:]:  # a number that TensorFlow does not know is one at least
+        return ops.full(ops.shape(valid), -1, "int32")
+    return on_own_rows(_assign, costs, valid)
+
+
+def _assign(costs: Tensor, valid: Tensor) -> Tensor:
     *_, queries, targets = ops.shape(costs)
     shape = ops.shape(valid)
-    if 0 in costs.shape[-2:]:  # a number that TensorFlow does not know is one at least
-        return ops.full(shape, -1, "int32")
-    solve = _solve
-    if keras.config.backend() == "jax":
-        import jax
-
-        # Axis by axis: of axes merged into one, XLA would let all devices work on every problem.
-        def solve(costs: Tensor, valid: Tensor) -> Tensor:
-            return _solve(costs[None], valid[None])[0]
-
-        for _ in shape[:-1]:
-            solve = jax.vmap(solve)
-    else:
-        costs = ops.reshape(costs, (-1, queries, targets))
-        valid = ops.reshape(valid, (-1, targets))
-    return ops.reshape(solve(costs, valid), shape)
+    costs = ops.reshape(costs, (-1, queries, targets))
+    return ops.reshape(_solve(costs, ops.reshape(valid, (-1, targets))), shape)
 
 
 def _lines(costs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_densepred.runtime.replicas import on_own_rows
+
 Tensor = Any
 
 
@@ -21,9 +23,12 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, P, C) float32.
     """
+    return on_own_rows(_sample_points, maps, ops.stop_gradient(points))
+
+
+def _sample_points(maps: Tensor, points: Tensor) -> Tensor:
     batch, height, width, channels = ops.shape(maps)
     table = ops.reshape(maps, (-1, channels))
-    points = ops.stop_gradient(points)
     first = ops.arange(batch, dtype="int32")[:, None] * (height * width)
     rows = _neighbours(points[..., 1], height)
     columns = _neighbours(points[..., 0], width)
@@ -58,6 +63,10 @@ def labels_at_points(labels: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, P) int32.
     """
+    return on_own_rows(_labels_at_points, labels, points)
+
+
+def _labels_at_points(labels: Tensor, points: Tensor) -> Tensor:
     batch, height, width = ops.shape(labels)
     column, row = (
         ops.minimum(ops.cast(points[..., axis] * ops.cast(size, "float32"), "int32"), size - 1)

@@ -5,12 +5,14 @@ into one table of positions, so a box gathers from its own level only and all sh
 step compiles once, however the boxes are spread over the levels.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
 
 from keras_densepred.ops.weighted_gather import weighted_gather
+from keras_densepred.runtime.replicas import on_own_rows
 
 Tensor = Any
 
@@ -42,11 +44,11 @@ def roi_align(
             detectors' 0 takes as many as there are cells, which no static shape allows).
         aligned: whether a cell's centre is at +0.5 (Detectron2, MMDetection) or, as in the first
             implementations, at its corner, where boxes are at least one cell wide.
-        images: (any, N) int32, the image of each box, where boxes (any, N, 4) are not those of one
-            image a row.
+        images: (D, N) int32, the image of each box, where boxes (D, N, 4) are not those of one
+            image a row: of the B / D images that belong to the row.
 
     Returns:
-        (B, N, size, size, C) in the features' type, or (any, N, ...).
+        (B, N, size, size, C) in the features' type, or (D, N, ...).
 
     Raises:
         ValueError: if there is not one stride for each map, the maps are not equally wide, or a
@@ -65,7 +67,23 @@ def roi_align(
     if any(feature.shape[-1] != channels for feature in features):
         widths = ", ".join(str(feature.shape[-1]) for feature in features)
         raise ValueError(f"RoIAlign needs maps with equally many channels, got {widths}.")
-    batch = ops.shape(features[0])[0]
+    boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
+    pool = functools.partial(
+        _roi_align, strides=strides, size=size, sampling_ratio=sampling_ratio, aligned=aligned
+    )
+    return on_own_rows(pool, features, boxes, images)
+
+
+def _roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    images: Tensor | None,
+    strides: Sequence[int],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    batch, channels = ops.shape(features[0])[0], features[0].shape[-1]
     rows, num = ops.shape(boxes)[:2]
     heights, widths, starts, positions = _layout(features)
     table = ops.concatenate(
@@ -73,7 +91,6 @@ def roi_align(
     )
     table = ops.reshape(table, (-1, channels))
 
-    boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
     level = assign_levels(boxes, strides)
     scale = ops.take(ops.convert_to_tensor([1.0 / s for s in strides], "float32"), level)
     boxes = boxes * scale[..., None] - (0.5 if aligned else 0.0)
@@ -86,8 +103,8 @@ def roi_align(
     # Every row of a bin's points meets every column: (B * N, size, size, 2s, 2s). Of no more than
     # five axes, which LiteRT can index.
     row = start[..., None, None] + y_index * width[..., None, None]
-    if images is None:
-        images = ops.arange(batch, dtype="int32")[:, None]
+    first = ops.arange(rows, dtype="int32")[:, None]
+    images = first if images is None else images + first * (batch // rows)
     row = row + (images * positions)[..., None, None]
     points = 2 * sampling_ratio
     row, y_weight = (ops.reshape(x, (-1, size, 1, points, 1)) for x in (row, y_weight))

@@ -2,10 +2,18 @@
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    platform: str
+    mesh: Any
+
 
 _writes_saved_model = contextvars.ContextVar("writes_saved_model", default=False)
 _writes_onnx = contextvars.ContextVar("writes_onnx", default=False)
@@ -13,13 +21,13 @@ if keras.config.backend() == "jax":
     import jax
 
     # Made before anything is traced: JAX compiles again what it traced without.
-    _jax_platform: Any = jax.make_user_context(default_value=None)
+    _jax_target: Any = jax.make_user_context(default_value=None)
 
 
 def jax_runs_on_cpu() -> bool:
     """Whether what JAX, the active backend, traces now is for a CPU: paths measured there apply."""
-    if _jax_platform.value is not None:
-        return _jax_platform.value == "cpu"
+    if _jax_target.value is not None:
+        return _jax_target.value.platform == "cpu"
     config: Any = jax.config
     device = config.jax_default_device  # such as that of `keras.device("cpu:0")`
     if device is None:
@@ -27,15 +35,21 @@ def jax_runs_on_cpu() -> bool:
     return (device if isinstance(device, str) else device.platform) == "cpu"
 
 
-def jax_compiles_for(platform: str) -> contextlib.AbstractContextManager[None]:
-    """Within it JAX traces for a platform that need not be there.
+def jax_compiles_for(platform: str, mesh: Any = None) -> contextlib.AbstractContextManager[None]:
+    """Within it JAX traces for devices that need not be there.
 
-    What was traced before, for another platform, is not taken from JAX's caches.
+    What was traced before, for others, is not taken from JAX's caches.
 
     Args:
         platform: as a JAX device names its own: `"cpu"`, `"gpu"` or `"tpu"`.
+        mesh: `jax.sharding.Mesh` of the devices that a distribution names; None: those of JAX.
     """
-    return _jax_platform(platform)
+    return _jax_target(_Target(platform, mesh))
+
+
+def jax_mesh() -> Any:
+    """The mesh that `jax_compiles_for` was given, or None."""
+    return None if _jax_target.value is None else _jax_target.value.mesh
 
 
 def tensorflow_runs_on_cpu() -> bool:

@@ -6,10 +6,13 @@ the whole batch, and the compiler adds the sums over devices.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_densepred.runtime.devices import jax_mesh
 
 Tensor = Any
 
@@ -35,6 +38,50 @@ def devices_of_a_replica() -> int:
         return 1
     distribution = keras.distribution.distribution()
     return 1 if distribution is None else distribution.device_mesh.devices.size
+
+
+def on_own_rows(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`function(*arrays)`, where each device of a replica computes the rows that it holds.
+
+    XLA finds out what a device needs of a step that is written for all devices: of a gather from a
+    table of all images, a top-k or a loop's condition it takes every device to need everything,
+    and exchanges whole maps, or a value a round. Told so, nothing is exchanged.
+
+    Args:
+        function: of arrays to one or several, in which each row depends on the same row of the
+            arguments alone. What it closes over is the same for all rows.
+        *arrays: (B, ...) each; lists and dictionaries of such, or None.
+
+    Returns:
+        The result of `function`, whose arrays have B rows too.
+    """
+    mesh, axis = _rows_of_jax() if keras.config.backend() == "jax" else (None, "")
+    if mesh is None:
+        return function(*arrays)
+    import jax
+
+    leaves = jax.tree.leaves(arrays)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    # Rows that do not split are of a model that is being built, or called on an image by itself.
+    if not traced or any(leaf.shape[0] % mesh.shape[axis] for leaf in leaves):
+        return function(*arrays)
+    by_rows = jax.P(axis)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=by_rows, out_specs=by_rows, axis_names={axis}, check_vma=False
+    )(*arrays)
+
+
+def _rows_of_jax() -> tuple[Any, str]:
+    """The mesh that shares out the rows of what JAX traces, and its axis; None where none does."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or distribution.device_mesh.devices.size == 1:
+        return None, ""
+    import jax
+
+    axis = distribution.batch_dim_name
+    if axis in jax.sharding.get_abstract_mesh().manual_axes:  # each device has its own rows here
+        return None, ""
+    return jax_mesh() or distribution.device_mesh.backend_mesh, axis
 
 
 def sum_over_replicas(x: Tensor) -> Tensor:

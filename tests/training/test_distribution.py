@@ -148,6 +148,21 @@ def test_devices_of_one_process_train_as_one(tmp_path, expected):
     assert_close(found, expected)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="splits weights on JAX alone")
+def test_split_weights_train_as_whole_ones(tmp_path, expected):
+    """And are saved and read again as such: the second run goes on from a checkpoint."""
+    flags = ["--devices", 4, "--shard"]
+    simulated = "--xla_force_host_platform_device_count=4"
+    killed = start([TOY, tmp_path, *flags, "--kill", 14, 0], XLA_FLAGS=simulated)
+    killed.communicate(timeout=DEADLINE)
+    assert killed.returncode == -signal.SIGKILL
+    finish([start([TOY, tmp_path, *flags], XLA_FLAGS=simulated)])
+    found = result(tmp_path)
+    assert found["start"].tolist() == [1, 2]
+    assert_close(found, expected)
+    assert found["kept_bytes"] < 0.4 * expected["kept_bytes"]
+
+
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_two_processes_one_killed(tmp_path, expected):
     kill_one(1, tmp_path)
@@ -232,6 +247,10 @@ def test_batch_that_does_not_split():
         ({"process_id": 1}, "without the number of processes"),
         ({"processes": 1, "process_id": 3}, "The process id is 3, and there is only one"),
         ({"processes": 2}, "give each its process id, 0 to 1"),
+        (
+            {"devices": 1, "shard_weights": True},
+            "and there is one device: leave it out" if BACKEND == "jax" else "on JAX alone",
+        ),
         (
             {"processes": 2, "process_id": 2, "coordinator": "localhost:1234"},
             "The process id is 2, and 2 processes have the ids 0 to 1",
@@ -335,16 +354,3 @@ def test_a_process_group_that_is_open_is_taken_and_left_open():
         assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow_on("jax")
-@pytest.mark.skipif(BACKEND != "jax", reason="one program for all devices is JAX's")
-def test_predictions_exchange_nothing():
-    """Each device chooses among its own images' boxes, as one device does for all."""
-    toy_module = TOY.with_name("prediction_toy.py")
-    simulated = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
-    command = [sys.executable, str(toy_module)]
-    printed = subprocess.run(command, env=simulated, capture_output=True, text=True, check=True)
-    found = json.loads(printed.stdout.splitlines()[-1])
-    assert found["collectives"] == []
-    assert found["worst"] < 1e-5

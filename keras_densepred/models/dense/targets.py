@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import pairwise_iou
+from keras_densepred.ops.rows import top_k
 
 Tensor = Any
 
@@ -65,7 +66,7 @@ def aligned_places(
     # would reach 0.
     by_object = ops.transpose(fit, (0, 2, 1))
     number = by_object.shape[2]  # None in a TensorFlow graph of open image size
-    best, _ = ops.top_k(by_object, count if number is None else min(count, number))
+    best, _ = top_k(by_object, count if number is None else min(count, number))
     least = ops.transpose(best[..., -1:], (0, 2, 1))
     taken = ops.logical_and(fit >= least, fit > 0.0)
     rival = ops.where(taken, overlap, -1.0)

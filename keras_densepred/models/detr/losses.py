@@ -12,7 +12,7 @@ from keras import ops
 from keras_densepred.models.retinanet.losses import SigmoidFocalLoss
 from keras_densepred.ops.assignment import assign
 from keras_densepred.ops.boxes import centre_to_corners, corners_to_centre, giou_loss
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.rows import gather_rows
 
 Tensor = Any
 

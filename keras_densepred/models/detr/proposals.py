@@ -9,7 +9,7 @@ from keras_densepred.layers.initializers import FanInUniform
 from keras_densepred.layers.token_attention import linear, token_norm
 from keras_densepred.layers.token_maps import TokenLayout
 from keras_densepred.models.detr.decoder import QueryHead, logit
-from keras_densepred.ops.nms import gather_rows, highest
+from keras_densepred.ops.rows import gather_rows, highest
 
 Tensor = Any
 

@@ -16,8 +16,8 @@ from keras_densepred.layers.initializers import FanInUniform
 from keras_densepred.layers.sine_position import sine_positions
 from keras_densepred.layers.token_attention import linear, token_norm
 from keras_densepred.layers.token_maps import as_tokens, in_float32
-from keras_densepred.ops.nms import gather_rows, highest
 from keras_densepred.ops.pooling import max_pool2d
+from keras_densepred.ops.rows import gather_rows, highest
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any

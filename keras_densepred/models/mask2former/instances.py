@@ -5,7 +5,7 @@ from typing import Any
 from keras import ops
 
 from keras_densepred.models.mask2former.decoder import mask_logits
-from keras_densepred.ops.nms import gather_rows, highest
+from keras_densepred.ops.rows import gather_rows, highest
 
 Tensor = Any
 

@@ -14,8 +14,8 @@ from keras_densepred.models.mask2former.decoder import mask_logits
 from keras_densepred.models.mask2former.targets import MaskTargets
 from keras_densepred.ops.assignment import assign
 from keras_densepred.ops.loops import first_columns
-from keras_densepred.ops.nms import gather_rows
 from keras_densepred.ops.point_samples import sample_points
+from keras_densepred.ops.rows import descending_order, gather_rows, top_k
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any
@@ -176,11 +176,11 @@ def _matched_first(assigned: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
     nuclei, 256 px, and their gradients took 2.3 s with all and take 0.9 (198 places, 200 queries,
     JAX, two CPU cores).
     """
-    left_over = ops.cast(assigned < 0, "int32")
+    has_query = ops.cast(assigned >= 0, "int32")
     places = assigned.shape[1]  # open in a graph of TensorFlow that is to take any number
     kept = ops.shape(assigned)[1] if places is None else min(places, num_queries)
-    chosen = ops.cast(ops.argsort(left_over, axis=1), "int32")[:, :kept]
-    used = ops.max(ops.sum(1 - left_over, axis=1), initial=0)
+    chosen = descending_order(has_query)[:, :kept]
+    used = ops.max(ops.sum(has_query, axis=1), initial=0)
     return chosen, used
 
 
@@ -206,9 +206,9 @@ def _points(
         counts = targets.counts_at(candidates)
         if counts is not None:
             doubt = doubt - _LAST * (1.0 - counts)
-        _, index = ops.top_k(doubt, number, sorted=False)
+        _, index = top_k(doubt, number, sorted=False)
         flat = ops.reshape(candidates, (-1, CANDIDATES * num_points, 2))
-        index = ops.cast(ops.reshape(index, (-1, number)), "int32")
+        index = ops.reshape(index, (-1, number))
         return ops.reshape(gather_rows(flat, index), (*ops.shape(doubt)[:2], number, 2))
 
     candidates = uniform((*shape, CANDIDATES * num_points, 2))

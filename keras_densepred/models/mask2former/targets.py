@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from keras import ops
 
-from keras_densepred.ops.nms import gather_rows
 from keras_densepred.ops.point_samples import labels_at_points, sample_points
+from keras_densepred.ops.rows import gather_rows
 
 Tensor = Any
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.ops.rows import top_k
 from keras_densepred.runtime.replicas import replica_count, sum_over_replicas
 
 Tensor = Any
@@ -59,7 +60,7 @@ class DynamicTraining(keras.layers.Layer):
             positive: (B, R) bool, regions that have such.
         """
         rank = min(IOU_RANK, overlaps.shape[1])
-        overlap = ops.mean(ops.top_k(overlaps, rank)[0][:, -1])
+        overlap = ops.mean(top_k(overlaps, rank)[0][:, -1])
         shift = ops.mean(ops.abs(errors[..., :2]), axis=-1)
         ascending = ops.sort(ops.reshape(ops.where(positive, shift, float("inf")), (-1,)))
         count = ops.sum(ops.cast(positive, "int32"))

@@ -18,7 +18,7 @@ from keras_densepred.models.rcnn.region_stage import on_filled_places, pool_regi
 from keras_densepred.models.rcnn.regions import Sample, Truth, draw_rows
 from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import clip_boxes
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.rows import gather_rows
 from keras_densepred.runtime.replicas import devices_of_a_replica, loss_normalizer
 
 Tensor = Any
@@ -39,15 +39,15 @@ def jitter_boxes(
     """Regions moved and resized at random, so that the head does not only see good ones.
 
     Args:
-        random: (N, 4) in [-`JITTER`, `JITTER`]: shifts of the centre along x and y and changes of
+        random: (..., 4) in [-`JITTER`, `JITTER`]: shifts of the centre along x and y and changes of
             width and height, all in shares of the size.
-        boxes: (N, 4) xyxy in pixels.
+        boxes: (..., 4) xyxy in pixels.
         height: of the image in pixels; boxes end at the centre of its last row.
         width: likewise.
     """
-    size = boxes[:, 2:] - boxes[:, :2]
-    centre = 0.5 * (boxes[:, :2] + boxes[:, 2:]) + random[:, :2] * size
-    half = 0.5 * size * (1.0 + random[:, 2:])
+    size = boxes[..., 2:] - boxes[..., :2]
+    centre = 0.5 * (boxes[..., :2] + boxes[..., 2:]) + random[..., :2] * size
+    half = 0.5 * size * (1.0 + random[..., 2:])
     return clip_boxes(ops.concatenate([centre - half, centre + half], -1), height - 1, width - 1)
 
 
@@ -181,26 +181,31 @@ class GridStage(keras.layers.Layer):
             `"grid_loss"`, divided by the regions that the whole batch drew.
         """
         places = min(self.most_positive, sample.labels.shape[1])  # regions of objects come first
-        positive = ops.reshape(sample.positive[:, :places], (1, -1))
-        most = self.num_samples * devices_of_a_replica()
+        # A row for each device, which draws of its own images' regions.
+        devices = devices_of_a_replica()
+        positive = ops.reshape(sample.positive[:, :places], (devices, -1))
         random = keras.random.uniform(ops.shape(positive), seed=self.seed_generator)
-        index, drawn = draw_rows(random, positive, ops.zeros_like(positive), most, most)
-        index, drawn = index[0], drawn[0]
-        boxes = ops.take(_rows(sample.boxes[:, :places]), index, axis=0)
+        nothing = ops.zeros_like(positive)
+        index, drawn = draw_rows(random, positive, nothing, self.num_samples, self.num_samples)
+        boxes = ops.reshape(sample.boxes[:, :places], (devices, -1, 4))
         objects = gather_rows(truth.boxes, sample.matched[:, :places])
-        objects = ops.take(_rows(objects), index, axis=0)
-        moved = keras.random.uniform((index.shape[0], 4), -JITTER, JITTER, seed=self.seed_generator)
-        boxes = ops.where(drawn[:, None], jitter_boxes(moved, boxes, height, width), 0.0)
-        targets = grid_targets(boxes, objects)
+        objects = gather_rows(ops.reshape(objects, (devices, -1, 4)), index)
+        shape = (devices, index.shape[1], 4)
+        moved = keras.random.uniform(shape, -JITTER, JITTER, seed=self.seed_generator)
+        boxes = jitter_boxes(moved, gather_rows(boxes, index), height, width)
+        boxes = ops.where(drawn[..., None], boxes, 0.0)
         weight = ops.cast(drawn, "float32")
 
         def error(count: int) -> Tensor:
-            regions = self._pool(features, boxes[None, :count], (index // places)[None, :count])
-            return ops.sum(self.heat_error(regions, targets[:count]) * weight[:count])
+            regions = self._pool(features, boxes[:, :count], index[:, :count] // places)
+            targets = grid_targets(*(ops.reshape(x[:, :count], (-1, 4)) for x in (boxes, objects)))
+            return ops.sum(
+                self.heat_error(regions, targets) * ops.reshape(weight[:, :count], (-1,))
+            )
 
-        num = ops.sum(ops.cast(drawn, "int32"))
-        total = on_filled_places(error, num, index.shape[0], SHARES)
-        normalizer = loss_normalizer(ops.cast(num, "float32"))
+        num = ops.sum(ops.cast(drawn, "int32"), axis=1)
+        total = on_filled_places(error, ops.max(num), index.shape[1], SHARES)
+        normalizer = loss_normalizer(ops.cast(ops.sum(num), "float32"))
         return {"grid_loss": GRID_WEIGHT * total / normalizer}
 
     def heat_error(self, regions: Tensor, targets: Tensor) -> Tensor:
@@ -221,8 +226,3 @@ class GridStage(keras.layers.Layer):
         self, features: dict[str, Tensor], boxes: Tensor, images: Tensor | None = None
     ) -> Tensor:
         return pool_regions(features, self.levels, boxes, GRID_SIZE, self.sampling_ratio, images)
-
-
-def _rows(values: Tensor) -> Tensor:
-    """(B, N, 4) -> (B * N, 4)."""
-    return ops.reshape(values, (-1, values.shape[-1]))

@@ -34,7 +34,8 @@ from keras_densepred.models.rcnn.region_stage import RegionStage, StageSettings
 from keras_densepred.models.rcnn.regions import Truth
 from keras_densepred.necks.fpn import FeaturePyramid
 from keras_densepred.ops.boxes import decode_boxes
-from keras_densepred.ops.nms import gather_rows, non_max_suppression
+from keras_densepred.ops.nms import non_max_suppression
+from keras_densepred.ops.rows import gather_rows
 
 Tensor = Any
 

@@ -11,7 +11,7 @@ from keras_densepred.models.rcnn import losses
 from keras_densepred.models.rcnn.heads import RegionProposalHead
 from keras_densepred.models.rcnn.regions import Truth, draw_rows, propose
 from keras_densepred.ops.boxes import smooth_l1
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.rows import gather_rows
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any

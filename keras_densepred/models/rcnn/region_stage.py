@@ -16,8 +16,8 @@ from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.box_masks import crop_masks
 from keras_densepred.ops.boxes import decode_boxes, encode_boxes, giou_loss, smooth_l1
 from keras_densepred.ops.loops import switch
-from keras_densepred.ops.nms import gather_rows
 from keras_densepred.ops.roi_align import roi_align
+from keras_densepred.ops.rows import gather_rows
 from keras_densepred.runtime.replicas import loss_normalizer
 
 Tensor = Any

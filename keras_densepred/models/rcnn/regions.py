@@ -11,7 +11,8 @@ from keras import ops
 
 from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import decode_boxes, pairwise_iou
-from keras_densepred.ops.nms import descending_order, gather_rows, greedy_slots, top_k_index
+from keras_densepred.ops.nms import greedy_slots
+from keras_densepred.ops.rows import descending_order, gather_rows, top_k, top_k_index
 
 Tensor = Any
 
@@ -183,8 +184,8 @@ def draw_rows(
         positive, negative = (
             ops.cast(ops.pad(ops.cast(x, "int32"), around), "bool") for x in (positive, negative)
         )
-    ranked, _ = ops.top_k(ops.where(positive, random, -1.0), min(most_positive, count))
+    ranked, _ = top_k(ops.where(positive, random, -1.0), min(most_positive, count))
     chosen = ops.logical_and(positive, random >= ranked[:, -1:])
     priority = ops.where(chosen, 3.0 + random, ops.where(negative, 1.0 + random, 0.0))
-    value, index = ops.top_k(priority, min(num, count))
-    return ops.minimum(ops.cast(index, "int32"), rows - 1), value >= 1.0
+    value, index = top_k(priority, min(num, count))
+    return ops.minimum(index, rows - 1), value >= 1.0

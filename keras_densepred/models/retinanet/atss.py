@@ -12,6 +12,7 @@ from keras import ops
 from keras_densepred.models.anchors import ANCHORS_PER_CELL, BACKGROUND
 from keras_densepred.ops.argmax import argmax
 from keras_densepred.ops.boxes import encode_boxes, pairwise_iou
+from keras_densepred.ops.rows import top_k
 
 Tensor = Any
 
@@ -85,5 +86,5 @@ def _nearest(anchors: Tensor, boxes: Tensor, cells: int) -> Tensor:
     nearness = ops.pad(
         -ops.transpose(away, (0, 2, 1)), [(0, 0), (0, 0), (0, count)], constant_values=-1e30
     )
-    nearest, _ = ops.top_k(nearness, count)
+    nearest, _ = top_k(nearness, count)
     return away <= -ops.transpose(nearest[..., -1:], (0, 2, 1))

@@ -23,7 +23,7 @@ from keras import ops
 from keras_densepred.models.yolo.decoding import decode_boxes, size_factor
 from keras_densepred.models.yolo.settings import YOLOLoss
 from keras_densepred.models.yolo.targets import Assignment, Objects
-from keras_densepred.ops.nms import gather_rows
+from keras_densepred.ops.rows import gather_rows
 
 Tensor = Any
 
