@@ -142,7 +142,9 @@ def measured(
         devices = devices_of(name)
         if step == "train":
             images = steps.batch[0]
-            lowered = lower_train_step(steps.model, steps.batch, devices)
+            lowered = lower_train_step(
+                steps.model, steps.batch, devices, steps.settings.shard_weights
+            )
         else:
             images = steps.x
             lowered = lower_predict_step(steps.model, steps.x, devices)

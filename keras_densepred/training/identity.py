@@ -28,7 +28,7 @@ _FOLLOWING = ("steps", "steps_per_epoch", "warmup_steps", "floor", "evaluate_eve
 Before = Mapping[str, Callable[[Mapping[str, Any]], Any]]
 # What changes where a run continues or how fast it goes, but not its result.
 _NOT_OF_THE_RESULT = (
-    *("workers", "checkpoint_minutes", "output", "rematerialize", "logger"),
+    *("workers", "checkpoint_minutes", "output", "rematerialize", "shard_weights", "logger"),
     "val_loss",
     *("devices", "processes", "process_id", "coordinator"),
 )

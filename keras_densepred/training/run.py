@@ -174,7 +174,7 @@ class Recipe:
         undecided = decided_by(self.experiments, self.defaults)
         self.check_flags(given, by_user, undecided)
         with distribute(
-            given.devices, given.processes, given.process_id, given.coordinator
+            given.devices, given.processes, given.process_id, given.coordinator, given.shard_weights
         ) as cluster:
             cluster.say("Reading what data there are ...")
             train, val = self.open_data(given)

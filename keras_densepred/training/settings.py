@@ -156,6 +156,7 @@ class CommonSettings:
     coordinator: str | None = _output(
         None, "host:port of process 0 (TensorFlow: of all, by commas); auto: JAX asks the cluster"
     )
+    shard_weights: bool = _output(False, "JAX: a device keeps shares of weights and moments")
     checkpoint_minutes: float = _output(10.0, "between checkpoints within an epoch")
     output: str | None = _output(None, "directory for everything written (default: runs/RECIPE)")
 

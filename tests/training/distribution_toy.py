@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_densepred import layers, training
+from keras_densepred.training.devices import sharding
 from keras_densepred.training.devices.image_bytes import take_bytes
 from keras_densepred.training.loop.validation_loss import ValidationLoss
 
@@ -93,6 +94,13 @@ def count_collectives(model, cluster, batch):
     return {"sums": [4 * int(np.prod(event.input_shapes[0])) for event in found]}
 
 
+def kept_bytes(variable):
+    """Bytes of a variable on one device."""
+    if keras.backend.backend() != "jax":
+        return 0
+    return variable.value.addressable_shards[0].data.nbytes
+
+
 def iter_once(batch):
     yield batch
 
@@ -148,6 +156,7 @@ def run(arguments, cluster):
             directory / "result.npz",
             start=[start.epoch, start.step],
             cluster=[cluster.devices, cluster.process_count],
+            kept_bytes=sum(map(kept_bytes, (*model.variables, *model.optimizer.variables))),
             gradient_bytes=sum(4 * int(np.prod(w.shape)) for w in model.trainable_variables),
             **{name: np.array(value) for name, value in counted.items()},
             **weights,
@@ -167,7 +176,10 @@ def main(argv=None):
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--plain", action="store_true", help="Keras as it is")
     parser.add_argument("--bytes", action="store_true", help="normalised by the steps")
+    parser.add_argument("--shard", action="store_true", help="weights are split, small ones too")
     arguments = parser.parse_args(argv)
+    if arguments.shard:
+        sharding.SMALLEST = 1
     if arguments.simulate and keras.backend.backend() == "tensorflow":
         import tensorflow
 
@@ -177,7 +189,11 @@ def main(argv=None):
             [config.LogicalDeviceConfiguration()] * arguments.simulate,
         )
     with training.distribute(
-        arguments.devices, arguments.processes, arguments.process_id, arguments.coordinator
+        arguments.devices,
+        arguments.processes,
+        arguments.process_id,
+        arguments.coordinator,
+        arguments.shard,
     ) as cluster:
         cluster.say(cluster.describe(BATCH))
         run(arguments, cluster)

@@ -11,15 +11,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from keras_densepred.runtime.devices import jax_compiles_for
 from keras_densepred.training.devices.jax import predict_step
+from keras_densepred.training.devices.sharding import split_axis
 
 
-def lower_train_step(model: keras.Model, batch: Any, devices: Any) -> jax.stages.Lowered:
+def lower_train_step(
+    model: keras.Model, batch: Any, devices: Any, shard_weights: bool = False
+) -> jax.stages.Lowered:
     """Lowers the step that `Model.fit` compiles on JAX, data-parallel.
 
     Args:
         model: compiled; its weights are not touched.
         batch: `(x, y)` of arrays or their shapes, the rows of all devices.
         devices: of `jax.devices()` or a topology's, each gets an equal share of the rows.
+        shard_weights: as `training.distribute` takes it.
     """
     x, y = batch
     mesh = Mesh(np.asarray(devices).ravel(), ("batch",))
@@ -29,7 +33,7 @@ def lower_train_step(model: keras.Model, batch: Any, devices: Any) -> jax.stages
         model.optimizer.variables,
         model.metrics_variables,
     )
-    state = tuple(_copied(group, mesh) for group in groups)
+    state = tuple(_kept(group, mesh, shard_weights) for group in groups)
     step = jax.jit(
         # A function of its own, so that JAX does not take a step traced for other devices.
         lambda state, data: model.train_step(state, data),
@@ -50,7 +54,7 @@ def lower_predict_step(model: keras.Model, x: Any, devices: Any) -> jax.stages.L
     """
     mesh = Mesh(np.asarray(devices).ravel(), ("batch",))
     values = (
-        _copied(group, mesh) for group in (model.trainable_variables, model.non_trainable_variables)
+        _kept(group, mesh) for group in (model.trainable_variables, model.non_trainable_variables)
     )
     with _traced_for(mesh):
         return predict_step(model, mesh).lower(*values, _shared(x, mesh))
@@ -65,10 +69,16 @@ def with_rows(arrays: Any, rows: int) -> Any:
     return keras.tree.map_structure(shape, arrays)
 
 
-def _copied(variables: list[keras.Variable], mesh: Mesh) -> list[Any]:
-    everywhere = NamedSharding(mesh, PartitionSpec())
+def _kept(variables: list[keras.Variable], mesh: Mesh, shard_weights: bool = False) -> list[Any]:
+    """The shapes of variables that every device has as a whole, or large ones by shares."""
+
+    def sharding(variable: keras.Variable) -> NamedSharding:
+        axis = split_axis(variable.shape, mesh.size) if shard_weights else None
+        spec = () if axis is None else (*[None] * axis, "batch")
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
     return [
-        jax.ShapeDtypeStruct(variable.shape, variable.value.dtype, sharding=everywhere)
+        jax.ShapeDtypeStruct(variable.shape, variable.value.dtype, sharding=sharding(variable))
         for variable in variables
     ]
 
@@ -91,5 +101,5 @@ def _traced_for(mesh: Mesh) -> Iterator[None]:
         device_mesh=keras.distribution.DeviceMesh((count,), ["batch"], names),
         auto_shard_dataset=False,
     )
-    with jax_compiles_for(device.platform), distribution.scope():
+    with jax_compiles_for(device.platform, mesh), distribution.scope():
         yield

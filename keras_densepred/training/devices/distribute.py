@@ -22,6 +22,7 @@ def distribute(
     processes: int | None = None,
     process_id: int | None = None,
     coordinator: str | None = None,
+    shard_weights: bool = False,
 ) -> Iterator[Cluster]:
     """Joins devices and processes for models that are built and trained in the `with` block.
 
@@ -48,6 +49,8 @@ def distribute(
         coordinator: `host:port` of process 0, reachable from all; TensorFlow needs the addresses
             of all processes, separated by commas. "auto" on JAX: JAX asks the cluster's manager
             (Cloud TPU, SLURM, Open MPI, Kubernetes).
+        shard_weights: JAX in one process: every device keeps a share of each large weight, of its
+            moments and its average, and not all of them.
 
     Yields:
         The cluster.
@@ -57,11 +60,19 @@ def distribute(
     """
     _check_arguments(devices, processes, process_id, coordinator)
     name = keras.backend.backend()
+    more = {}
+    if shard_weights:
+        if name != "jax":
+            raise DevicesError(
+                f"Weights are split over devices on JAX alone, and KERAS_BACKEND is {name}: leave "
+                "shard_weights (--shard-weights) out."
+            )
+        more = {"shard_weights": True}
     if name not in ("jax", "tensorflow", "torch"):
         raise DevicesError(f"Keras' backend {name} does not train: set KERAS_BACKEND=jax.")
     engine = importlib.import_module(f"keras_densepred.training.devices.{name}")
     with (
-        engine.connect(devices, processes, process_id, coordinator) as cluster,
+        engine.connect(devices, processes, process_id, coordinator, **more) as cluster,
         entered(cluster),
     ):
         yield cluster

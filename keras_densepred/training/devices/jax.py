@@ -16,6 +16,7 @@ import numpy as np
 from keras_densepred._optional import require
 from keras_densepred.training.devices.cluster import Cluster, DevicesError
 from keras_densepred.training.devices.distribute import environment_number
+from keras_densepred.training.devices.sharding import ShardedWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,11 @@ def _own_rows(array: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def connect(
-    devices: int | None, processes: int | None, process_id: int | None, coordinator: str | None
+    devices: int | None,
+    processes: int | None,
+    process_id: int | None,
+    coordinator: str | None,
+    shard_weights: bool = False,
 ) -> Iterator[Cluster]:
     """Opens a cluster; see `distribute`."""
     jax = require("jax", "jax")
@@ -147,12 +152,16 @@ def connect(
         raise DevicesError(
             f"{devices} devices were asked for and {len(names)} are there: {', '.join(names)}."
         )
+    if shard_weights and (count > 1 or devices == 1):
+        raise DevicesError(
+            "shard_weights (--shard-weights) splits weights over the devices of one process, and "
+            f"there {f'are {count} processes' if count > 1 else 'is one device'}: leave it out."
+        )
     if devices == 1:
         yield Cluster()
         return
-    distribution = keras.distribution.DataParallel(
-        devices=names[:devices], auto_shard_dataset=False
-    )
+    kind = ShardedWeights if shard_weights else keras.distribution.DataParallel
+    distribution = kind(devices=names[:devices], auto_shard_dataset=False)
     with distribution.scope():
         yield JaxCluster(devices, count, jax.process_index(), distribution)
 
