@@ -9,13 +9,15 @@ import contextlib
 import dataclasses
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-Batches = Callable[[], Iterator[tuple[Any, ...]]]
+from keras_densepred.training.devices.ahead import ahead_on_device
+
+Batches = Callable[[], Generator[tuple[Any, ...], None, None]]
 
 
 class DevicesError(ValueError):
@@ -150,11 +152,13 @@ class Cluster:
     def fit_input(self, open_batches: Batches) -> Any:
         """Turns batches into an input of `Model.fit` that loses none of them.
 
+        Where it helps, a batch is sent to the accelerator while the one before it is trained on.
+
         Args:
             open_batches: returns a new generator of batches of NumPy arrays, this process' rows, at
                 each call.
         """
-        return open_batches()
+        return ahead_on_device(open_batches())
 
     @contextlib.contextmanager
     def training(self, model: keras.Model) -> Iterator[None]:

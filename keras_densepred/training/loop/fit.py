@@ -20,7 +20,7 @@ iterator, since Keras and tf.data read ahead of training: batch k must depend on
 data is opened again at the step that comes next.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -133,7 +133,7 @@ class _RawWeights(keras.callbacks.Callback):
 
 def _noting(
     batches: Iterator[tuple[Any, ...]], failures: list[Exception]
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...], None, None]:
     """The same batches; what they raise is noted."""
     try:
         yield from batches
