@@ -188,6 +188,21 @@ def test_changes_of_colour_are_those_of_pillow(name, sign):
     np.testing.assert_array_equal(image, before)
 
 
+def test_extremes_and_means_are_those_of_numpy():
+    """Which takes long for the channels of an image."""
+    images = [rng().integers(low, high, (9, 13, 3), np.uint8) for low, high in [(0, 256), (7, 8)]]
+    images += [rng().integers(40, 90, (30, 30, 3), np.uint8)[3:20, 5:9]]
+    for image in images:
+        low, high = image.min(axis=(0, 1)).astype(float), image.max(axis=(0, 1)).astype(float)
+        span = np.where(high > low, high - low, 255)
+        expected = (image - np.where(high > low, low, 0)) * (255 / span)
+        ours = rand_augment.auto_contrast(image, 0.9, 1.0)
+        np.testing.assert_array_equal(ours, np.clip(expected, 0, 255).astype(np.uint8))
+        mean = np.floor(image.mean(axis=(0, 1)) @ [0.299, 0.587, 0.114] + 0.5)
+        expected = np.clip(mean + (1 - 0.9 * 0.5) * (image - mean), 0, 255).astype(np.uint8)
+        np.testing.assert_array_equal(rand_augment.contrast(image, 0.5, -1.0), expected)
+
+
 def test_solarize_add():
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     ours = rand_augment.solarize_add(image, 1.0, 1.0).reshape(-1, 3)[:, 0]
