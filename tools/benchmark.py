@@ -26,9 +26,10 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 * timm: timm's ConvNeXt of the same size by `torch.compile`, with its own operations counted.
 * share of peak: floating-point operations of convolutions and dense layers a second, over those of
   the best square matrix product of the same precision measured in the same run.
-* --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipeline, images/s on one
-  core. --reading: opening a COCO and a YOLO tree of 118,000 images and 860,000 boxes, beside
-  `json.load` and `os.scandir` of the same.
+* --pipeline: JPEG decoding, with large-scale jitter, and the whole input pipelines of detectors at
+  1024 px and of classifiers at 224 px, as bytes and as float32, images/s on one core, and with one
+  worker process. --reading: opening a COCO and a YOLO tree of 118,000 images and 860,000 boxes,
+  beside `json.load` and `os.scandir` of the same.
 * --detections: box decoding and non-maximum suppression of 8 images, 76,725 anchors and 80 classes.
 * --detectors: CSPNet's detectors (all, or those named), image by image from pixels to boxes: as
   they are, with batch norms folded, and as ONNX files in float32 and in 8-bit integers, in ONNX
@@ -61,6 +62,7 @@ from keras_densepred import backbones, files, training
 from tools.rows import append, commit
 from tools.timing import (
     candidates,
+    class_pipeline,
     deformable_attention,
     deformable_conv,
     depthwise,
@@ -169,6 +171,7 @@ def measured(arguments: argparse.Namespace):
     """Prints and yields one row a candidate."""
     if arguments.pipeline:
         yield from shown(pipeline.measure_pipeline(data_dir=arguments.data_dir))
+        yield from shown(class_pipeline.measure_class_pipeline())
         return
     if arguments.reading:
         yield from shown(reading.measure_reading(rounds=arguments.rounds))

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from keras_densepred import data
+from tools.timing import pipeline
+from tools.timing.class_pipeline import measure_class_pipeline
 from tools.timing.pipeline import measure_pipeline, write_photos
 
 pytestmark = pytest.mark.backend_free
@@ -21,14 +23,15 @@ KEYS = {
 }
 
 
-def check(rows, batch):
-    assert [row["what"] for row in rows] == [
-        "decode",
-        "decode_lsj",
-        "pipeline",
-        "pipeline_float32",
-    ]
-    assert [row["batch"] for row in rows] == [1, 1, batch, batch]
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(pipeline, "_REST", 0.01)
+
+
+def check(rows, batch, name="pipeline", least=("decode", "decode_lsj")):
+    kinds = ("", "_float32", "_worker", "_float32_worker")
+    assert [row["what"] for row in rows] == [*least, *(name + kind for kind in kinds)]
+    assert [row["batch"] for row in rows] == [1, 1, *[batch] * 4]
     for row in rows:
         assert row.keys() == KEYS and row["image_size"] == 64
         numbers = [row[key] for key in sorted(KEYS - {"what"})]
@@ -43,11 +46,17 @@ def test_rows_on_pictures_of_its_own():
     assert cv2.getNumThreads() == threads
 
 
+@pytest.mark.slow
 def test_rows_on_a_data_set_given(tmp_path):
     for split in ("train", "val"):
         data.ShapesDataset(2, 64, split=split).write_coco(tmp_path)
     rows = measure_pipeline(64, batch_size=4, repeats=1, images=4, data_dir=tmp_path)
     check(rows, batch=4)
+
+
+def test_rows_of_classifiers():
+    rows = measure_class_pipeline(image_size=64, batch_size=2, repeats=1, images=3)
+    check(rows, 2, "classes", ("classes_decode", "classes_decode_crop"))
 
 
 def test_its_pictures_weigh_what_photos_of_coco_weigh(tmp_path):
