@@ -62,7 +62,8 @@ def png(pixels: np.ndarray, palette: list[int] | None = None) -> bytes:
     if palette is not None:
         image.putpalette(palette)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    # A quarter of the time of Pillow's 6, which was a third of predicting; a sixth larger.
+    image.save(buffer, format="PNG", compress_level=2)
     return buffer.getvalue()
 
 
