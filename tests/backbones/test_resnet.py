@@ -180,6 +180,7 @@ def test_positions_in_a_block():
     assert backbone.get_layer("stage2_block1_reduce_act").name in before
 
 
+@pytest.mark.slow_on("jax")
 def test_as_it_starts_the_network_is_plain_resnet():
     plain, fused = ResNetBackbone(**TINY), ResNetBackbone(**TINY, msfm=MODULES)
     set_deterministic_weights(plain)

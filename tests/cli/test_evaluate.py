@@ -53,6 +53,7 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     assert f"has {count} classes and {file} {count + 1}" in capsys.readouterr().err
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_other_layouts_and_splits(detector, tmp_path, capsys):
     """A YOLO tree with pictures in sub-folders: the same data, the same numbers."""
     coco, yolo = tmp_path / "coco", tmp_path / "yolo"

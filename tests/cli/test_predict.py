@@ -51,6 +51,7 @@ def test_pieces_without_an_extent_are_refused_before_the_model_is_opened(flags, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_large_pictures_in_pieces_and_objects_by_themselves(detector, photos, tmp_path):
     results = {}
     for name, tile in (("whole", []), ("large", ["--tile", "80"]), ("small", ["--tile", "40"])):

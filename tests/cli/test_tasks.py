@@ -113,6 +113,7 @@ def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
     assert "labels up to 7" in capsys.readouterr().err
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_classifier_ranks_classes(tmp_path, capsys):
     backbone = CEDNetBackbone(
         p2_width=8, p2_depth=1, widths=(8, 8, 8), depths=(1, 1, 1), num_stages=1, stem_width=8

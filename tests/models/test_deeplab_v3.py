@@ -100,6 +100,7 @@ def test_a_built_in_name_of_a_backbone():
         models.DeepLabV3.from_preset("no_such_preset", num_classes=4)
 
 
+@pytest.mark.slow_on("jax")
 def test_logits_are_float32_in_mixed_precision():
     model = make(ToyPyramid(ready=False, dtype="mixed_bfloat16"))
     logits = model(np.zeros((1, 32, 32, 3), "float32"))

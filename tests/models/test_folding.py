@@ -149,6 +149,7 @@ def test_needs_a_graph():
         fold_batch_norm(Subclassed())
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_what_a_call_leaves_out_is_not_in_the_graph():
     model = CEDNetImageClassifier(cednet(num_stages=2), 5)
     set_deterministic_weights(model)

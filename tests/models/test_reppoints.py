@@ -173,6 +173,7 @@ def batch_losses(model, reference, features):
     return model.compute_losses(images, targets_of(reference), outputs_of(model, features))
 
 
+@pytest.mark.slow_on("jax")
 def test_reference_losses(reference):
     """`gn` has an image without objects, which counts as having one positive."""
     model, _ = build(reference)

@@ -36,6 +36,7 @@ def old_run(golden, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_neither_optimizer_nor_losses_are_saved_and_the_model_trains_on(old_run, tmp_path):
     model = keras.saving.load_model(old_run / "preset" / "detector.keras")
     optimizer = model.optimizer
@@ -53,6 +54,7 @@ def test_neither_optimizer_nor_losses_are_saved_and_the_model_trains_on(old_run,
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_an_old_run_becomes_a_preset_of_half_the_size_with_the_same_classes(old_run, tmp_path):
     command = [str(old_run), "--format", "keras", "--output"]
     assert export.main([*command, str(tmp_path / "full")]) == 0
@@ -86,6 +88,7 @@ def test_a_kernel_beyond_float16_stays_as_it_is(tmp_path):
         saved.save_copy(opened, tmp_path / "small", "int4")
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_classifiers_preset_is_copied_too(golden, tmp_path):
     source = golden / "saved" / "cspnet_classifier_preset"
     model = keras_densepred.CSPNetImageClassifier.from_preset(str(source))

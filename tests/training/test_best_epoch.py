@@ -93,6 +93,7 @@ def test_without_patience_the_last_weights_stay(tmp_path):
     assert not evaluation.forgotten and not (tmp_path / "best").exists()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize("fails_at", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_off_stops_at_the_same_epoch(tmp_path, fails_at):
     whole = train(tmp_path / "whole", Evaluation(NUMBERS), patience=2)
