@@ -252,6 +252,10 @@ def test_batch_that_does_not_split():
             "and there is one device: leave it out" if BACKEND == "jax" else "on JAX alone",
         ),
         (
+            {"processes": 2, "process_id": 0, "coordinator": "localhost:1", "shard_weights": True},
+            "of one process, and 2 processes" if BACKEND == "jax" else "on JAX alone",
+        ),
+        (
             {"processes": 2, "process_id": 2, "coordinator": "localhost:1234"},
             "The process id is 2, and 2 processes have the ids 0 to 1",
         ),

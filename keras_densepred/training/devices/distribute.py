@@ -62,11 +62,7 @@ def distribute(
     name = keras.backend.backend()
     more = {}
     if shard_weights:
-        if name != "jax":
-            raise DevicesError(
-                f"Weights are split over devices on JAX alone, and KERAS_BACKEND is {name}: leave "
-                "shard_weights (--shard-weights) out."
-            )
+        _check_sharding(name, processes)
         more = {"shard_weights": True}
     if name not in ("jax", "tensorflow", "torch"):
         raise DevicesError(f"Keras' backend {name} does not train: set KERAS_BACKEND=jax.")
@@ -113,6 +109,20 @@ def _check_arguments(
                 raise DevicesError(
                     f"The coordinator is {address!r}, which is no host:port such as localhost:8476."
                 )
+
+
+def _check_sharding(backend: str, processes: int | None) -> None:
+    """Refuses what can be seen before processes wait for each other."""
+    if backend != "jax":
+        raise DevicesError(
+            f"Weights are split over devices on JAX alone, and KERAS_BACKEND is {backend}: leave "
+            "shard_weights (--shard-weights) out."
+        )
+    if processes is not None and processes > 1:
+        raise DevicesError(
+            "shard_weights (--shard-weights) splits weights over the devices of one process, and "
+            f"{processes} processes were asked for: leave one of them out."
+        )
 
 
 def environment_number(name: str) -> int | None:

@@ -104,7 +104,7 @@ def fit_in_output(
 
 
 def tell_skipped(streams: Sequence[data.BatchStream]) -> None:
-    """Prints which training images of these streams could not be read, if any."""
+    """Prints which training images of these streams could not be read, if any, and why."""
     skipped = {name for stream in streams for name in stream.skipped_images}
     if skipped:
-        print(f"{len(skipped)} unreadable images were skipped: {', '.join(sorted(skipped))}")
+        print(f"{len(skipped)} unreadable images were skipped:", *sorted(skipped), sep="\n  ")
