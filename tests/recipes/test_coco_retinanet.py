@@ -272,7 +272,7 @@ def test_small_images_have_smaller_anchors_and_their_own_box_loss():
     assert recipe.RECIPE.complete(lite, Split(118_287)).anchor_scale == 4.0
 
 
-@pytest.mark.slow_on("jax", "tensorflow")
+@pytest.mark.slow
 def test_a_run_from_before_anchors_could_be_set_goes_on_with_its_own(flags, tmp_path, monkeypatch):
     decisive = identity.decisive_settings
 

@@ -54,6 +54,7 @@ def test_rows_on_a_data_set_given(tmp_path):
     check(rows, batch=4)
 
 
+@pytest.mark.slow
 def test_rows_of_classifiers():
     rows = measure_class_pipeline(image_size=64, batch_size=2, repeats=1, images=3)
     check(rows, 2, "classes", ("classes_decode", "classes_decode_crop"))
