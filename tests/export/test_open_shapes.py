@@ -35,7 +35,7 @@ SIZES_OPEN = {
 NOT_READ = {("deeplab", "openvino"), ("deeplab_keras_cv", "openvino")}
 # An open size has an open number beside it: where one is quick, the other is slow.
 QUICK_NUMBERS, QUICK_SIZES = {
-    "torch": (set(), {("classifier", "torch")}),
+    "torch": (set(), {("cednet", "torch")}),
     "tensorflow": (set(), {("dense", "saved_model"), ("own", "onnx")}),
     "jax": ({("dense", "saved_model")}, set()),
 }[BACKEND]
