@@ -15,8 +15,7 @@ PACKAGE = "keras_densepred.data."
 # What each room may import; a file on its own is its own room.
 ALLOWED = {
     "records": set(),
-    "jpeg_header": set(),
-    "image_files": {"jpeg_header"},
+    "image_files": set(),
     "image_size": {"image_files"},
     "boxes": set(),
     "video_files": set(),

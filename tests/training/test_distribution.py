@@ -253,7 +253,7 @@ def test_batch_that_does_not_split():
         ),
         (
             {"processes": 2, "process_id": 0, "coordinator": "localhost:1", "shard_weights": True},
-            "of one process, and 2 processes" if BACKEND == "jax" else "on JAX alone",
+            "and there are 2 processes: leave it out" if BACKEND == "jax" else "on JAX alone",
         ),
         (
             {"processes": 2, "process_id": 2, "coordinator": "localhost:1234"},

@@ -62,7 +62,7 @@ def distribute(
     name = keras.backend.backend()
     more = {}
     if shard_weights:
-        _check_sharding(name, processes)
+        check_sharding(name, processes or 1)
         more = {"shard_weights": True}
     if name not in ("jax", "tensorflow", "torch"):
         raise DevicesError(f"Keras' backend {name} does not train: set KERAS_BACKEND=jax.")
@@ -111,17 +111,22 @@ def _check_arguments(
                 )
 
 
-def _check_sharding(backend: str, processes: int | None) -> None:
-    """Refuses what can be seen before processes wait for each other."""
+def check_sharding(backend: str, processes: int, devices: int | None = None) -> None:
+    """Refuses to split weights where that cannot be, as soon as it can be seen.
+
+    Raises:
+        DevicesError: on another backend than JAX, in several processes, on one device.
+    """
     if backend != "jax":
         raise DevicesError(
             f"Weights are split over devices on JAX alone, and KERAS_BACKEND is {backend}: leave "
             "shard_weights (--shard-weights) out."
         )
-    if processes is not None and processes > 1:
+    if processes > 1 or devices == 1:
+        found = f"are {processes} processes" if processes > 1 else "is one device"
         raise DevicesError(
             "shard_weights (--shard-weights) splits weights over the devices of one process, and "
-            f"{processes} processes were asked for: leave one of them out."
+            f"there {found}: leave it out."
         )
 
 

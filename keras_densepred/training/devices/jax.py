@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_densepred._optional import require
 from keras_densepred.training.devices.cluster import Cluster, DevicesError
-from keras_densepred.training.devices.distribute import environment_number
+from keras_densepred.training.devices.distribute import check_sharding, environment_number
 from keras_densepred.training.devices.sharding import ShardedWeights
 
 
@@ -152,11 +152,8 @@ def connect(
         raise DevicesError(
             f"{devices} devices were asked for and {len(names)} are there: {', '.join(names)}."
         )
-    if shard_weights and (count > 1 or devices == 1):
-        raise DevicesError(
-            "shard_weights (--shard-weights) splits weights over the devices of one process, and "
-            f"there {f'are {count} processes' if count > 1 else 'is one device'}: leave it out."
-        )
+    if shard_weights:
+        check_sharding("jax", count, devices)
     if devices == 1:
         yield Cluster()
         return

@@ -1,8 +1,9 @@
 """Weights that are split over the devices which share out the rows of a batch (FSDP, ZeRO).
 
 Every device holds a share of each large weight, of its moments and of its average, has the whole
-weight for as long as the step computes with it, and updates its share. XLA adds what that exchanges
-(GSPMD, Xu et al. 2021, section 4.2: "weight-update sharding").
+weight for as long as the step computes with it, and updates its share. XLA adds what is exchanged.
+Xu et al., "Automatic Cross-Replica Sharding of Weight Update in Data-Parallel Training" (2020), and
+Rajbhandari et al., "ZeRO" (2020), whose third stage this is.
 """
 
 import math
@@ -36,7 +37,7 @@ def split_axis(shape: tuple[Any, ...], devices: int) -> int | None:
     """The axis along which a weight is split: the longest that splits evenly.
 
     Args:
-        shape: of the weight.
+        shape: of the weight, axes in any order.
         devices: to split it over.
 
     Returns:
