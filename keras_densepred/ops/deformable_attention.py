@@ -21,6 +21,7 @@ from keras import ops
 
 from keras_densepred.ops.loops import scan_tensorflow
 from keras_densepred.runtime.devices import writes_onnx
+from keras_densepred.runtime.replicas import on_own_rows
 
 Tensor = Any
 
@@ -242,11 +243,14 @@ def _jax_function() -> Any:
         lambda inputs, gradient: (*_backward(inputs, gradient, parts), None),
     )
 
-    # Image by image: from one table of all images XLA would let every device read every image.
-    def attend_image(table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
-        return attend(table[None], locations[None], weights[None], levels)
+    def attend_rows(table: Tensor, locations: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
+        def of_images(*inputs: Tensor) -> Tensor:
+            outputs = attend(*inputs, levels)
+            return ops.reshape(outputs, (*ops.shape(inputs[1])[:2], -1))
 
-    return jax.vmap(attend_image, (0, 0, 0, None))
+        return on_own_rows(of_images, table, locations, weights)
+
+    return attend_rows
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from keras_densepred.ops.deformable_conv import (
     backward,
     forward,
 )
+from keras_densepred.runtime.replicas import on_own_rows
 
 Tensor = Any
 
@@ -41,14 +42,14 @@ def _read(table: Tensor, index: Index, shares: Sequence[Tensor]) -> Tensor:
 def _add(shape: tuple, total: Tensor, index: Index, shares: Sequence[Tensor], rows: Tensor):
     windows = jnp.stack(shares, -1).reshape(-1, 2, 2, 1) * rows[:, None, None]
     added = lax.scatter_add(
-        total.reshape(shape[1:]), _cells(shape, index), windows, _SCATTER, mode=_MODE
+        total.reshape(_stacked(shape)), _cells(shape, index), windows, _SCATTER, mode=_MODE
     )
     return added.reshape(total.shape)
 
 
 def _products(shape: tuple, table: Tensor, index: Index, rows: Tensor) -> list[Tensor]:
     windows = lax.gather(
-        table.reshape(shape[1:]),
+        table.reshape(_stacked(shape)),
         _cells(shape, index),
         _GATHER,
         (2, 2, 1, shape[-1]),
@@ -57,8 +58,13 @@ def _products(shape: tuple, table: Tensor, index: Index, rows: Tensor) -> list[T
     return list(jnp.einsum("mnc,mc->nm", windows.reshape(-1, 4, shape[-1]), rows))
 
 
+def _stacked(shape: tuple) -> tuple:
+    """(B, H, W, G, C) -> (B * H, W, G, C): one image's rows below the other's."""
+    return (shape[0] * shape[1], *shape[2:])
+
+
 def _cells(shape: tuple, index: Index) -> Tensor:
-    """(M, 3): row, column and group of the upper left neighbours in the map of one image."""
+    """(M, 3): row, column and group of the upper left neighbours in the stacked maps."""
     _, _, width, groups, _ = shape
     cell = index[0] // groups
     return jnp.stack((cell // width, cell % width, index[0] % groups), -1)
@@ -85,8 +91,8 @@ _convolve.defvjp(
 def convolve(maps: Tensor, y: Tensor, x: Tensor, mask: Tensor, kernel: Tensor) -> Tensor:
     """(B, H_out * W_out, filters)."""
 
-    # Image by image: from one table of all images XLA would let every device read every image.
-    def convolve_image(*of_image: Tensor) -> Tensor:
-        return _convolve(*(value[None] for value in of_image), kernel)
+    def of_images(*inputs: Tensor) -> Tensor:
+        outputs = _convolve(*inputs, kernel)
+        return outputs.reshape(inputs[1].shape[0], -1, outputs.shape[-1])
 
-    return jax.vmap(convolve_image)(maps, y, x, mask)
+    return on_own_rows(of_images, maps, y, x, mask)

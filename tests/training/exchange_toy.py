@@ -16,6 +16,8 @@ from keras import ops
 
 from keras_densepred import training
 from keras_densepred.ops.assignment import assign
+from keras_densepred.ops.deformable_attention import deformable_attention
+from keras_densepred.ops.deformable_conv import deformable_conv
 from keras_densepred.ops.nms import non_max_suppression
 from keras_densepred.ops.point_samples import labels_at_points, sample_points
 from keras_densepred.ops.roi_align import roi_align
@@ -53,6 +55,14 @@ def loss_of_rows(maps, boxes):
     points, flat = boxes[..., :2] / 8.0, ops.reshape(maps, (-1, 64, 5))
     order = descending_order(flat[..., 0])
     chosen = Boxes()(ops.stop_gradient(maps))["boxes"]
+    # A query looks at two points of one level, by one head of five channels.
+    sampled = (
+        flat[:, :, None],
+        [(8, 8)],
+        ops.reshape(points, (-1, 3, 1, 1, 2, 2)),
+        ops.reshape(flat[:, :6, 3], (-1, 3, 1, 1, 2)),
+    )
+    offsets = ops.tile(maps[..., :2], (1, 1, 1, 9))
     given = assign(flat[:, :9, :4], ops.ones((maps.shape[0], 4), "bool"))
     labels = labels_at_points(ops.cast(maps[..., 0] > 0.0, "int32"), points)
     return sum(
@@ -64,6 +74,8 @@ def loss_of_rows(maps, boxes):
             gather_rows(flat, order) * ops.arange(64.0)[:, None],
             gather_rows(flat, given),
             gather_rows(flat[..., 2], ops.cast(chosen[..., 0] > 0.0, "int32")),
+            deformable_attention(*sampled),
+            deformable_conv(maps, offsets, ops.ones((3, 3, 5, 2)), padding=1),
         )
     )
 
