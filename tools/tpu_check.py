@@ -148,7 +148,7 @@ def measured(
         else:
             images = steps.x
             lowered = lower_predict_step(steps.model, steps.x, devices)
-        shape = keras.tree.flatten(images)[0].shape
+        shape = max((leaf.shape for leaf in keras.tree.flatten(images)), key=len)  # (B, H, W, 3)
         yield {
             "versions": versions(),
             "recipe": recipe,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from keras_densepred.metrics.average_precision import (
 from keras_densepred.metrics.coco_results import as_arrays, detections_to_coco, from_arrays
 from keras_densepred.metrics.evaluation import Evaluation, EvaluationBatches, Gather, OnBatch
 from keras_densepred.metrics.mask_results import rle_to_masks
+
+Once = Callable[[Callable[[], dict[str, float]]], dict[str, float]]
 
 
 class EvaluationDataset(Protocol):
@@ -149,6 +152,8 @@ class CocoEvaluation(Evaluation):
             moving averages; by default its current weights.
         predictor: predicts instead of the model, such as `training.Cluster.predictor(model)`.
         gather: as in `evaluate_detector`.
+        once: takes what computes the numbers and gives them, as `training.Cluster.once`, so that
+            one of several processes computes them for all.
         verbose: whether to show progress and print the result.
         on_batch: called with the batches done and all of them, instead of Keras' progress bar.
 
@@ -168,6 +173,7 @@ class CocoEvaluation(Evaluation):
         weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         predictor: Any = None,
         gather: Gather | None = None,
+        once: Once = operator.call,
         verbose: bool = True,
         on_batch: OnBatch | None = None,
     ) -> None:
@@ -180,6 +186,7 @@ class CocoEvaluation(Evaluation):
             on_batch=on_batch,
         )
         self.dataset = dataset
+        self.once = once
         self.weights = weights
         self.found: Found | None = None
 
@@ -201,7 +208,7 @@ class CocoEvaluation(Evaluation):
             self.found = find_objects(
                 self.predictor or model, self.batches, self.dataset, self.shown(), self.gather
             )
-        self.results = self.found.results()
+        self.results = self.once(self.found.results)
         return self.results
 
     def logged(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -134,10 +135,25 @@ def plan_for_minutes(
     """
     cluster.say("Measuring how fast it trains ...")
     seconds = 60 * given.minutes
-    speed = _measure(recipe, settings, cluster, train, val, _MEASURING * seconds)
-    # By the same clock in all processes, which must train equally long.
-    spent = float(cluster.gather({"s": np.array([time.monotonic() - started])})["s"].max())
-    left = seconds * (1 - _RESERVE) - _END_SECONDS - spent - speed.compiling
+    usable = seconds * (1 - _RESERVE) - _END_SECONDS
+
+    def spent() -> float:
+        # By the same clock in all processes, which must train equally long.
+        return float(cluster.gather({"s": np.array([time.monotonic() - started])})["s"].max())
+
+    def check_start(again: float) -> None:
+        # The measuring goes on for long where one more program is compiled.
+        least = spent() + again
+        if least > usable:
+            minutes = math.ceil((seconds + (least - usable) / (1 - _RESERVE)) / 6) / 10
+            raise SettingsError(
+                f"--minutes {given.minutes:g} is too short: starting alone takes more than "
+                f"{minutes:g} minutes here: give more, or --epochs."
+            )
+
+    speed = _measure(recipe, settings, cluster, train, val, _MEASURING * seconds, check_start)
+    before = spent()
+    left = usable - before - speed.compiling
     affordable = max(1, int(_SHARE * left / speed.evaluation))
 
     def length_of(steps: int) -> dict[str, int]:
@@ -168,7 +184,7 @@ def plan_for_minutes(
     )
     if planned.steps < _FEW * settings.steps:
         loss_batches = batches_of_loss(recipe, settings, len(val))
-        whole = spent + speed.compiling + speed.after_compiling(settings, loss_batches)
+        whole = before + speed.compiling + speed.after_compiling(settings, loss_batches)
         cluster.say(
             f"! {planned.steps:,} are few, and may find nothing: without --minutes this run would "
             f"take {settings.steps:,} steps, in about {math.ceil(whole / 60):,} minutes."
@@ -194,9 +210,18 @@ def _length(given: Any, settings: Any, steps: int, affordable: int) -> dict[str,
 
 
 def _measure(
-    recipe: "Recipe", settings: Any, cluster: Cluster, train: Any, val: Any, seconds: float
+    recipe: "Recipe",
+    settings: Any,
+    cluster: Cluster,
+    train: Any,
+    val: Any,
+    seconds: float,
+    check_start: Callable[[float], None],
 ) -> Speed:
-    """Trains a model that is thrown away, and predicts with it; the mean of all processes."""
+    """Trains a model that is thrown away, and predicts with it; the mean of all processes.
+
+    `check_start` is told, once it is known, how long the run itself takes up to its second step.
+    """
     began = time.monotonic()
     model: Any = build_for_training(recipe, settings, train)
     batches_from = recipe.batches(settings, train, model=model, shard=cluster.shard)
@@ -219,6 +244,7 @@ def _measure(
         return clock.seconds()
 
     first = times_of(_FIRST_STEPS)
+    check_start(building + first[0])
     about = cluster.gather({"s": first[1:]})["s"].mean()  # all processes take as many steps
     count = int(np.clip(seconds / about, _FIRST_STEPS, _MOST_STEPS))
     step = float(cluster.gather({"s": times_of(count)[1:]})["s"].mean())

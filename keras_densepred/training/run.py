@@ -56,10 +56,6 @@ from keras_densepred.training.warm_start import go_on_from, start_from
 _ALTERNATIVES = (("minutes", "epochs"), ("warmup_epochs", "warmup_steps"))
 
 
-def _nothing_to_check(settings: Any, train: Any, cluster: Cluster) -> None:
-    """A recipe without checks of its own."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A script that trains one kind of model; subclasses are of a task.
@@ -89,7 +85,7 @@ class Recipe:
     augmentation: Callable[[Any, int], list[Callable]]
     preprocessing: Callable[[Any], Preprocessing]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    check: Callable[[Any, Any, Cluster], None] = _nothing_to_check
+    check: Callable[[Any, Any, Cluster], None] = lambda *_: None
     meaning: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
     large: int = 20_000
@@ -176,6 +172,8 @@ class Recipe:
         with distribute(
             given.devices, given.processes, given.process_id, given.coordinator, given.shard_weights
         ) as cluster:
+            if given.batch_size is not None:
+                cluster.rows(given.step_size)
             cluster.say("Reading what data there are ...")
             train, val = self.open_data(given)
             settings = self.complete(given, train, val, cluster.say)

@@ -89,12 +89,18 @@ def fit(callback, epochs):
 
 def test_callback_evaluates_the_model_in_training():
     split = FixedSplit()
-    shown = []
+    shown, computed = [], []
     callback = metrics.CocoEvaluation(
-        split.batches(), split, verbose=False, on_batch=lambda *numbers: shown.append(numbers)
+        split.batches(),
+        split,
+        once=lambda action: computed.append(action()) or computed[-1],
+        verbose=False,
+        on_batch=lambda *numbers: shown.append(numbers),
     )
     history, _ = fit(callback, epochs=2)
     assert shown == [(1, 1)] * 2
+    assert len(computed) == 2
+    assert callback.results is computed[-1]
     # The weight is 1 after the first epoch's step of 0.5 * 2, so both evaluations find all.
     assert history.history["val_AP"] == [1.0, 1.0]
     measured = {f"val_{key}" for key in metrics.SUMMARY_KEYS} - {"val_APl"}

@@ -1,5 +1,6 @@
 """What a recipe refuses before it works, in one sentence that names the flag."""
 
+import contextlib
 import dataclasses
 import importlib
 import typing
@@ -178,6 +179,15 @@ def test_a_smaller_batch_splits_over_devices_and_steps(images, devices, accumula
     complete = experiments.complete(given, recipe.experiments, toy.Split(images), **options)
     assert complete.batch_size == batch
     assert len(said) == (batch < 32)
+
+
+def test_a_batch_that_does_not_split_over_the_devices(tmp_path, monkeypatch, capsys):
+    """Is refused before any data are read."""
+    two = contextlib.nullcontext(training.Cluster(devices=2))
+    monkeypatch.setattr(training.run, "distribute", lambda *arguments: two)
+    with pytest.raises(training.DevicesError, match="A batch of 3 does not split over 2 devices"):
+        recipe_of("coco_dense").main(["--batch-size", "3", "--output", str(tmp_path / "out")])
+    assert "Reading" not in capsys.readouterr().out
 
 
 FEW = ["--image-size", "64", "--epochs", "1", "--steps-per-epoch", "1", "--evaluate-every", "1"]

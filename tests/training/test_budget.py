@@ -37,8 +37,13 @@ class Recipe:
         return experiments.complete(given, EXPERIMENTS, train, large=10**6, val=val)
 
 
-def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, cluster=None, **given):
-    monkeypatch.setattr(budget, "_measure", lambda *arguments: speed)
+def planned(monkeypatch, tmp_path, speed, images=800, spent=0.0, again=0.0, cluster=None, **given):
+    def measure(*arguments):
+        check_start = arguments[-1]
+        check_start(again)
+        return speed
+
+    monkeypatch.setattr(budget, "_measure", measure)
     given = Settings(data_dir="x", output=str(tmp_path / "out"), **given)
     train, val = Split(images), Split(80)
     settings = Recipe.complete(given, train, val)
@@ -160,6 +165,16 @@ def test_a_time_that_is_too_short(monkeypatch, tmp_path):
     assert planned(monkeypatch, tmp_path, speed, minutes=enough, steps_per_epoch=999).steps == 999
     with pytest.raises(SettingsError, match="--minutes or --steps"):
         planned(monkeypatch, tmp_path, budget.Speed(0.5, 5.0, 6.0), minutes=1, steps=3)
+
+
+def test_a_time_that_is_too_short_for_the_start_alone(monkeypatch, tmp_path):
+    """Is refused before prediction is compiled, by all processes alike."""
+    speed = budget.Speed(0.5, 5.0, 6.0)
+    assert planned(monkeypatch, tmp_path, speed, again=100.0, minutes=3).steps
+    with pytest.raises(SettingsError, match=r"--minutes 3 is too short: starting alone .* 3.3 m"):
+        planned(
+            monkeypatch, tmp_path, speed, spent=20.0, again=100.0, cluster=WithALateOne(), minutes=3
+        )
 
 
 def test_a_time_in_which_little_is_learned(monkeypatch, tmp_path, capsys):

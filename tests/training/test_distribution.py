@@ -173,6 +173,7 @@ def test_two_processes_one_killed(tmp_path, expected):
     assert found["start"].tolist() == [1, 2]
     assert found["cluster"].tolist() == [2, 2]
     assert (found["found"] - 2**40).tolist() == [0, 0, 1, 2]
+    assert found["computed_it"].tolist() == [True, False]
     check_sums(found)
     assert_close(found, expected)
 

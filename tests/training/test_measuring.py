@@ -5,6 +5,7 @@ import types
 
 import keras
 import numpy as np
+import pytest
 
 from keras_densepred.saved.preprocessing import Preprocessing
 from keras_densepred.training import AdamW, budget
@@ -50,8 +51,23 @@ SETTINGS = types.SimpleNamespace(seed=0, rematerialize=None, image_size=8)
 
 
 def test_it_trains_twice_and_predicts():
-    speed = budget._measure(Recipe, SETTINGS, current_cluster(), None, range(8), seconds=1e-3)
+    again = []
+    speed = budget._measure(
+        Recipe, SETTINGS, current_cluster(), None, range(8), 1e-3, check_start=again.append
+    )
+    assert len(again) == 1 and again[0] > speed.compiling_step
     assert speed.step > 0 and speed.evaluation > 0.03 and np.isfinite(speed.compiling)
+
+
+def test_it_ends_once_it_is_known_that_no_step_fits():
+    class Unpredicted(Recipe):
+        open_evaluation = None
+
+    def refuse(seconds):
+        raise RuntimeError("too short")
+
+    with pytest.raises(RuntimeError, match="too short"):
+        budget._measure(Unpredicted, SETTINGS, current_cluster(), None, range(8), 10.0, refuse)
 
 
 def test_it_waits_for_the_first_and_the_last_step_alone():
@@ -94,5 +110,5 @@ def test_all_processes_measure_as_many_steps():
 
             return batches
 
-    budget._measure(Counting, SETTINGS, WithASlowOne(), None, range(8), seconds=10.0)
+    budget._measure(Counting, SETTINGS, WithASlowOne(), None, range(8), 10.0, [].append)
     assert len(drawn) < 50, "few steps, and what is read ahead"

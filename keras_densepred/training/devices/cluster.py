@@ -8,6 +8,7 @@ device are in `devices.jax`, `devices.tensorflow` and `devices.torch`.
 import contextlib
 import dataclasses
 import io
+import json
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -131,6 +132,20 @@ class Cluster:
             told = self.gather({"text": np.frombuffer(text.encode(), np.uint8)})["text"]
         if told.size:
             raise DevicesError(f"The main process stopped with {told.tobytes().decode()}")
+
+    def once(self, action: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Returns the numbers that `action` gives in the main process; communicates.
+
+        For what would take every process of a machine the same time and memory.
+
+        Raises:
+            DevicesError: as `run_on_main`.
+        """
+        numbers: dict[str, float] = {}
+        self.run_on_main(lambda: numbers.update(action()))
+        text = json.dumps(numbers).encode() if self.is_main else b""
+        told = self.gather({"json": np.frombuffer(text, np.uint8)})["json"]
+        return dict(json.loads(told.tobytes()))
 
     def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
         """Sends (n,) uint8 to all processes and returns everyone's, in order."""

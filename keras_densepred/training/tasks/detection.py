@@ -237,6 +237,7 @@ def train_detector(
         weights=lambda: averaged_weights(model),
         predictor=predictor,
         gather=cluster.gather,
+        once=cluster.once,
         verbose=False,
     )
     fit_in_output(
@@ -257,7 +258,7 @@ def train_detector(
     if found is None:  # the run had been finished before
         cluster.say("Evaluating ...")
         found = metrics.find_objects(predictor, eval_batches, val, gather=cluster.gather)
-        evaluation.results = found.results()
+        evaluation.results = cluster.once(found.results)
     results = evaluation.results
     cluster.say("Drawing predictions, writing reports and saving the preset ...")
     files = ["settings.json", "metrics.csv", "curves.png", "predictions.png", "evaluation.json"]
