@@ -214,6 +214,7 @@ RECIPE = training.Classification(
     build_model,
     augmentation,
     preprocessing,
+    check=lambda settings, train, cluster: cluster.check_accumulation(settings.accumulate),
     defaults={
         "drop_path": protocols.cednet_drop_path(tiny=0.1, small=0.4, base=0.5),
         "steps_per_epoch": lambda plan: max(1, plan.accumulate * plan.images // plan.batch_size),

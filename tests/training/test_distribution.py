@@ -181,7 +181,8 @@ def test_two_processes_one_killed(tmp_path, expected):
 @pytest.mark.slow
 def test_killed_processes_continue_bit_for_bit(tmp_path):
     """With dropout, whose draws are part of the state, and accumulated gradients."""
-    flags = ("--accumulate", 4, "--dropout", 0.5)
+    accumulates = () if BACKEND == "tensorflow" else ("--accumulate", 4)
+    flags = (*accumulates, "--dropout", 0.5)
     finish(start_two(tmp_path / "whole", *flags))
     kill_one(0, tmp_path / "killed", *flags)
     finish(start_two(tmp_path / "killed", *flags))
@@ -193,11 +194,27 @@ def test_killed_processes_continue_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="does not accumulate there")
 def test_accumulated_gradients(tmp_path):
     """On several devices as on one."""
     expected = one_device(tmp_path / "one", 4)
     finish(start_two(tmp_path / "two", "--accumulate", 4))
     assert_close(result(tmp_path / "two"), expected)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others accumulate")
+def test_accumulation_is_refused():
+    """Before a step is compiled, in which Keras would fail."""
+    from keras_densepred.training.devices.tensorflow import TensorFlowCluster
+
+    cluster = TensorFlowCluster(devices=2)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=4), "mse")
+    with (
+        pytest.raises(training.DevicesError, match=r"2 devices cannot add up .* of 4 steps: leave"),
+        cluster.training(model),
+    ):
+        pass
 
 
 @pytest.mark.slow

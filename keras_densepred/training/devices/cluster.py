@@ -71,6 +71,16 @@ class Cluster:
             )
         return batch_size // self.process_count
 
+    def check_accumulation(self, steps: int | None) -> None:
+        """Refuses to add up the gradients of several steps where that cannot be.
+
+        Args:
+            steps: the optimizer's `gradient_accumulation_steps`.
+
+        Raises:
+            DevicesError: on several devices of TensorFlow.
+        """
+
     def describe(self, batch_size: int) -> str:
         """Returns one line on how a batch is divided, to print at the start."""
         processes = f" in {self.process_count} processes" if self.process_count > 1 else ""

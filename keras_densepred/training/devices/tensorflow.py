@@ -35,6 +35,18 @@ class TensorFlowCluster(Cluster):
         """Devices of this process."""
         return self.devices // self.process_count
 
+    def check_accumulation(self, steps: int | None) -> None:
+        """See `Cluster.check_accumulation`.
+
+        Keras 3.15.1 asks in a condition whether a step updates, and replicas cannot meet in one.
+        """
+        if steps is not None and steps > 1:
+            raise DevicesError(
+                f"On TensorFlow {self.devices} devices cannot add up the gradients of {steps} "
+                "steps: leave gradient_accumulation_steps (--accumulate) out, or set "
+                "KERAS_BACKEND=jax."
+            )
+
     def fit_input(self, open_batches: Batches) -> Any:
         """See `Cluster.fit_input`.
 
@@ -72,6 +84,7 @@ class TensorFlowCluster(Cluster):
         * it averages the logs of a step, of `fit` or `evaluate`, scalars, over their axis 0
           (`reduce_per_replica`). They get that axis.
         """
+        self.check_accumulation(model.optimizer.gradient_accumulation_steps)
         own, model._distribute_strategy = model._distribute_strategy, None
         names = ("train_step", "test_step") if self.process_count > 1 else ()
         steps = {name: getattr(model, name) for name in names}
