@@ -157,7 +157,17 @@ def test_a_broken_image_is_named_when_it_is_read(tmp_path):
 def test_two_files_of_one_stem(tmp_path):
     images = tree(tmp_path, ["0 0.5 0.5 0.5 0.5"])
     shutil.copy(images / "0.png", images / "0.bmp")
-    with pytest.raises(data.DatasetError, match=r"has both 0.bmp and 0.png"):
+    with pytest.raises(data.DatasetError, match=r"has both 0.bmp and 0.png, so"):
+        data.YoloDataset(images, ("cat",))
+    shutil.copy(images / "0.png", images / "0.jpg")
+    with pytest.raises(data.DatasetError, match=r"0.jpg \(one of 2 such pairs\), so a name"):
+        data.YoloDataset(images, ("cat",))
+
+
+def test_two_label_files_of_one_image(tmp_path):
+    images = tree(tmp_path, ["0 0.5 0.5 0.5 0.5"])
+    shutil.copy(tmp_path / "labels" / "0.txt", tmp_path / "labels" / "0.TXT")
+    with pytest.raises(data.DatasetError, match=r"labels has both 0.TXT and 0.txt, so a name"):
         data.YoloDataset(images, ("cat",))
 
 

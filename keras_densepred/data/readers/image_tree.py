@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from keras_densepred.data.readers.listing import (
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
-    composed,
+    by_stem,
     require_text,
 )
 from keras_densepred.data.readers.summary import Finding
@@ -48,11 +48,6 @@ def walk(folder: str) -> Iterator[str]:
             raise DatasetError(f"{place} is not a readable folder: {error.strerror}.") from error
 
 
-def stem_of(name: str) -> str:
-    """A name without its suffix, `composed`."""
-    return composed(os.path.splitext(name)[0])
-
-
 class ImageTree:
     """The images below a folder.
 
@@ -87,16 +82,7 @@ class ImageTree:
         Raises:
             DatasetError: if two images have the same, so that their labels would, too.
         """
-        found: dict[str, str] = {}
-        for name in self.names:
-            stem = stem_of(name)
-            if stem in found:
-                raise DatasetError(
-                    f"{self.folder} has both {found[stem]} and {name}, so a name without suffix is "
-                    "not enough to tell them apart: rename or remove one."
-                )
-            found[stem] = name
-        return found
+        return by_stem(self.names, self.folder)
 
     def findings(self) -> tuple[Finding, ...]:
         """Counts images of kinds that are not read, which would be passed over in silence."""

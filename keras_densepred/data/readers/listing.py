@@ -106,21 +106,42 @@ def list_stems(folder: str | os.PathLike[str], suffixes: Sequence[str], what: st
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise DatasetError(f"{folder} is not a folder with {what}: {error.strerror}.") from error
-    files: dict[str, str] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        stem = composed(stem)
-        if name.startswith(".") or suffix.lower() not in suffixes:
-            continue
+    chosen = [
+        name
+        for name in names
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+    ]
+    for name in chosen:
         require_text(name, folder)
-        if stem in files:
-            raise DatasetError(
-                f"{folder} has both {files[stem]} and {name}, so a name without suffix is not "
-                "enough to tell them apart: rename or remove one."
-            )
-        files[stem] = name
+    files = by_stem(chosen, folder)
     if not files:
         raise DatasetError(f"{folder} has no {what} ({', '.join(suffixes)}): put some there.")
+    return files
+
+
+def stem_of(name: str) -> str:
+    """A name without its suffix, `composed`."""
+    return composed(os.path.splitext(name)[0])
+
+
+def by_stem(names: Iterable[str], folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Names without suffix, `composed`, to names.
+
+    Raises:
+        DatasetError: if two have the same; it says how many more.
+    """
+    files: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        first = files.setdefault(stem_of(name), name)
+        if first != name:
+            pairs.append(" and ".join(n if is_text(n) else ascii(n) for n in (first, name)))
+    if pairs:
+        more = f" (one of {len(pairs):,} such pairs)" if len(pairs) > 1 else ""
+        raise DatasetError(
+            f"{folder} has both {pairs[0]}{more}, so a name without suffix is not enough to tell "
+            "them apart: rename or remove one."
+        )
     return files
 
 

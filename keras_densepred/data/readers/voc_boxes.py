@@ -15,7 +15,7 @@ import numpy as np
 from keras_densepred.data.image_files import ImageError
 from keras_densepred.data.image_size import upright_size
 from keras_densepred.data.readers.coco_checks import Faults
-from keras_densepred.data.readers.image_tree import ImageTree, files_finding, stem_of, walk
+from keras_densepred.data.readers.image_tree import ImageTree, files_finding, walk
 from keras_densepred.data.readers.listing import (
     composed,
     input_path,
@@ -23,6 +23,7 @@ from keras_densepred.data.readers.listing import (
     leads_outside,
     read_lines,
     require_text,
+    stem_of,
     unique_names,
 )
 from keras_densepred.data.readers.object_files import ObjectFiles

@@ -16,13 +16,15 @@ from keras_densepred.data.image_size import size_or_pixel
 from keras_densepred.data.readers.box_form import check_normalised_boxes, look_like_pixels
 from keras_densepred.data.readers.coco_checks import Faults
 from keras_densepred.data.readers.coco_masks import mask_areas
-from keras_densepred.data.readers.image_tree import ImageTree, files_finding, stem_of
+from keras_densepred.data.readers.image_tree import ImageTree, files_finding
 from keras_densepred.data.readers.listing import (
     FileFinder,
+    by_stem,
     input_path,
     is_text,
     leads_outside,
     read_lines,
+    stem_of,
     unique_names,
 )
 from keras_densepred.data.readers.object_files import ObjectFiles
@@ -213,16 +215,12 @@ class _LabelFiles:
 
     def _list(self, folder: str) -> None:
         if folder not in self._listed:
-            known = self._listed[folder] = {}
-            for name in sorted(os.listdir(folder)):
-                if name[-4:].lower() != ".txt" or name[0] == ".":
-                    continue
-                stem = stem_of(name)
-                if stem in known:
-                    raise DatasetError(
-                        f"{folder} has both {known[stem]!a} and {name!a} for one image: remove one."
-                    )
-                known[stem] = name
+            names = [
+                name
+                for name in sorted(os.listdir(folder))
+                if name[-4:].lower() == ".txt" and name[0] != "."
+            ]
+            self._listed[folder] = by_stem(names, folder)
 
     def findings(self) -> tuple[Finding, ...]:
         """Counts files of labels without an image, in folders of nothing else."""
