@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,19 @@ from keras_densepred._optional import require
 if TYPE_CHECKING:
     from rich.console import Console
 
+_PIPE_WIDTH = 200
+
 
 def open_console() -> Console:
     """A console on standard output. Requires rich, extra `data`.
 
-    Without markup, which would take `[x]` in the name of a class or a file for its own.
+    Without markup, which would take `[x]` in the name of a class or a file for its own. Into files
+    and pipes tables are as wide as they need: rich would take 80 columns, and cut names for that.
     """
-    return require("rich.console", "data").Console(highlight=False, markup=False, soft_wrap=True)
+    console = require("rich.console", "data").Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 @contextlib.contextmanager

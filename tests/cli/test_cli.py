@@ -1,9 +1,11 @@
 """The command line itself, `info`, and how images are prepared as a file."""
 
 import pytest
+from rich.table import Table
 
 from keras_densepred import training
 from keras_densepred.cli import info, main
+from keras_densepred.cli.console import open_console
 from keras_densepred.data.readers.unlabelled import output_names
 
 pytestmark = pytest.mark.backend_free
@@ -27,6 +29,15 @@ def test_data_are_named_once(capsys):
         main(["evaluate", "model.keras", "--annotations", "a.json"])
     assert ended.value.code == 2
     assert "--images goes with" in capsys.readouterr().err
+
+
+def test_a_table_in_a_pipe_keeps_its_names(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "pedestrian_with_umbrella_and_a_very_long_name"
+    table = Table(*(f"column {number}" for number in range(9)))
+    table.add_row(name, *["0.123"] * 8)
+    open_console().print(table)
+    assert name in capsys.readouterr().out
 
 
 def test_info_shows_levels_and_the_paper(capsys):
