@@ -1,5 +1,6 @@
 """What all tests share: a quiet TensorFlow, a fixed seed, and where the golden files are."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(items):
         # Of a test and of its parameters.
         if any(keras.config.backend() in mark.args for mark in item.iter_markers("slow_on")):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish(session):
+    """What imports made stays anyway: not searched for garbage again, a second for each module."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
