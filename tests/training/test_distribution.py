@@ -220,7 +220,7 @@ def test_accumulation_is_refused():
 @pytest.mark.slow
 @repaired(keras, "3.16", "torch")
 def test_keras_alone_does_not_train_in_several_processes(tmp_path, expected):
-    """What `Cluster.training` is for: remove it when Keras' own `fit` does it."""
+    """What `Cluster.training` is for; on PyTorch Keras 3.16 does it, see `devices.torch`."""
     if BACKEND == "jax":  # where it does
         return
     processes = start_two(tmp_path, "--plain")

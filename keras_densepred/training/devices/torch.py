@@ -4,9 +4,11 @@ Keras 3.15.1 has no data parallelism on PyTorch. Its `train_step` calls the mode
 calls `backward` and hands the parameters' gradients to the optimizer, so it is enough that the call
 goes through the wrapper: that sums the gradients while `backward` runs.
 
-Keras 3.16 wraps every model itself where a process group is open, for predictions too. With ours
-gradients would be summed twice, and a process that predicts while another has nothing to predict
-would wait for it for ever; so here it is kept from that.
+Keras 3.16 wraps every model itself where a process group is open, and trains the same. Ours stays:
+Keras' wrapper is called by its own `train_step`, so that a model with another one would train
+apart in each process; it holds a second copy of the gradients; and it wraps predictions, where a
+process with nothing to predict would keep the others waiting. Both would sum the gradients twice,
+so Keras is kept from it here.
 """
 
 import contextlib
