@@ -72,24 +72,36 @@ def test_only_releases_that_know_the_flag_get_it(cpu, releases, package, version
     assert use_wide_vectors({}, cpu("avx512f")) == is_set
 
 
-@pytest.mark.parametrize("own", [None, "", "--xla_force_host_platform_device_count=2"])
-def test_importing_the_package_sets_it_where_the_user_set_nothing(own):
-    script = """
-import os, keras_densepred
-from keras_densepred.runtime.xla_flags import use_wide_vectors
-here = {}
-use_wide_vectors(here)
-print([os.environ.get("XLA_FLAGS"), here.get("XLA_FLAGS")])
+# Ends where the package asks for its first framework, which may read the flags.
+SCRIPT = """
+import os, sys
+
+class AtTheFirst:
+    def find_spec(name, path, target=None):
+        if name in ("keras", "jax", "tensorflow", "torch"):
+            from keras_densepred.runtime.xla_flags import use_wide_vectors
+            here = {}
+            use_wide_vectors(here)
+            print([name, os.environ.get("XLA_FLAGS"), here.get("XLA_FLAGS")])
+            sys.exit()
+
+sys.meta_path.insert(0, AtTheFirst)
+import keras_densepred
 """
+
+
+@pytest.mark.parametrize("own", [None, "", "--xla_force_host_platform_device_count=2"])
+def test_importing_the_package_sets_it_before_keras_where_the_user_set_nothing(own):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     if own is not None:
         environment["XLA_FLAGS"] = own
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", SCRIPT],
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    found, wanted_here = ast.literal_eval(done.stdout.strip())
+    imported, found, wanted_here = ast.literal_eval(done.stdout.strip())
+    assert imported == "keras"
     assert found == (wanted_here if own is None else own)
