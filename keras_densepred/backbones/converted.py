@@ -95,7 +95,7 @@ class ConvertedPresets(PyramidBackbone):
             found = application(preset)
             return found is not None and found[0].startswith(cls._counterparts)
         theirs = [getattr(keras_hub.models, n) for n in cls._counterparts if n[0].isupper()]
-        if preset in keras_hub.models.Backbone.presets:
+        if "/" not in preset and preset in keras_hub.models.Backbone.presets:  # see `is_host`
             return any(preset in kind.presets for kind in theirs)
         if "://" not in preset and not (pathlib.Path(preset) / "config.json").is_file():
             return False
