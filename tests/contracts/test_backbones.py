@@ -3,6 +3,7 @@
 `families.FAMILIES` may have a small configuration of it; otherwise its defaults are tested.
 """
 
+import functools
 import json
 
 import keras
@@ -47,6 +48,12 @@ def build(family, **options):
     return backbone
 
 
+@functools.cache
+def built(family):
+    """One for all tests that only look at it or call it, not as in training."""
+    return build(family)
+
+
 def size_of(backbone, divisor=None):
     """An image size that fits a backbone, not square, at least as large as its coarsest stride."""
     divisor = divisor or backbone.size_divisor
@@ -68,7 +75,7 @@ def test_a_users_own_family_is_among_them():
 
 @every_family
 def test_levels_have_the_sizes_of_their_strides(family):
-    backbone = build(family)
+    backbone = built(family)
     assert list(backbone.pyramid_outputs) == [f"P{level}" for level in backbone.levels]
     assert list(backbone.levels) == sorted(backbone.levels)
     size = size_of(backbone)
@@ -80,7 +87,7 @@ def test_levels_have_the_sizes_of_their_strides(family):
 @every_family
 def test_the_size_divisor_is_true(family):
     """Other sizes are refused in one sentence, or the maps are of the right sizes, too."""
-    backbone = build(family)
+    backbone = built(family)
     size = tuple(side + 13 for side in size_of(backbone))
     try:
         shapes = output_shapes(backbone, images(*size))
@@ -90,13 +97,13 @@ def test_the_size_divisor_is_true(family):
         assert shapes == expected_shapes(backbone, *size)
 
 
-@every_family
+@every_family_computed
 def test_open_sizes_in_a_graph(family):
     if keras.config.backend() != "tensorflow":
         pytest.skip("of TensorFlow's graphs")
     import tensorflow as tf
 
-    backbone = build(family)
+    backbone = built(family)
     batch = images(*size_of(backbone))
     signature = tf.TensorSpec((None, None, None, 3), "float32")
     call = tf.function(lambda x: backbone(x), input_signature=[signature])
@@ -106,7 +113,7 @@ def test_open_sizes_in_a_graph(family):
 @pytest.mark.backend_free
 @every_family
 def test_config_comes_back(family):
-    backbone = build(family)
+    backbone = built(family)
     config = backbone.get_config()
     assert set(family._arguments()) <= set(config)
     copy = family.from_config(json.loads(json.dumps(config)))
@@ -116,7 +123,7 @@ def test_config_comes_back(family):
 
 @every_family_computed
 def test_saves_and_loads_exactly(family, tmp_path):
-    backbone = build(family)
+    backbone = built(family)
     backbone.save(tmp_path / "model.keras")
     backbone.save_to_preset(tmp_path / "preset")
     source = find_backbone(str(tmp_path / "preset"))
@@ -143,7 +150,7 @@ def test_gradients_are_finite(family):
 
 @every_family_computed
 def test_channels_first_is_the_same_network(family):
-    last = build(family)
+    last = built(family)
     first = build(family, data_format="channels_first", image_shape=(3, None, None))
     batch = images(*size_of(last))
     outputs = {
@@ -156,7 +163,7 @@ def test_channels_first_is_the_same_network(family):
 
 @every_family_computed
 def test_mixed_bfloat16_stays_close(family):
-    mixed, plain = build(family, dtype="mixed_bfloat16"), build(family)
+    mixed, plain = build(family, dtype="mixed_bfloat16"), built(family)
     batch = images(*size_of(plain))
     reference = run(plain, batch)
     for level, output in run(mixed, batch).items():
@@ -170,7 +177,7 @@ def test_mixed_bfloat16_stays_close(family):
 @pytest.mark.backend_free
 @every_family
 def test_is_pyramid_is_what_heads_need(family):
-    backbone = build(family)
+    backbone = built(family)
     levels, widths = backbone.levels, {x.channels for x in backbone.feature_info.values()}
     contiguous = levels == tuple(range(levels[0], levels[-1] + 1))
     assert backbone.is_pyramid == (contiguous and len(widths) == 1)
@@ -188,7 +195,7 @@ def test_is_pyramid_is_what_heads_need(family):
     ids=lambda f: f.__name__,
 )
 def test_necks_make_a_pyramid_of_it_or_say_what_is_missing(neck, family):
-    backbone = build(family)
+    backbone = built(family)
     missing = [f"P{level}" for level in (3, 4, 5) if level not in backbone.levels]
     if missing:
         with pytest.raises(ValueError, match=f"has no level {', '.join(missing)}"):
@@ -206,7 +213,7 @@ def test_necks_make_a_pyramid_of_it_or_say_what_is_missing(neck, family):
 @pytest.mark.backend_free
 @every_family
 def test_the_kit_makes_layers_for_heads(family):
-    kit, x = build(family).kit, keras.Input((8, 8, 4))
+    kit, x = built(family).kit, keras.Input((8, 8, 4))
     x = kit.act(kit.norm(kit.conv(x, 6, 3, "conv", stride=2), "norm"), "act")
     assert x.shape == (None, 4, 4, 6)
 
@@ -238,7 +245,7 @@ def test_presets_are_told_from_each_other(family):
 @pytest.mark.backend_free
 @every_family
 def test_depths_are_those_of_its_layers(family):
-    backbone = build(family)
+    backbone = built(family)
     depths = {backbone.layer_depth(weight.path) for weight in backbone.weights}
     assert depths == ({None} if not backbone.num_layers else set(range(backbone.num_layers + 1)))
     assert backbone.layer_depth("another_model/kernel") is None

@@ -1,5 +1,6 @@
 """What every segmenter promises, on every family of backbones. A new one joins by a line."""
 
+import functools
 import json
 
 import keras
@@ -60,11 +61,17 @@ def make(name, **options):
     return SEGMENTERS[name](OwnBackbone(), **options)
 
 
+@functools.cache
+def backbone_of(family):
+    """One for all segmenters, which here only stand on it: building takes longest."""
+    return small_backbone(family)
+
+
 @pytest.mark.backend_free
 @every_segmenter
 @every_family
 def test_stands_on_every_family(name, family):
-    model = SEGMENTERS[name](small_backbone(family))
+    model = SEGMENTERS[name](backbone_of(family))
     assert isinstance(model, models.Segmenter) and model.task == "segmentation"
     assert model.output_shape == (None, None, None, CLASSES) and model.num_classes == CLASSES
 
