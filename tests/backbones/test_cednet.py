@@ -1,7 +1,9 @@
 """CEDNet: counts of CEDNET.md, presets, round trips, sizes and gradients."""
 
+import functools
 import json
 import re
+import types
 
 import keras
 import numpy as np
@@ -29,12 +31,53 @@ PARAMETERS_NO_FINAL_DECODER = {
     "cednet_next_tiny_unet": 28_388_992,
     "cednet_next_tiny_hourglass": 27_822_144,
 }
+# CEDNET.md 1.15: RetinaNet in all, minus its head of 6,463,220 parameters.
+RETINANET_MILLIONS = {
+    "cednet_next_tiny": 38.635,
+    "cednet_next_small": 60.984,
+    "cednet_next_base": 99.122,
+    "cednet_swin_tiny": 37.136,
+    "cednet_cswin_tiny": 33.566,
+    "cednet_resnet50": 39.385,
+    "cednet_next_tiny_fpn": 36.846,
+    "cednet_next_tiny_unet": 38.885,
+    "cednet_next_tiny_hourglass": 38.881,
+}
+
+
+def drop_path_rates(backbone):
+    return {
+        layer.name.removesuffix("_drop_path"): layer.rate
+        for layer in backbone.layers
+        if layer.name.endswith("_drop_path")
+    }
+
+
+@functools.cache
+def architecture(preset):
+    """What several tests ask of a preset, which takes seconds to build."""
+    backbone = CEDNetBackbone.from_preset(preset)
+    return types.SimpleNamespace(
+        parameters=trainable_parameters(backbone),
+        pyramid_parameters=trainable_parameters(DetectionPyramid(backbone)),
+        num_layers=backbone.num_layers,
+        depths={w.path: backbone.layer_depth(w.path) for w in backbone.weights},
+        depth_of_a_head=backbone.layer_depth("box_head/conv1/kernel"),
+        drop_path_rates=drop_path_rates(backbone),
+    )
 
 
 @pytest.mark.backend_free
 @pytest.mark.parametrize("preset", PARAMETERS)
 def test_parameter_counts(preset):
-    assert trainable_parameters(CEDNetBackbone.from_preset(preset)) == PARAMETERS[preset]
+    assert architecture(preset).parameters == PARAMETERS[preset]
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("preset", RETINANET_MILLIONS)
+def test_parameters_of_the_papers_retinanets(preset):
+    total = (architecture(preset).pyramid_parameters + 6_463_220) / 1e6
+    assert total == pytest.approx(RETINANET_MILLIONS[preset], abs=5.1e-4)
 
 
 @pytest.mark.backend_free
@@ -50,7 +93,7 @@ def test_parameter_counts_without_final_decoder(preset):
     [("cednet_next_pico", 2.1), ("cednet_next_nano", 7.3)],
 )
 def test_our_small_presets(preset, millions):
-    assert round(trainable_parameters(CEDNetBackbone.from_preset(preset)) / 1e6, 1) == millions
+    assert round(architecture(preset).parameters / 1e6, 1) == millions
 
 
 @pytest.mark.backend_free
@@ -107,10 +150,19 @@ COMPILED_QUICKLY = ("cednet_next_pico", "cednet_resnet50")
 STYLES = [pytest.param(changes, marks=COMPILED) for changes in STYLES]
 
 
-# The others are made of the same layers.
+# The others are made of the same layers; Base is Small with more channels.
 @pytest.mark.parametrize(
     "preset",
-    [pytest.param(p, marks=[] if p in COMPILED_QUICKLY else [COMPILED]) for p in PRESETS],
+    [
+        pytest.param(
+            p,
+            marks=[
+                *([] if p in COMPILED_QUICKLY else [COMPILED]),
+                *([pytest.mark.slow] if p == "cednet_next_base" else []),
+            ],
+        )
+        for p in PRESETS
+    ],
 )
 def test_backends_agree(preset, golden):
     """Outputs against one stored reference within 5e-5, so any two backends agree to 1e-4."""
@@ -156,7 +208,7 @@ def test_every_weight_gets_a_gradient(case):
 
 @pytest.mark.parametrize("changes", STYLES, ids=str)
 def test_round_trips_are_exact(changes, tmp_path):
-    backbone = mini_cednet(**changes)
+    backbone = mini_cednet(**{"depths": (1, 1, 1), **changes})
     images = np.random.default_rng(0).normal(size=(1, 64, 32, 3)).astype("float32")
     outputs = backbone(images)
     rebuilt = CEDNetBackbone.from_config(backbone.get_config())
@@ -209,24 +261,17 @@ def test_other_sizes_are_refused_in_one_sentence():
 @pytest.mark.backend_free
 def test_drop_path_rates_are_those_of_the_spec():
     """CEDNET.md 1.8: T has 27 blocks; UNet's C3 decoder block repeats the first decoder rate."""
-
-    def rates(backbone):
-        return {
-            layer.name.removesuffix("_drop_path"): layer.rate
-            for layer in backbone.layers
-            if layer.name.endswith("_drop_path")
-        }
-
-    tiny = rates(CEDNetBackbone.from_preset("cednet_next_tiny"))
+    tiny = architecture("cednet_next_tiny").drop_path_rates
     assert "p2_block1" not in tiny  # rate 0
     assert tiny["p2_block2"] == pytest.approx(0.1 / 26)
     assert tiny["stage3_encoder_c5_block2"] == pytest.approx(0.1)
-    unet = rates(CEDNetBackbone.from_preset("cednet_next_tiny_unet", final_decoder=False))
+    without = CEDNetBackbone.from_preset("cednet_next_tiny_unet", final_decoder=False)
+    unet = drop_path_rates(without)
     assert unet["stage1_decoder_c4_block1"] == pytest.approx(0.0308, abs=5e-5)
     assert unet["stage1_decoder_c4_block2"] == pytest.approx(0.0346, abs=5e-5)
     assert unet["stage1_decoder_c3_block1"] == pytest.approx(0.0308, abs=5e-5)
     assert max(unet.values()) == pytest.approx(0.0885, abs=5e-5)
-    hourglass = rates(CEDNetBackbone.from_preset("cednet_next_tiny_hourglass"))
+    hourglass = architecture("cednet_next_tiny_hourglass").drop_path_rates
     assert not any("lateral" in name for name in hourglass)
 
 
@@ -301,10 +346,9 @@ def authors_layer_id(path, fine):
 @pytest.mark.backend_free
 @pytest.mark.parametrize("preset", PRESETS)
 def test_layer_depths_are_the_authors(preset):
-    backbone = CEDNetBackbone.from_preset(preset)
-    fine = preset in FINE
+    backbone, fine = architecture(preset), preset in FINE
     assert backbone.num_layers == FINE.get(preset, 3 if preset == "cednet_next_pico" else 4)
-    depths = {w.path: backbone.layer_depth(w.path) for w in backbone.weights}
+    depths = backbone.depths
     assert depths == {path: authors_layer_id(path, fine) for path in depths}
     assert set(depths.values()) == set(range(backbone.num_layers + 1))
-    assert backbone.layer_depth("box_head/conv1/kernel") is None
+    assert backbone.depth_of_a_head is None
