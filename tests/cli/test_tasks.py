@@ -159,15 +159,19 @@ def test_a_users_own_model_needs_its_module_only(photos, tmp_path, monkeypatch, 
     frame = training.Preprocessing("classification", ZERO, BYTE, 32, crop_ratio=1.0)
     run = save(model, tmp_path / "run", "classifier.keras", frame, ("cat", "dog"))
     file = str(run / "preset" / "classifier.keras")
-    command = [sys.executable, "-m", "keras_densepred", "predict", file, str(photos / "a.png")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    options = dict(capture_output=True, text=True, env=environment)
-    unknown = subprocess.run(command, **options)
-    assert unknown.returncode == 1
-    assert "holds a TheirClassifier" in unknown.stderr and "--import" in unknown.stderr
-    found = subprocess.run([*command, "--import", "their_networks"], **options)
-    assert found.returncode == 0, found.stderr
-    assert "TheirClassifier, 1 image" in found.stdout
+    program = (
+        "import sys; sys.argv[0] = 'keras-densepred'; from keras_densepred.cli import main\n"
+        "sys.exit(main(sys.argv[1:]) != 1 or main([*sys.argv[1:], '--import', 'their_networks']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "predict", file, str(photos / "a.png")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "holds a TheirClassifier" in done.stderr and "--import" in done.stderr
+    assert done.stdout.count("TheirClassifier, 1 image") == 1
     assert main(["info", "their_small", "--image-size", "64", "--import", "their_networks"]) == 0
     assert "TheirBackbone" in capsys.readouterr().out
     assert main(["info", "their_small", "--import", "no_such_module"]) == 1

@@ -150,17 +150,23 @@ def test_a_picture_that_breaks_off_is_named_before_the_model_is_built(tmp_path, 
     assert not output.exists() and "Building" not in capsys.readouterr().out
 
 
+ONE_EPOCH = ["--epochs", "1", "--steps-per-epoch", "1"]
+ONE_STEP = ["--steps", "1", "--steps-per-epoch", "1"]
+
+
 @pytest.mark.slow_on("jax", "tensorflow")
 @pytest.mark.parametrize(
-    ("name", "make", "flags", "picture"),
+    ("name", "make", "flags", "picture", "once"),
     [
-        ("coco_dense", toy.detection, toy.DENSE, "data/images/val/*1.*"),
-        ("voc_deeplab_v3", toy.segmentation, [], "data/JPEGImages/val0.png"),
-        ("imagenet_pretrain", toy.classification, [], "data/val/*/0.png"),
+        ("coco_dense", toy.detection, toy.DENSE, "data/images/val/*1.*", ONE_EPOCH),
+        ("voc_deeplab_v3", toy.segmentation, [], "data/JPEGImages/val0.png", ONE_STEP),
+        ("imagenet_pretrain", toy.classification, [], "data/val/*/0.png", ONE_EPOCH),
     ],
 )
-def test_a_run_that_skips_a_broken_validation_picture_ends(name, make, flags, picture, tmp_path):
-    given = [*make(tmp_path), *flags, "--on-bad-image", "skip"]
+def test_a_run_that_skips_a_broken_validation_picture_ends(
+    name, make, flags, picture, once, tmp_path
+):
+    given = [*make(tmp_path), *flags, "--on-bad-image", "skip", *once]
     (broken,) = tmp_path.glob(picture)
     broken.write_bytes(broken.read_bytes()[:-100])
     output = tmp_path / "out"

@@ -140,8 +140,8 @@ def test_a_run_from_before_classes_were_recorded_is_known_by_its_preset(tmp_path
 
 
 def test_a_second_run_into_the_same_output_is_refused(tmp_path):
-    holder = (
-        "import sys; from keras_densepred import files\n"
+    holder = (  # as a recipe, which does not import Keras at once
+        "import sys; sys.argv[0] = 'recipes/coco_yolo.py'; from keras_densepred import files\n"
         f"with files.locked({str(tmp_path)!r}): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
