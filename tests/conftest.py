@@ -16,13 +16,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-import keras
 import pytest
+
+# Keras is imported below, where it is used: the process that deals the tests out to others never
+# does, and starts them seconds sooner.
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items):
     """Makes `slow_on("jax", ...)` what `slow` is on those backends, and nothing on the others."""
+    import keras
+
     for item in items:
         # Of a test and of its parameters.
         if any(keras.config.backend() in mark.args for mark in item.iter_markers("slow_on")):
@@ -37,6 +41,8 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
@@ -48,6 +54,8 @@ def golden() -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
     """What a module of tests compiled is not kept for the next one: JAX's would fill gigabytes."""
+    import keras
+
     yield
     keras.utils.clear_session()
     if keras.config.backend() == "jax":
