@@ -111,17 +111,19 @@ def load() -> None:
     global _is_loaded
     if _is_loaded:
         return
-    import keras
-    import numpy as np
+    with memory.made_to_stay():
+        import keras
+        import numpy as np
 
-    if keras.config.backend() != "tensorflow":
-        with without_tensorflow():
-            importlib.import_module("keras_hub")
-            # Keras asks whether TensorFlow is there only once; this is the least that makes it ask.
-            keras.saving.serialize_keras_object(np.float32(0))
-    _is_loaded = True
-    for name in _postponed:
-        importlib.reload(sys.modules[name])
+        if keras.config.backend() != "tensorflow":
+            with without_tensorflow():
+                importlib.import_module("keras_hub")
+                # Keras asks whether TensorFlow is there only once; this is the least that makes
+                # it ask.
+                keras.saving.serialize_keras_object(np.float32(0))
+        _is_loaded = True
+        for name in _postponed:
+            importlib.reload(sys.modules[name])
 
 
 class _NoTensorFlow(importlib.abc.MetaPathFinder):

@@ -58,3 +58,19 @@ def test_elsewhere_it_does_nothing(monkeypatch):
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
+
+
+LOADING = """
+import gc, sys
+sys.argv = [{script!r}]
+from keras_densepred import start
+assert gc.get_freeze_count() == 0
+start.load()
+assert gc.get_freeze_count() > 100_000
+assert gc.isenabled()
+"""
+
+
+def test_what_a_command_imports_is_not_searched_for_garbage():
+    script = str(pathlib.Path(__file__).parents[1] / "recipes" / "coco_dense.py")
+    subprocess.run([sys.executable, "-c", LOADING.format(script=script)], check=True, timeout=300)

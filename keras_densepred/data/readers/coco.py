@@ -17,7 +17,6 @@ from keras_densepred.data.readers.coco_checks import (
     class_names,
     find_files,
     name_annotation,
-    paused_garbage_collection,
     read_annotation_file,
     repeated_ids,
     show,
@@ -27,6 +26,7 @@ from keras_densepred.data.readers.object_files import ObjectFiles
 from keras_densepred.data.readers.object_table import ObjectTable
 from keras_densepred.data.readers.summary import Finding
 from keras_densepred.data.records import DatasetError
+from keras_densepred.memory import paused_garbage_collection
 
 
 class CocoDataset(ObjectFiles):
@@ -59,6 +59,8 @@ class CocoDataset(ObjectFiles):
         images: str | os.PathLike[str],
         with_masks: bool = False,
     ) -> None:
+        # Parsing makes millions of objects and no cycles: 27 instead of 38 seconds for COCO. What
+        # reads them afterwards is as much faster: each of its lists has them counted again.
         with paused_garbage_collection():
             self._read(str(input_path(annotations)), str(input_path(images)), with_masks)
 
