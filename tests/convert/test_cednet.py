@@ -65,12 +65,13 @@ def assert_close(ours, authors, name):
 @pytest.mark.parametrize(
     "name",
     [
-        "next_tiny_unet",
+        pytest.param("next_tiny_unet", marks=pytest.mark.slow_on("jax")),
         "seg_next_tiny",
+        pytest.param("next_tiny_large", marks=pytest.mark.slow),  # the same on larger images
         *(
             pytest.param(name, marks=pytest.mark.slow_on("jax", "tensorflow"))
             for name in (
-                *("next_tiny", "next_tiny_large", "next_tiny_hourglass", "res50"),
+                *("next_tiny", "next_tiny_hourglass", "res50"),
                 *("det_next_tiny", "det_swin_tiny", "det_lastdec_next_tiny"),
             )
         ),

@@ -65,7 +65,7 @@ def test_parameters_are_the_authors(prefix, variant, golden):
     "name",
     [
         *("next_tiny", "det_next_tiny", "seg_next_tiny"),
-        pytest.param("next_tiny_large", marks=pytest.mark.slow_on("jax", "tensorflow")),
+        pytest.param("next_tiny_large", marks=pytest.mark.slow),  # the same on larger images
     ],
 )
 def test_outputs_equal_the_authors(name, memory_format, golden):

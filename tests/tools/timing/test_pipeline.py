@@ -40,7 +40,19 @@ def check(rows, batch, name="pipeline", least=("decode", "decode_lsj")):
     assert rows[0]["ratio_to_decode"] == rows[1]["ratio_to_decode_lsj"] == 1.0
 
 
-def test_rows_on_pictures_of_its_own():
+def without_workers(arguments):
+    """Workers import all of Keras first; that their batches are these, the data's tests prove."""
+    return {**arguments, "workers": 0}
+
+
+@pytest.mark.parametrize(
+    "change", [without_workers, pytest.param(dict, marks=pytest.mark.slow)], ids=("here", "workers")
+)
+def test_rows_on_pictures_of_its_own(monkeypatch, change):
+    train_batches = data.train_batches
+    monkeypatch.setattr(
+        data, "train_batches", lambda *a, **options: train_batches(*a, **change(options))
+    )
     threads = cv2.getNumThreads()
     check(measure_pipeline(image_size=64, batch_size=2, repeats=2, images=3), batch=2)
     assert cv2.getNumThreads() == threads
