@@ -61,8 +61,11 @@ def test_a_device_that_was_chosen_counts(monkeypatch):
 
 def test_asking_changes_no_key_of_the_caches():
     """It did in a process that asked for the first time: each training step was compiled twice."""
+    # As a recipe, which imports no networks for this.
     script = """
+import sys
 import jax
+sys.argv[0] = "recipes/coco_yolo.py"
 from keras_densepred.runtime.devices import jax_runs_on_cpu
 
 def traced(x):

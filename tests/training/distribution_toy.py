@@ -10,6 +10,9 @@ import os
 import pathlib
 import signal
 
+if __name__ == "__main__":
+    import tests.without_tensorflow  # noqa: F401
+
 import keras
 import numpy as np
 

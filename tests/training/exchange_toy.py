@@ -9,6 +9,9 @@ prints the collectives of a recipe's training step.
 import json
 import sys
 
+if __name__ == "__main__":
+    import tests.without_tensorflow  # noqa: F401
+
 import jax
 import keras
 import numpy as np
