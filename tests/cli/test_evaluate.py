@@ -12,6 +12,7 @@ from keras_densepred.cli import main
 from tests.cli.trained import SHAPES
 
 
+@pytest.mark.slow_on("jax", "tensorflow")  # there `predict` is run
 def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     tree = tmp_path / "tree"
     for split in ("train", "val"):

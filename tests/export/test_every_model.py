@@ -24,6 +24,8 @@ REFUSED = {
 }
 QUICK = {("mask", "saved_model"), ("deeplab_keras_hub", "onnx"), ("retinanet", "openvino")}
 QUICK |= {("yolo", "litert"), ("classifier", "saved_model"), ("classifier", "torch")}
+if keras.config.backend() == "jax":
+    QUICK -= {("classifier", "saved_model")}  # simpler than what is left
 
 
 def cell(name, format):

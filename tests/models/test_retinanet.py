@@ -208,6 +208,7 @@ def test_keras_hub_still_loads_presets_of_the_expected_backbone_class_only(model
         keras_hub.models.RetinaNetObjectDetector.from_preset(preset)
 
 
+@pytest.mark.backend_free
 def test_backbone_without_pyramid_gets_keras_hubs_fpn(toy_backbone, tmp_path):
     model = RetinaNetKerasHub(toy_backbone, num_classes=2, head_width=8, head_depth=1)
     assert isinstance(model.backbone, keras_hub.models.RetinaNetBackbone)
@@ -216,6 +217,7 @@ def test_backbone_without_pyramid_gets_keras_hubs_fpn(toy_backbone, tmp_path):
     assert_same_model(model, keras.models.load_model(tmp_path / "model.keras"))
 
 
+@pytest.mark.slow_on("jax", "tensorflow")  # the contract of detectors trains it there
 def test_mixed_precision_trains(model):
     half = RetinaNetKerasHub(
         type(model.backbone)(dtype="mixed_bfloat16"), num_classes=3, head_width=8, head_depth=1

@@ -128,13 +128,8 @@ def test_narrow_backbones(neck):
     assert all(x.shape[2:] == (3, 7) and x.dtype == "float32" for x in model.output.values())
 
 
-@pytest.mark.parametrize(
-    "neck",
-    [
-        pytest.param(neck, marks=pytest.mark.slow if keras.config.backend() == "jax" else ())
-        for neck in YOLO_NECKS
-    ],
-)
+@pytest.mark.slow_on("jax", "tensorflow")  # test_yolov3.py trains and predicts there
+@pytest.mark.parametrize("neck", YOLO_NECKS)
 def test_runs(neck):
     model = YOLOv3Detector(Pyramid416((None, None, 3)), 2, neck)
     outputs = model.predict_on_batch(np.ones((1, 64, 96, 3), "float32"))

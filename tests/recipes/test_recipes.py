@@ -78,6 +78,7 @@ def save_config(directory, preset):
     return str(directory)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     ("name", "given", "drop_path", "layer_decay"),
     [
@@ -99,6 +100,7 @@ def test_weights_say_which_network_they_are_of(tmp_path, name, given, drop_path,
         recipe.complete(recipe.settings(weights=weights, preset="cednet_next_tiny"), Split(LARGE))
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", ["coco_retinanet", "coco_mask_rcnn"])
 def test_layers_are_those_of_the_network_not_of_a_name(tmp_path, name):
     """Four blocks at C4 and more are two layers, as in S and B, whatever the directory's name."""
@@ -154,6 +156,7 @@ def test_the_size_must_suit_the_network():
         training.require_size(64, Coarse)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", RECIPES)
 def test_ones_own_augmentation(name, tmp_path, monkeypatch):
     """`--augment module:function` gets the recipe's transforms, and what it returns is used."""
@@ -233,7 +236,8 @@ def test_ones_own_backbone_is_pretrained_trained_and_evaluated(tmp_path):
     common += ["--steps-per-epoch", "1", "--epochs", "1"]
     pretraining = [*common, "--data-dir", str(tmp_path / "a" / "data"), "--preset", "plain"]
     training_ = [*common, "--data-dir", str(tmp_path / "b" / "data"), "--weights", str(classes)]
-    program = (
+    program = (  # as a recipe, which does not import TensorFlow for KerasHub
+        "import sys; sys.argv[0] = 'recipes/imagenet_pretrain.py'\n"
         "from recipes import imagenet_pretrain, coco_retinanet\n"
         f"imagenet_pretrain.main({[*pretraining, '--output', str(classes)]!r})\n"
         f"coco_retinanet.main({[*training_, '--width', '8', '--output', str(boxes)]!r})\n"
@@ -258,6 +262,7 @@ def test_a_module_that_is_not_there_is_one_sentence():
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_family_is_not_asked_for_what_it_does_not_have(name):
     """ResNet has neither drop path nor layer scale, which experiments of CEDNet set."""

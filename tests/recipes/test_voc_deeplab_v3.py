@@ -78,6 +78,7 @@ def test_from_flags_to_files(flags, tmp_path, capsys, head):
     assert f"| mIoU | {results['mIoU']:.4f} |" in card
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "head", ["ours", "keras_hub", pytest.param("keras_cv", marks=needs_keras_cv)]
 )
