@@ -1,6 +1,6 @@
 """What every detector promises (`models.Detector`), and every pair of detector and backbone.
 
-A new detector joins by one line in `detectors.py`; backbone families are those of `families.py`.
+A new detector joins by one line in `DETECTORS`; backbone families are those of `families.py`.
 """
 
 import functools
@@ -13,13 +13,49 @@ import pytest
 
 from keras_densepred import backbones, models
 from keras_densepred.models.class_axis import copy_weights
-from tests.contracts.detectors import DETECTORS, HEADS, RCNN
+from tests.contracts.detection import confident, numpy_weights, same_draws, targets, targets_of
 from tests.contracts.families import FAMILIES, small_backbone
+from tests.hosts import available
 from tests.models.conftest import ToyPyramid
 
 BACKEND = keras.config.backend()
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.
 COMPILE = {"jit_compile": False} if BACKEND == "tensorflow" else {}
+RCNN = dict(head_width=8, samples=8, num_proposals=12, rpn_width=8, max_detections=5)
+HEADS = dict(head_width=8, head_depth=1)
+DETR = dict(num_queries=10, width=32, num_heads=2, num_points=2, feed_forward_width=16)
+# No dropout: on PyTorch it draws from a global state.
+DETR |= dict(encoder_layers=2, decoder_layers=2, dropout=0.0)
+MASK2FORMER = dict(width=32, num_queries=8, encoder_layers=1, decoder_layers=2, num_heads=2)
+MASK2FORMER |= dict(encoder_hidden=16, decoder_hidden=16, num_points=48)
+MASK2FORMER |= dict(max_detections=5, mask_size=28)
+DETECTORS = {
+    "retinanet": lambda *args, **options: models.RetinaNet(*args, **HEADS, **options),
+    "retinanet_hub": lambda *args, **options: models.RetinaNetKerasHub(*args, **HEADS, **options),
+    "retinanet_cv": lambda *args, **options: models.RetinaNetKerasCV(*args, **HEADS, **options),
+    "reppoints": lambda *args, **options: models.RepPoints(*args, **HEADS, **options),
+    "dense": lambda *args, **options: models.TaskAlignedDetector(*args, **HEADS, **options),
+    "yolov3": lambda *args, **options: models.YOLOv3Detector(*args, neck="prn", **options),
+    "yolov8_cv": lambda *args, **options: models.YOLOV8KerasCV(*args, fpn_depth=1, **options),
+    "faster": lambda *args, **options: models.FasterRCNN(*args, **RCNN, **options),
+    "mask": lambda *args, **options: models.MaskRCNN(*args, mask_convs=1, **RCNN, **options),
+    "cascade": lambda *args, **options: models.CascadeRCNN(*args, **RCNN, **options),
+    "cascade_mask": lambda *args, **options: models.CascadeMaskRCNN(
+        *args, mask_convs=1, **RCNN, **options
+    ),
+    "grid": lambda *args, **options: models.GridRCNN(
+        *args, grid_convs=1, grid_width=4, grid_samples=6, **RCNN, **options
+    ),
+    "detr": lambda *args, **options: models.DeformableDETR(*args, **DETR, **options),
+    "detr_mixed": lambda *args, **options: models.DeformableDETR(
+        *args, query_selection="mixed", **DETR, **options
+    ),
+    "mask2former": lambda *args, **options: models.Mask2Former(*args, **MASK2FORMER, **options),
+    "mask2former_centres": lambda *args, **options: models.Mask2Former(
+        *args, query_selection="centres", **MASK2FORMER, **options
+    ),
+}
+DETECTORS = available(DETECTORS)
 # Levels of different width, as in the published networks, where the small ones have one width.
 CSP_STAGES = tuple(
     backbones.CSPStage(1, width=width, bottleneck=4, parts=(width, width), out=width, down=down)
@@ -39,46 +75,6 @@ def one_network_elsewhere(names, first):
     """All on PyTorch; JAX and TensorFlow take a minute to compile some, so there one, and slow."""
     compiled = pytest.mark.slow_on("jax", "tensorflow")
     return [name if name == first else pytest.param(name, marks=compiled) for name in names]
-
-
-def targets(kind="objects"):
-    """Two objects in the first image and none in the second, or none at all."""
-    rows = {"objects": 4, "padding": 4, "no_rows": 0}[kind]
-    y = {
-        "boxes": np.full((2, rows, 4), -1, "float32"),
-        "labels": np.full((2, rows), -1, "int32"),
-        "masks": np.zeros((2, rows, 10, 10), "uint8"),
-    }
-    if kind == "objects":
-        y["boxes"][0, :2] = [[8, 4, 50, 44], [30, 20, 62, 60]]
-        y["labels"][0, :2] = [2, 0]
-        y["masks"][0, :2, :, :5] = 1
-    return y
-
-
-def targets_of(model, kind="objects"):
-    return {key: value for key, value in targets(kind).items() if key in model.target_keys}
-
-
-def numpy_weights(model):
-    return [keras.ops.convert_to_numpy(weight) for weight in model.weights]
-
-
-def same_draws(*detectors):
-    """Two-stage detectors train on a random sample."""
-    for model in detectors:
-        for variable in model.non_trainable_variables:
-            if "seed_generator" in variable.path:
-                variable.assign(np.array([3, 0], "uint32"))
-
-
-def confident(model):
-    """Moves the biases, so that there are detections to compare."""
-    random = np.random.default_rng(1)
-    for weight in model.trainable_weights:
-        if weight.name == "bias":
-            value = keras.ops.convert_to_numpy(weight)
-            weight.assign(value + 2.5 * np.abs(random.normal(size=value.shape)))
 
 
 @pytest.fixture(scope="module", params=one_network_elsewhere(DETECTORS, "retinanet"))
