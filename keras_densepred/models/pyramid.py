@@ -7,7 +7,7 @@ import keras
 import keras_hub
 
 from keras_densepred.backbones.backbone import PyramidBackbone
-from keras_densepred.backbones.host_graph import check_levels_are_true
+from keras_densepred.backbones.host_graph import check_levels_are_true, replace_batch_norms
 from keras_densepred.backbones.rematerialization import Rematerialization
 
 
@@ -120,3 +120,14 @@ def pyramid_levels(pyramid: keras.Model) -> tuple[int, ...]:
 def pyramid_width(pyramid: keras.Model) -> int:
     """The channels of every level of what `as_pyramid` returned."""
     return next(iter(pyramid.output.values())).shape[-1]
+
+
+def share_batch_norms(model: keras.Model, backbone: Any) -> None:
+    """Lets replicas share the statistics of a host's head too, where those of its backbone are.
+
+    Args:
+        model: with the host's layers.
+        backbone: whose `sync_batch_norm` says so.
+    """
+    if getattr(backbone, "sync_batch_norm", False):
+        replace_batch_norms(model.layers, fixed=False, synchronized=True)

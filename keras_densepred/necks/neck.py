@@ -43,6 +43,8 @@ class Neck(PyramidBackbone):
             **kwargs,
         )
         self.backbone = backbone
+        # Heads ask their pyramid, be it a backbone or a neck.
+        self.sync_batch_norm = getattr(backbone, "sync_batch_norm", False)
 
     @classmethod
     def levels_of(cls, backbone: keras.Model, levels: range, dtype: Any) -> dict[int, Any]:

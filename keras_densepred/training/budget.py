@@ -151,6 +151,7 @@ def plan_for_minutes(
                 f"{minutes:g} minutes here: give more, or --epochs."
             )
 
+    check_start(0.0)
     speed = _measure(recipe, settings, cluster, train, val, _MEASURING * seconds, check_start)
     before = spent()
     left = usable - before - speed.compiling

@@ -7,6 +7,7 @@ from keras import layers
 from keras_densepred import backbones
 from keras_densepred.backbones import CSPStage, PyramidBackbone, register_backbone
 from keras_densepred.layers.image_input import image_input
+from keras_densepred.layers.norm import BatchNorm
 
 
 @register_backbone
@@ -96,3 +97,11 @@ every_family = pytest.mark.parametrize(
 def small_backbone(family: str, **options) -> PyramidBackbone:
     backbone_class, arguments = FAMILIES[family]
     return backbone_class(**{**arguments, **options})
+
+
+def norms_apart(make_model):
+    """Batch norms that a model on a backbone with shared ones does not let replicas share."""
+    model = make_model(small_backbone("resnet", sync_batch_norm=True))
+    norms = [n for n in model._flatten_layers() if isinstance(n, layers.BatchNormalization)]
+    assert len(norms) > 16
+    return [norm.path for norm in norms if not isinstance(norm, BatchNorm)]

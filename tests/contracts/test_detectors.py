@@ -14,7 +14,7 @@ import pytest
 from keras_densepred import backbones, models
 from keras_densepred.models.class_axis import copy_weights
 from tests.contracts.detection import confident, numpy_weights, same_draws, targets, targets_of
-from tests.contracts.families import FAMILIES, small_backbone
+from tests.contracts.families import FAMILIES, norms_apart, small_backbone
 from tests.hosts import available
 from tests.models.conftest import ToyPyramid
 
@@ -288,6 +288,13 @@ def backbone_of(family):
 
 
 @pytest.mark.backend_free
+@pytest.mark.parametrize("name", DETECTORS)
+def test_batch_norms_are_shared_as_those_of_the_backbone(name):
+    """On several devices a model trains as on one only if all of them are."""
+    assert not norms_apart(lambda backbone: DETECTORS[name](backbone, num_classes=3))
+
+
+@pytest.mark.backend_free
 def test_every_family_is_paired():
     ours = (f for f in backbones.backbone_families() if f.__module__.startswith("keras_densepred."))
     assert {backbone_class for backbone_class, _ in FAMILIES.values()} >= set(ours)
@@ -304,7 +311,7 @@ def pairs():
             yield pytest.param(family, detector, marks=() if fast else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("family", "detector"), pairs())
+@pytest.mark.parametrize(("family", "detector"), list(pairs()))
 @pytest.mark.slow_on("jax", "tensorflow")
 def test_every_pair_trains(family, detector):
     """One step with a finite loss and finite gradients, on 64 pixels."""

@@ -9,7 +9,7 @@ import pytest
 
 from keras_densepred import models
 from keras_densepred.saved.opening import task_of
-from tests.contracts.families import OwnBackbone, every_family, small_backbone
+from tests.contracts.families import OwnBackbone, every_family, norms_apart, small_backbone
 from tests.hosts import available
 from tests.weights import gradients
 
@@ -65,6 +65,13 @@ def make(name, **options):
 def backbone_of(family):
     """One for all segmenters, which here only stand on it: building takes longest."""
     return small_backbone(family)
+
+
+@pytest.mark.backend_free
+@every_segmenter
+def test_batch_norms_are_shared_as_those_of_the_backbone(name):
+    """On several devices a model trains as on one only if all of them are."""
+    assert not norms_apart(SEGMENTERS[name])
 
 
 @pytest.mark.backend_free

@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from keras_densepred import training as report
+from keras_densepred.training.devices.cluster import entered
 from keras_densepred.training.report import metrics_log
 from keras_densepred.training.report.progress_line import ProgressLine, duration
 
@@ -139,6 +140,21 @@ def test_progress(stream_class):
         ), lines
         assert len(lines) == 1 + 2 * 11 and "compiling" not in "".join(lines[1:])
     progress.close()  # twice is no mistake
+
+
+class OneOfTwo(report.Cluster):
+    metrics_are_local = True
+
+
+@pytest.mark.parametrize("stream_class", [io.StringIO, Terminal])
+def test_losses_of_one_process_are_said_to_be_that(stream_class):
+    """Those of the whole epoch are of all processes, and others."""
+    stream = stream_class()
+    progress = report.Progress(batch_size=4, stream=stream)
+    x = np.ones((8, 2), "float32")
+    with entered(OneOfTwo(devices=2, process_count=2)):
+        small_model().fit(x, x[:, :1], batch_size=2, verbose=0, callbacks=[progress])
+    assert "process 0's images" in stream.getvalue()
 
 
 def rendered(line, width, height=24):

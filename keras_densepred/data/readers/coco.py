@@ -160,6 +160,8 @@ def require_same_classes(datasets: Mapping[str, Any]) -> None:
     Raises:
         DatasetError: if class names or category ids differ from those of the first split.
     """
+    if not datasets:  # none could be read
+        return
     (first_name, first), *others = datasets.items()
     expected = dict(zip(first.category_ids, first.class_names, strict=True))
     for name, dataset in others:

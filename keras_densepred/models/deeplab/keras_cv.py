@@ -6,7 +6,7 @@ import keras
 
 from keras_densepred._optional import require
 from keras_densepred.layers.upsampling import UpsampleToImage
-from keras_densepred.models.pyramid import image_shape
+from keras_densepred.models.pyramid import image_shape, share_batch_norms
 from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class DeepLabV3PlusKerasCV(Segmenter, keras_cv.models.DeepLabV3Plus):
         outputs = UpsampleToImage(stride, name="upsampled_logits", dtype="float32")(logits, images)
         # Past keras_cv.models.DeepLabV3Plus.__init__, which takes no other levels than P2 and P5.
         keras_cv.models.Task.__init__(self, inputs=images, outputs=outputs, **kwargs)
+        share_batch_norms(self, backbone)
 
         # === Config ===
         self.backbone = backbone

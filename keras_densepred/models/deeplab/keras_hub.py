@@ -8,7 +8,7 @@ import keras_hub
 
 from keras_densepred.backbones.saved_preset import BackboneClass
 from keras_densepred.models.hub_task import HubTask
-from keras_densepred.models.pyramid import image_shape
+from keras_densepred.models.pyramid import image_shape, share_batch_norms
 from keras_densepred.models.segmenter import Segmenter, check_backbone
 
 # KerasHub's DeepLabV3ImageSegmenter.
@@ -79,6 +79,7 @@ class DeepLabV3KerasHub(Segmenter, HubTask, keras_hub.models.DeepLabV3ImageSegme
             check_backbone(backbone, num_classes, ("P5",))
             backbone = as_deeplab_backbone(backbone, plus)
         super().__init__(backbone, num_classes, preprocessor=preprocessor, **kwargs)
+        share_batch_norms(self, backbone.image_encoder)
         self.plus = plus
 
     @property

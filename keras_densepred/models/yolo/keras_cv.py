@@ -15,7 +15,7 @@ from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
 from keras_densepred.models.detector import DenseDetector
 from keras_densepred.models.keras_cv import KerasCVDetector
-from keras_densepred.models.pyramid import check_levels
+from keras_densepred.models.pyramid import check_levels, share_batch_norms
 from keras_densepred.ops.boxes import clip_boxes
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class YOLOV8KerasCV(KerasCVDetector, DenseDetector, keras_cv.models.YOLOV8Detect
                 decoder,
                 **kwargs,
             )
+        share_batch_norms(self, backbone)
         self._set_detector(
             backbone, num_classes, bounding_box_format, "float32", ("box_loss", "class_loss")
         )

@@ -149,9 +149,7 @@ def connect(
     if devices is None:
         devices = 1 if count == 1 and names[0].startswith("cpu") else len(names)
     if devices > len(names):
-        raise DevicesError(
-            f"{devices} devices were asked for and {len(names)} are there: {', '.join(names)}."
-        )
+        raise DevicesError(f"{devices} devices were asked for; there are only: {', '.join(names)}.")
     if shard_weights:
         check_sharding("jax", count, devices)
     if devices == 1:

@@ -214,7 +214,7 @@ def connect(
             devices = 1 if found[0].device_type == "CPU" else len(names)
         if devices > len(names):
             raise DevicesError(
-                f"{devices} devices were asked for and {len(names)} are there: {', '.join(names)}."
+                f"{devices} devices were asked for; there are only: {', '.join(names)}."
             )
         if devices == 1:
             yield Cluster()

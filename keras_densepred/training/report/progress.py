@@ -12,6 +12,7 @@ from keras_densepred.training.devices.cluster import current_cluster
 from keras_densepred.training.optim import current_learning_rate
 from keras_densepred.training.report.progress_line import ProgressLine, duration
 
+_PART = "process 0's images"
 _SECONDS_BETWEEN_REFRESHES = 0.5
 
 
@@ -99,12 +100,13 @@ class Progress(keras.callbacks.Callback):
                     seconds_left=self._seconds_left(done, now),
                     speed=self._speed(),
                     loss=losses.get("loss"),
-                    details={**parts, "lr": rate},
+                    details={**parts, "lr": rate, **({"of": _PART} if _is_a_part() else {})},
                 )
                 self._shown_at = now
         elif current_cluster().is_main and (done == steps or done % max(1, steps // 10) == 0):
-            label = f"epoch {self._epoch + 1}/{self.params['epochs']}, step {done}/{steps}: "
-            self._print(label + self._describe(done, logs, now))
+            label = f"epoch {self._epoch + 1}/{self.params['epochs']}, step {done}/{steps}"
+            whose = f" ({_PART})" if _is_a_part() else ""
+            self._print(f"{label}{whose}: {self._describe(done, logs, now)}")
 
     def on_evaluation_batch(self, done: int, batches: int) -> None:
         """Shows in a terminal how far an evaluation is.
@@ -175,3 +177,9 @@ class Progress(keras.callbacks.Callback):
             self._live.console.print(line, highlight=False, markup=False)
         elif current_cluster().is_main:
             print(line, file=self.stream, flush=True)
+
+
+def _is_a_part() -> bool:
+    """Whether the losses within an epoch are of some images: those of all are known at its end."""
+    cluster = current_cluster()
+    return cluster.metrics_are_local and cluster.process_count > 1
