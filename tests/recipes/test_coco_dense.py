@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -35,6 +37,19 @@ def test_from_flags_to_files(flags, tmp_path):
     classes = json.loads((output / "preset" / "classes.json").read_text())
     assert type(model).__name__ == "TaskAlignedDetector" and len(classes) == model.num_classes
     assert isinstance(model.backbone, necks.DetectionPyramid)  # on CEDNet
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="of PyTorch's processes")
+def test_two_processes_train_as_one(flags, tmp_path):
+    """Batch norms of heads behind a neck included."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, start in (("one", []), ("two", launcher)):
+        command = [sys.executable, *start, recipe.__file__, *flags, "--output", tmp_path / name]
+        subprocess.run([*map(str, command)], check=True, timeout=600)
+    one, two = (np.genfromtxt(tmp_path / n / "metrics.csv", delimiter=",") for n in ("one", "two"))
+    assert np.isfinite(one[1, 2:6]).all()  # epoch, rate, losses
+    np.testing.assert_allclose(two[1, 2:6], one[1, 2:6], rtol=1e-4)
 
 
 @pytest.mark.backend_free
