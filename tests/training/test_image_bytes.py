@@ -166,7 +166,7 @@ def test_pairs_that_devices_would_part_are_mixed_here():
     assert parted.dtype == np.float32
 
 
-@pytest.mark.slow_on("jax")
+@pytest.mark.slow_on("jax", "torch")
 def test_several_devices_train_alike(tmp_path):
     """PyTorch has one device in a process: two of them."""
     distribution_toy.main([str(tmp_path / "one")])
