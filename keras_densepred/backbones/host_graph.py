@@ -260,6 +260,15 @@ def _default_policy(dtype: Any) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def shares_batch_norms(pyramid: Any) -> bool:
+    """Whether replicas share the statistics of a network's batch norms, which heads on it follow.
+
+    Args:
+        pyramid: a backbone, a neck, or a pyramid of KerasHub around a backbone.
+    """
+    return bool(getattr(getattr(pyramid, "image_encoder", pyramid), "sync_batch_norm", False))
+
+
 def replace_batch_norms(layers: list[Any], fixed: bool, synchronized: bool) -> None:
     """Makes ours of Keras' batch norms, those within other layers included.
 

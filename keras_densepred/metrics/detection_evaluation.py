@@ -17,10 +17,8 @@ from keras_densepred.metrics.average_precision import (
     coco_average_precision,
 )
 from keras_densepred.metrics.coco_results import as_arrays, detections_to_coco, from_arrays
-from keras_densepred.metrics.evaluation import Evaluation, EvaluationBatches, Gather, OnBatch
+from keras_densepred.metrics.evaluation import Evaluation, EvaluationBatches, Gather, OnBatch, Once
 from keras_densepred.metrics.mask_results import rle_to_masks
-
-Once = Callable[[Callable[[], dict[str, float]]], dict[str, float]]
 
 
 class EvaluationDataset(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 
 OnBatch = Callable[[int, int], None]
 Gather = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+Once = Callable[[Callable[[], dict[str, float]]], dict[str, float]]
 
 
 class EvaluationBatches(Protocol):

@@ -7,7 +7,11 @@ import keras
 import keras_hub
 
 from keras_densepred.backbones.backbone import PyramidBackbone
-from keras_densepred.backbones.host_graph import check_levels_are_true, replace_batch_norms
+from keras_densepred.backbones.host_graph import (
+    check_levels_are_true,
+    replace_batch_norms,
+    shares_batch_norms,
+)
 from keras_densepred.backbones.rematerialization import Rematerialization
 
 
@@ -127,7 +131,7 @@ def share_batch_norms(model: keras.Model, backbone: Any) -> None:
 
     Args:
         model: with the host's layers.
-        backbone: whose `sync_batch_norm` says so.
+        backbone: what it is on.
     """
-    if getattr(backbone, "sync_batch_norm", False):
+    if shares_batch_norms(backbone):
         replace_batch_norms(model.layers, fixed=False, synchronized=True)

@@ -7,6 +7,7 @@ meets both figures: a network built with this is not that row.
 
 import keras
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.depthwise_conv import DepthwiseConv
 from keras_densepred.layers.initializers import FanInNormal
@@ -33,7 +34,8 @@ class BiFPN(Neck):
         repeats: rounds; 3 in EfficientDet-D0, 7 in D4.
         min_level: finest level, at most 4.
         max_level: coarsest level, at least 5.
-        sync_batch_norm: whether replicas share the statistics of a batch in training.
+        sync_batch_norm: whether replicas share the statistics of a batch in training; None as in
+            the backbone.
 
     Raises:
         ValueError: if the levels are out of order, the backbone lacks one, or there is no round.
@@ -48,7 +50,7 @@ class BiFPN(Neck):
         repeats: int = 3,
         min_level: int = 3,
         max_level: int = 7,
-        sync_batch_norm: bool = False,
+        sync_batch_norm: bool | None = None,
         **kwargs,
     ):
         if not 2 <= min_level <= 4 or max_level < 5:
@@ -59,6 +61,8 @@ class BiFPN(Neck):
         if repeats < 1:
             raise ValueError(f"`repeats` must be at least 1, got {repeats}.")
         dtype = kwargs.pop("dtype", None) or backbone.dtype_policy
+        if sync_batch_norm is None:
+            sync_batch_norm = shares_batch_norms(backbone)
         kit = ConvNorm("swish", sync_batch_norm=sync_batch_norm, dtype=dtype)
 
         def lateral(x, name: str):

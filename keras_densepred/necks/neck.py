@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_densepred.backbones.backbone import PyramidBackbone
-from keras_densepred.backbones.host_graph import check_levels_are_true
+from keras_densepred.backbones.host_graph import check_levels_are_true, shares_batch_norms
 from keras_densepred.layers.image_input import to_channels_last
 
 
@@ -44,7 +44,7 @@ class Neck(PyramidBackbone):
         )
         self.backbone = backbone
         # Heads ask their pyramid, be it a backbone or a neck.
-        self.sync_batch_norm = getattr(backbone, "sync_batch_norm", False)
+        self.sync_batch_norm = shares_batch_norms(backbone)
 
     @classmethod
     def levels_of(cls, backbone: keras.Model, levels: range, dtype: Any) -> dict[int, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.cross_stage import CrossStage
 from keras_densepred.layers.stateless import Concat
@@ -54,7 +55,7 @@ class CSPPathAggregation(Neck):
                 f"got {width}, {depth} and {max_level}."
             )
         dtype = kwargs.pop("dtype", None) or backbone.dtype_policy
-        sync = getattr(backbone, "sync_batch_norm", False)
+        sync = shares_batch_norms(backbone)
         kit = ConvNorm(activation, NORM_MOMENTUM, sync_batch_norm=sync, dtype=dtype)
 
         # === Functional model ===

@@ -11,7 +11,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from keras_densepred import backbones, models
+from keras_densepred import backbones, models, necks
 from keras_densepred.models.class_axis import copy_weights
 from tests.contracts.detection import confident, numpy_weights, same_draws, targets, targets_of
 from tests.contracts.families import FAMILIES, norms_apart, small_backbone
@@ -287,11 +287,22 @@ def backbone_of(family):
     return backbone
 
 
+# Norms that are there on demand.
+NORMED = dict(faster=dict(head_convs=1, head_norm=True), retinanet=dict(head_norm=True))
+
+
 @pytest.mark.backend_free
-@pytest.mark.parametrize("name", DETECTORS)
-def test_batch_norms_are_shared_as_those_of_the_backbone(name):
+@pytest.mark.parametrize(
+    ("name", "neck"), [*((n, None) for n in DETECTORS), *((n, necks.BiFPN) for n in NORMED)]
+)
+def test_batch_norms_are_shared_as_those_of_the_backbone(name, neck):
     """On several devices a model trains as on one only if all of them are."""
-    assert not norms_apart(lambda backbone: DETECTORS[name](backbone, num_classes=3))
+
+    def make(backbone):
+        below = backbone if neck is None else neck(backbone, width=8, repeats=1)
+        return DETECTORS[name](below, num_classes=3, **NORMED.get(name, {}))
+
+    assert not norms_apart(make)
 
 
 @pytest.mark.backend_free

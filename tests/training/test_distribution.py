@@ -4,13 +4,9 @@ Float32 sums in another order: weights and history agree to 1e-5, relative or ab
 """
 
 import contextlib
-import json
-import os
+import importlib
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -19,68 +15,22 @@ import pytest
 from keras_densepred import training
 from tests.hosts import repaired
 from tests.training import distribution_toy as toy
+from tests.training.processes import (
+    BACKEND,
+    DEADLINE,
+    assert_close,
+    finish,
+    result,
+    start,
+    start_two,
+)
 
 TOY = pathlib.Path(toy.__file__)
-BACKEND = keras.backend.backend()
-DEADLINE = 400  # seconds for a run that takes 15
-
-
-def environment(**more):
-    drop = ("TF_CONFIG", "XLA_FLAGS", "WORLD_SIZE", "RANK")
-    kept = {name: value for name, value in os.environ.items() if name not in drop}
-    return {**kept, "PYTHONPATH": str(TOY.parents[2]), **more}
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def start(command, **variables):
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environment(**variables),
-        cwd=TOY.parents[2],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def start_two(directory, *flags):
-    """Starts two processes as a user of the backend does."""
-    ports = free_ports(2)
-    if BACKEND == "torch":
-        launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2")
-        where = ("--master-addr=localhost", f"--master-port={ports[0]}")
-        return [start([*launcher, *where, TOY, directory, *flags])]
-    if BACKEND == "jax":
-        joined = ("--processes", 2, "--coordinator", f"localhost:{ports[0]}", "--process-id")
-        return [start([TOY, directory, *flags, *joined, index]) for index in range(2)]
-    workers = [f"localhost:{port}" for port in ports]
-    return [
-        start(
-            [TOY, directory, *flags],
-            TF_CONFIG=json.dumps(
-                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-            ),
-        )
-        for index in range(2)
-    ]
-
-
-def finish(processes):
-    for process in processes:
-        _, errors = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0, errors[-3000:]
 
 
 def kill_one(victim, directory, *flags):
     """Starts two, waits until one has killed itself, and ends the other, as a launcher does."""
-    processes = start_two(directory, "--kill", 14, victim, *flags)
+    processes = start_two([TOY, directory], "--kill", 14, victim, *flags)
     try:
         if BACKEND == "torch":
             assert processes[0].wait(DEADLINE) != 0
@@ -90,18 +40,6 @@ def kill_one(victim, directory, *flags):
         for process in processes:
             process.kill()
             process.communicate()
-
-
-def result(directory):
-    with np.load(directory / "result.npz") as file:
-        return dict(file)
-
-
-def assert_close(found, expected):
-    names = [name for name in expected if name.startswith(("weight_", "history_"))]
-    assert len(names) > 9
-    for name in [*names, "predictions"]:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def one_device(directory, accumulate=None):
@@ -168,7 +106,7 @@ def test_two_processes_one_killed(tmp_path, expected):
     kill_one(1, tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000010", "step-00000012"]
-    finish(start_two(tmp_path, "--count"))
+    finish(start_two([TOY, tmp_path], "--count"))
     found = result(tmp_path)
     assert found["start"].tolist() == [1, 2]
     assert found["cluster"].tolist() == [2, 2]
@@ -183,9 +121,9 @@ def test_killed_processes_continue_bit_for_bit(tmp_path):
     """With dropout, whose draws are part of the state, and accumulated gradients."""
     accumulates = () if BACKEND == "tensorflow" else ("--accumulate", 4)
     flags = (*accumulates, "--dropout", 0.5)
-    finish(start_two(tmp_path / "whole", *flags))
+    finish(start_two([TOY, tmp_path / "whole"], *flags))
     kill_one(0, tmp_path / "killed", *flags)
-    finish(start_two(tmp_path / "killed", *flags))
+    finish(start_two([TOY, tmp_path / "killed"], *flags))
     whole, killed = result(tmp_path / "whole"), result(tmp_path / "killed")
     assert killed["start"].tolist() == [1, 2]
     for name in whole:
@@ -194,27 +132,28 @@ def test_killed_processes_continue_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="does not accumulate there")
 def test_accumulated_gradients(tmp_path):
-    """On several devices as on one."""
-    expected = one_device(tmp_path / "one", 4)
-    finish(start_two(tmp_path / "two", "--accumulate", 4))
-    assert_close(result(tmp_path / "two"), expected)
+    """On several devices as on one; TensorFlow's refuse."""
+    processes = start_two([TOY, tmp_path / "two"], "--accumulate", 4)
+    if BACKEND == "tensorflow":
+        for process in processes:
+            _, errors = process.communicate(timeout=DEADLINE)
+            assert process.returncode != 0
+            assert "DevicesError: On TensorFlow 2 devices cannot add up the gradients" in errors
+        return
+    finish(processes)
+    assert_close(result(tmp_path / "two"), one_device(tmp_path / "one", 4))
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others accumulate")
-def test_accumulation_is_refused():
+def test_only_tensorflow_refuses_to_accumulate():
     """Before a step is compiled, in which Keras would fail."""
-    from keras_densepred.training.devices.tensorflow import TensorFlowCluster
-
-    cluster = TensorFlowCluster(devices=2)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=4), "mse")
-    with (
-        pytest.raises(training.DevicesError, match=r"2 devices cannot add up .* of 4 steps: leave"),
-        cluster.training(model),
-    ):
-        pass
+    engine = importlib.import_module(f"keras_densepred.training.devices.{BACKEND}")
+    kinds = {"tensorflow": "TensorFlowCluster", "jax": "JaxCluster", "torch": "TorchCluster"}
+    cluster = getattr(engine, kinds[BACKEND])(devices=2)
+    cluster.check_accumulation(1)
+    refusal = pytest.raises(training.DevicesError, match=r"2 devices cannot add up .* of 4 steps: ")
+    with refusal if BACKEND == "tensorflow" else contextlib.nullcontext():
+        cluster.check_accumulation(4)
 
 
 @pytest.mark.slow
@@ -223,7 +162,7 @@ def test_keras_alone_does_not_train_in_several_processes(tmp_path, expected):
     """What `Cluster.training` is for; on PyTorch Keras 3.16 does it, see `devices.torch`."""
     if BACKEND == "jax":  # where it does
         return
-    processes = start_two(tmp_path, "--plain")
+    processes = start_two([TOY, tmp_path], "--plain")
     if BACKEND == "tensorflow":
         for process in processes:
             _, errors = process.communicate(timeout=DEADLINE)

@@ -12,6 +12,7 @@ from keras_densepred.training.devices.cluster import entered
 from keras_densepred.training.devices.image_bytes import normalization, take_bytes
 from tests.recipes import toy
 from tests.training import distribution_toy
+from tests.training.processes import BACKEND, assert_close, finish, result, start, start_two
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 SIZES = np.array([(16, 16), (5, 16), (16, 9), (1, 1)], np.int32)
@@ -170,15 +171,13 @@ def test_pairs_that_devices_would_part_are_mixed_here():
 def test_several_devices_train_alike(tmp_path):
     """PyTorch has one device in a process: two of them."""
     distribution_toy.main([str(tmp_path / "one")])
-    distributed = importlib.import_module("tests.training.test_distribution")
-    run = tmp_path / "several"
-    if distributed.BACKEND == "torch":
-        distributed.finish(distributed.start_two(run, "--bytes"))
+    toy, run = distribution_toy.__file__, tmp_path / "several"
+    if BACKEND == "torch":
+        finish(start_two([toy, run], "--bytes"))
     else:
         flags = ["--devices", 2, "--simulate", 2, "--bytes"]
         simulated = "--xla_force_host_platform_device_count=2"
-        started = distributed.start([distributed.TOY, run, *flags], XLA_FLAGS=simulated)
-        distributed.finish([started])
-    found = distributed.result(run)
+        finish([start([toy, run, *flags], XLA_FLAGS=simulated)])
+    found = result(run)
     assert found["cluster"][0] == 2
-    distributed.assert_close(found, distributed.result(tmp_path / "one"))
+    assert_close(found, result(tmp_path / "one"))

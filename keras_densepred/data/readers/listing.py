@@ -128,7 +128,7 @@ def by_stem(names: Iterable[str], folder: str | os.PathLike[str]) -> dict[str, s
     """Names without suffix, `composed`, to names.
 
     Raises:
-        DatasetError: if two have the same; it says how many more.
+        DatasetError: if two have the same; it says how many such pairs there are.
     """
     files: dict[str, str] = {}
     pairs = []

@@ -79,7 +79,7 @@ class DeepLabV3KerasHub(Segmenter, HubTask, keras_hub.models.DeepLabV3ImageSegme
             check_backbone(backbone, num_classes, ("P5",))
             backbone = as_deeplab_backbone(backbone, plus)
         super().__init__(backbone, num_classes, preprocessor=preprocessor, **kwargs)
-        share_batch_norms(self, backbone.image_encoder)
+        share_batch_norms(self, backbone)
         self.plus = plus
 
     @property

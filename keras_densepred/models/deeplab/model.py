@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import keras_hub
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.faults import require_positive
 from keras_densepred.layers.aspp import atrous_pyramid_pooling
 from keras_densepred.layers.conv_norm import ConvNorm
@@ -74,7 +75,7 @@ class DeepLabV3(Segmenter, HubTask, keras_hub.models.ImageSegmenter):
             activation = own.activation if isinstance(own, ConvNorm) else "relu"
         kit = ConvNorm(
             activation,
-            sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
+            sync_batch_norm=shares_batch_norms(backbone),
             dtype=head_dtype,
         )
 

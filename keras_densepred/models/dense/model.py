@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.models.anchors import grid_points
@@ -110,7 +111,7 @@ class TaskAlignedDetector(DenseDetector, keras.Model):
         kit = ConvNorm(
             head_activation,
             NORM_MOMENTUM,
-            sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
+            sync_batch_norm=shares_batch_norms(backbone),
             dtype=dtype,
         )
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.layers.residual import ReplicaSeedGenerator
 from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.class_axis import ClassAxis
@@ -63,7 +64,8 @@ class TwoStageDetector(Detector, keras.Model):
         head_fcs: fully connected layers of a box head.
         head_width: units of these.
         head_norm: whether convolutions of box heads have batch norms.
-        sync_batch_norm: whether replicas share the statistics of these in training.
+        sync_batch_norm: whether replicas share the statistics of these in training; None as in the
+            backbone.
         class_agnostic: whether a region has one box or one for each class; None: one in the
             cascades, else one for each class.
         box_loss: `"l1"`, `"smooth_l1"` (beta 1) or `"giou"` (on decoded boxes, weight 10) of the
@@ -100,7 +102,7 @@ class TwoStageDetector(Detector, keras.Model):
         head_fcs: int = 2,
         head_width: int = 1024,
         head_norm: bool = False,
-        sync_batch_norm: bool = False,
+        sync_batch_norm: bool | None = None,
         class_agnostic: bool | None = None,
         box_loss: str | None = None,
         dynamic: bool = False,
@@ -145,6 +147,8 @@ class TwoStageDetector(Detector, keras.Model):
         channels = pyramid_width(backbone)
         rpn_width, mask_width = rpn_width or channels, mask_width or channels
         self.pyramid_levels = pyramid_levels(backbone)
+        if sync_batch_norm is None:
+            sync_batch_norm = shares_batch_norms(backbone)
         self.region_levels = tuple(
             level for level in self.pyramid_levels if level <= COARSEST_REGION_LEVEL
         )

@@ -6,6 +6,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.class_axis import ClassAxis, axes_of
 from keras_densepred.models.decoding import NonMaxSuppression
@@ -73,7 +74,7 @@ class RetinaNetBase(DenseDetector):
             activation=head_activation,
             separable=head_separable,
             norm_levels=tuple(features) if head_norm else (),
-            sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
+            sync_batch_norm=shares_batch_norms(backbone),
         )
 
         # === Functional model ===

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_densepred.backbones.cednet import CEDNetBackbone
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import ConvNorm
 from keras_densepred.layers.initializers import FanOutNormal
@@ -104,7 +105,7 @@ class UperNet(Segmenter, keras.Model):
         if auxiliary == "auto":
             auxiliary = _authors_choice(backbone, head)
         if sync_batch_norm is None:
-            sync_batch_norm = bool(getattr(backbone, "sync_batch_norm", False))
+            sync_batch_norm = shares_batch_norms(backbone)
         head_dtype = keras.dtype_policies.get(dtype or backbone.dtype_policy)
         kit = ConvNorm(
             "relu",

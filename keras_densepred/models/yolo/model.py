@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_densepred.backbones.host_graph import shares_batch_norms
 from keras_densepred.faults import require_positive
 from keras_densepred.layers.conv_norm import OrderedConvNorm
 from keras_densepred.models.class_axis import ClassAxis, axes_of
@@ -97,7 +98,7 @@ class YOLOv3Detector(DenseDetector, keras.Model):
             activation,
             momentum,
             epsilon=1e-5,
-            sync_batch_norm=getattr(backbone, "sync_batch_norm", False),
+            sync_batch_norm=shares_batch_norms(backbone),
             dtype=dtype,
         )
         features = YOLO_NECKS[neck](kit, backbone.pyramid_outputs)

@@ -6,9 +6,9 @@ goes through the wrapper: that sums the gradients while `backward` runs.
 
 Keras 3.16 wraps every model itself where a process group is open, and trains the same. Ours stays:
 Keras' wrapper is called by its own `train_step`, so that a model with another one would train
-apart in each process; it holds a second copy of the gradients; and it wraps predictions, where a
-process with nothing to predict would keep the others waiting. Both would sum the gradients twice,
-so Keras is kept from it here.
+apart in each process; it holds a second copy of the gradients; and it is made at the first
+prediction too, where a process with nothing to predict would keep the others waiting. With both
+wrappers gradients would be summed twice, so Keras is kept from making its own.
 """
 
 import contextlib
