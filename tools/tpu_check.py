@@ -10,14 +10,17 @@ slice, with the compiler of `pip install ".[tpu-check]"`: whether they fit, what
 compute, move and exchange, and the least time that takes by the chip's peaks. All flags but those
 below are the recipe's; the data set is that of its name, none is needed. Figures are of one chip.
 
-The compiler takes one core for minutes. With --table each row is written as soon as it is known,
-and a command that is started again leaves out the rows that are there.
+The compiler takes one core for ten minutes or more, with --quick for two to four. With --table each
+row is written as soon as it is known, and a command that is started again leaves out the rows that
+are there.
 
 * memory: arguments, results and temporaries beside the chip's memory. A step that does not fit is
   refused by the compiler, which says what it would need.
 * roofline: operations, memory traffic and exchange, each over the chip's peak of it, which
   tools/compiled/chips.py has. The longest of the three bounds the step from below; real steps take
   longer.
+* --quick: the compiler looks for no fast program. It fits, computes and exchanges what the fast one
+  does, but moves other amounts and takes longer, so what it says of time and traffic is left out.
 * estimated: the cycles that the compiler expects of all operations, over the chip's clock.
 * --depthwise: the 7x7 convolutions of CEDNet-NeXt-T's levels in each form, on one chip.
 """
@@ -51,6 +54,8 @@ from tools.compiled.program import collectives, estimated_cycles, memory_wanted,
 from tools.rows import append, commit, read
 
 STEPS = ("train", "predict")
+# Columns of which a program that was compiled in haste says nothing.
+OF_A_FAST_PROGRAM = ("traffic_gb", "estimated_ms", "memory_ms", "bound", "images_per_s_at_most")
 OF_A_PROGRAM = (  # columns that are empty where there is none
     *("gflop", "traffic_gb", "collectives", "exchanged_mb", "estimated_ms"),
     *("compute_ms", "memory_ms", "exchange_ms", "bound", "images_per_s_at_most"),
@@ -79,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             if not missing:
                 print(f"All rows are in {table}.")
                 return 0
-            rows = measured(arguments.recipe, flags, missing, slices)
+            rows = measured(arguments.recipe, flags, missing, slices, arguments.quick)
         for row in rows:
             print("\n".join(f"{name:>16}: {value}" for name, value in row.items()), flush=True)
             if table is not None:
@@ -101,6 +106,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("recipe", nargs="?", help="such as coco_retinanet")
     parser.add_argument("--topology", nargs="+", required=True, help="slices, such as v5e:2x4")
     parser.add_argument("--only", choices=STEPS, nargs="+", default=STEPS, help="these steps")
+    parser.add_argument("--quick", action="store_true", help="compile in a quarter of the time")
     parser.add_argument("--depthwise", type=int, metavar="IMAGES", help="instead of a recipe")
     parser.add_argument("--table", type=Path, help="CSV file to append to")
     return parser.parse_known_args(argv)
@@ -110,7 +116,11 @@ def missing_rows(
     arguments: argparse.Namespace, flags: list[str], rows: list[dict[str, str]]
 ) -> list[tuple[str, str]]:
     """Slice and step of each row that is not there yet."""
-    known = {(row["recipe"], row["flags"], row["topology"], row["step"]) for row in rows}
+    known = {
+        (row["recipe"], row["flags"], row["topology"], row["step"])
+        for row in rows
+        if arguments.quick or row["effort"] == "full"
+    }
     return [
         (topology, step)
         for topology in arguments.topology
@@ -124,6 +134,7 @@ def measured(
     flags: list[str],
     wanted: list[tuple[str, str]],
     slices: dict[str, tuple[Chip, int]],
+    quick: bool,
 ) -> Iterator[dict[str, Any]]:
     """Compiles a recipe's steps and yields a row of each."""
     from tools.compiled.recipe_steps import recipe_steps
@@ -161,7 +172,7 @@ def measured(
             "images": shape[0],
             "image_size": "x".join(str(side) for side in shape[1:3]),
             "misfits": ", ".join(misfits(lowered.as_text())),
-            **compiled(lowered, chip, chips, shape[0]),
+            **compiled(lowered, chip, chips, shape[0], quick),
         }
 
 
@@ -180,13 +191,15 @@ def devices_of(topology: str) -> Any:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
-def compiled(lowered: Any, chip: Chip, chips: int, images: int) -> dict[str, Any]:
+def compiled(
+    lowered: Any, chip: Chip, chips: int, images: int, quick: bool = False
+) -> dict[str, Any]:
     """Compiles a step; what its program says of itself."""
     start = time.monotonic()
     wanted: float | None
     fault, program = "", None
     try:
-        program = lowered.compile()
+        program = lowered.compile({"exec_time_optimization_effort": -1.0} if quick else None)
     except Exception as error:  # whatever the compiler says is the finding
         wanted = memory_wanted(str(error))
         fault = "" if wanted is not None else sentence(error)
@@ -221,6 +234,9 @@ def compiled(lowered: Any, chip: Chip, chips: int, images: int) -> dict[str, Any
             "bound": least.bound,
             "images_per_s_at_most": f"{images / least.seconds:.0f}",
         }
+    if quick:
+        row |= dict.fromkeys(OF_A_FAST_PROGRAM, "")
+    row["effort"] = "quick" if quick else "full"
     return {**row, "compile_s": f"{time.monotonic() - start:.0f}", "fault": fault}
 
 

@@ -167,6 +167,7 @@ def test_rows_that_are_there_are_left_out(tmp_path):
     arguments, rest = tpu_check.parse(flags.split())
     assert rest == ["--batch-size", "8"]
     row = {"recipe": "coco_yolo", "flags": "--batch-size 8", "topology": "v5e:2x4", "step": "train"}
+    row["effort"] = "full"
     assert tpu_check.missing_rows(arguments, rest, [row]) == [
         ("v5e:2x4", "predict"),
         ("v4:2x2x1", "train"),
@@ -174,6 +175,11 @@ def test_rows_that_are_there_are_left_out(tmp_path):
     ]
     other = {**row, "flags": "--batch-size 16"}
     assert len(tpu_check.missing_rows(arguments, rest, [other])) == 4
+    hasty = {**row, "effort": "quick"}
+    assert len(tpu_check.missing_rows(arguments, rest, [hasty])) == 4
+    arguments.quick = True
+    assert len(tpu_check.missing_rows(arguments, rest, [hasty])) == 3
+    assert len(tpu_check.missing_rows(arguments, rest, [row])) == 3
 
 
 class Lowered:
@@ -182,7 +188,8 @@ class Lowered:
     def __init__(self, error=None):
         self.error = error
 
-    def compile(self):
+    def compile(self, options):
+        self.options = options
         if self.error:
             raise self.error
         sizes = dict.fromkeys(("argument", "output", "alias", "temp", "generated_code"), 2**30)
@@ -201,6 +208,19 @@ def test_a_row_of_a_program():
     assert (row["fits"], row["gib"], row["chip_gib"]) == ("yes", "3.00", "14.9")
     assert (row["compute_ms"], row["memory_ms"], row["bound"]) == ("1.00", "10.00", "memory")
     assert (row["images_per_s_at_most"], row["collectives"], row["fault"]) == ("3200", 4, "")
+
+
+@pytest.mark.backend_free
+def test_a_program_that_was_compiled_in_haste_says_nothing_of_time():
+    fast, hasty = Lowered(), Lowered()
+    full = tpu_check.compiled(fast, chips.CHIPS["v5e"], 8, images=32)
+    quick = tpu_check.compiled(hasty, chips.CHIPS["v5e"], 8, images=32, quick=True)
+    assert fast.options is None
+    assert hasty.options == {"exec_time_optimization_effort": -1.0}
+    assert list(quick) == list(full)
+    other = {name for name in full if full[name] != quick[name]} - {"compile_s"}
+    assert other == {*tpu_check.OF_A_FAST_PROGRAM, "effort"}
+    assert not any(quick[name] for name in tpu_check.OF_A_FAST_PROGRAM)
 
 
 @pytest.mark.backend_free
