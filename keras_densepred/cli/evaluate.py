@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="val",
         help="of --data-dir (default: val)",
     )
+    parser.add_argument(
+        "--on-bad-image",
+        choices=("raise", "skip"),
+        default="raise",
+        help="at an image that cannot be read: stop before anything is evaluated, or leave it out",
+    )
     add_output_arguments(parser, "JSON file", "runs/evaluation.json")
 
 
@@ -90,9 +96,7 @@ def _detector(
         raise ValueError(f"{model.path} predicts no masks: leave --masks out.")
     split = _open_objects(model, options, console, with_masks=predicts_masks)
     _require_classes(model, split.class_names, split.source)
-    batches = data.eval_batches(
-        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
-    )
+    batches = data.eval_batches(split, **_batch_options(model, split, options, console))
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         found = metrics.find_objects(model.predictor, batches, split, show)
     results = found.results()
@@ -139,9 +143,7 @@ def _segmenter(
         _require_at_most(model, len(split.class_names), split.name)
         split = _open_masks(options, model.class_names)
     _require_classes(model, split.class_names, split.name)
-    batches = data.eval_mask_batches(
-        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
-    )
+    batches = data.eval_mask_batches(split, **_batch_options(model, split, options, console))
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         counts = metrics.count_pixels(
             model.predictor.predict_on_batch, batches, len(split.class_names), show
@@ -175,9 +177,7 @@ def _classifier(
         folder = data.find_class_folders(options.data_dir)[options.split]
     split = data.ImageFolder(folder, model.class_names if model.is_named else None)
     _require_classes(model, split.class_names, folder)
-    batches = data.eval_class_batches(
-        split, batch_size=options.batch_size, **model.preprocessing.batch_options()
-    )
+    batches = data.eval_class_batches(split, **_batch_options(model, split, options, console))
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         counts = metrics.count_predictions(model.predictor, batches, len(split.class_names), show)
     results = counts.results()
@@ -197,6 +197,19 @@ def _with_confusion(
     drawn = report.confusion_png(confusion, names, counted=counted)
     options.folder.write("confusion.png", drawn)
     return {"results": results, "classes": names, "confusion": confusion.tolist()}
+
+
+def _batch_options(
+    model: saved.SavedModel, split: Any, options: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    """Arguments of the batches, once it is known that the images can be read."""
+    for fault in data.require_readable(split, options.on_bad_image):
+        console.print(f"! left out: {fault}", style="yellow")
+    return {
+        "batch_size": options.batch_size,
+        "on_bad_image": options.on_bad_image,
+        **model.preprocessing.batch_options(),
+    }
 
 
 def _require_folder(options: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_densepred.training.devices.cluster import current_cluster
+
 # Keras on PyTorch swaps keras.optimizers.AdamW for a class that updates all variables in a few
 # `foreach` calls, but only where the class is exactly its own; a plain subclass updates one at a
 # time (400 variables on two CPU cores: 510 ms a step against 246). Deriving from the class that
@@ -227,7 +229,7 @@ def momentum_sgd(
 def copy_trainable(model: keras.Model) -> list[np.ndarray]:
     """Returns the values of the trainable variables, which later steps do not change."""
     # A copy: on PyTorch and TensorFlow the array may be a view of the variable's memory.
-    return [keras.ops.convert_to_numpy(variable).copy() for variable in model.trainable_variables]
+    return [value.copy() for value in current_cluster().whole(model.trainable_variables)]
 
 
 def assign_trainable(model: keras.Model, values: Sequence[np.ndarray]) -> None:

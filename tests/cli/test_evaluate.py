@@ -39,6 +39,16 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     assert main(again) == 1  # nobody's tables are replaced by those of another model
     assert f"{out} exists: give another --output, or --overwrite" in capsys.readouterr().err
 
+    broken = next((tree / "images" / "val").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+    again[-1] = str(tmp_path / "two.json")
+    assert main(again) == 1
+    assert "leave such images out with --on-bad-image skip" in capsys.readouterr().err
+    assert not (tmp_path / "two.json").exists()
+    assert main([*again, "--on-bad-image", "skip"]) == 0
+    assert f"! left out: {broken}" in capsys.readouterr().out.replace("\n", "")
+    assert (tmp_path / "two" / "worst.png").exists()
+
     file = tree / "annotations" / "instances_val.json"
     annotations = json.loads(file.read_text())
     annotations["categories"][0]["name"] = "dog"

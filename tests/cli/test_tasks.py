@@ -108,6 +108,14 @@ def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
     command = ["evaluate", str(run), "--data-dir", str(tmp_path / "tree"), "--split", "test"]
     assert main([*command, "--output", str(file)]) == 0
     assert json.loads(file.read_text())["results"] == content["results"]
+    shutil.copytree(photos, tmp_path / "photos")
+    next((tmp_path / "photos").glob("b.*")).write_bytes(b"no picture")
+    command = ["evaluate", str(run), "--images", str(tmp_path / "photos"), *paths[2:]]
+    command += ["--output", str(file), "--on-bad-image"]
+    assert main([*command, "raise"]) == 1
+    assert main([*command, "skip"]) == 0
+    content = json.loads(file.read_text())
+    assert np.trace(content["confusion"]) == 40 * 60 + 64 * 64
     write_mask(tmp_path / "truth" / "a.png", np.full((40, 60), 7, np.uint8))
     assert main(["evaluate", str(run), *paths]) == 1
     assert "labels up to 7" in capsys.readouterr().err

@@ -49,6 +49,19 @@ def test_images_without_objects_are_counted(tmp_path):
     }
 
 
+def test_boxes_in_unreadable_images_have_no_size(tmp_path):
+    lines = ["0 0.5 0.5 0.5 0.5", "1 0.5 0.5 0.2 0.2"]
+    images = tree(tmp_path, lines)
+    whole = data.YoloDataset(images, ("cat", "dog")).summary()
+    (images / "1.png").write_bytes(b"no picture")
+    summary = data.YoloDataset(images, ("cat", "dog")).summary()
+    assert summary.boxes == whole.boxes == 2
+    assert summary.width == (WIDTH / 2,) * 3 and whole.width[0] == pytest.approx(WIDTH / 5)
+    assert (summary.small + summary.medium + summary.large, str(summary).count("100 %")) == (1, 1)
+    (images / "0.png").write_bytes(b"no picture")
+    assert "pixels" not in str(data.YoloDataset(images, ("cat", "dog")).summary())
+
+
 def test_labels_beside_the_images(tmp_path):
     trees.write_picture(tmp_path / "a.png", 0)
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5")

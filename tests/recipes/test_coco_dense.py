@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from keras_densepred import models, necks, training
 from recipes import coco_dense as recipe
 from tests.recipes import toy
 from tests.recipes.toy import Split
-from tests.training.processes import finish, start, start_two
+from tests.training.processes import BACKEND, finish, start, start_two
 
 # A step is long to compile: on PyTorch, which does not, the recipe runs in every test.
 compiled = pytest.mark.slow_on("jax", "tensorflow")
@@ -38,12 +39,33 @@ def test_from_flags_to_files(flags, tmp_path):
     assert isinstance(model.backbone, necks.DetectionPyramid)  # on CEDNet
 
 
+def saved_weights(output):
+    """Of the preset's backbone."""
+    found = {}
+
+    def take(name, content):
+        if isinstance(content, h5py.Dataset):
+            found[name] = content[()]
+
+    with h5py.File(output / "preset" / "backbone" / "model.weights.h5") as file:
+        file.visititems(take)
+    return found
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one(flags, tmp_path):
-    """Batch norms of heads behind a neck included."""
+@pytest.mark.parametrize("split", [False, True])
+def test_two_processes_train_as_one(split, flags, tmp_path):
+    """Batch norms of heads behind a neck included, and what they save."""
+    if split and BACKEND != "jax":
+        pytest.skip("splits weights on JAX alone")
     one, two = tmp_path / "one", tmp_path / "two"
     finish([start([recipe.__file__, *flags, "--output", one])])
-    finish(start_two([recipe.__file__, *flags, "--output", two]))
+    split = ["--shard-weights"] if split else []
+    finish(start_two([recipe.__file__, *flags, *split, "--output", two]))
+    expected, found = saved_weights(one), saved_weights(two)
+    assert found.keys() == expected.keys() and len(found) > 50
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-2, err_msg=name)
     one, two = (np.genfromtxt(out / "metrics.csv", delimiter=",", names=True) for out in (one, two))
     losses = [name for name in one.dtype.names if name.endswith("loss")]
     assert len(losses) >= 4

@@ -152,7 +152,8 @@ def run(arguments, cluster):
     gathered = cluster.gather({"predictions": predictions, "found": found})
     pid = cluster.once(lambda: {"pid": float(os.getpid())})["pid"]
     gathered |= cluster.gather({"computed_it": np.array([pid == os.getpid()])})
-    weights = {f"weight_{i}": np.asarray(w) for i, w in enumerate(model.get_weights())}
+    with cluster.whole_weights(model):
+        weights = {f"weight_{i}": np.asarray(w) for i, w in enumerate(model.get_weights())}
     history = {
         f"history_{n}": [row[n] for row in rows_log.rows] for n in ("loss", "mae", "val_loss")
     }

@@ -41,20 +41,27 @@ def start(command, **variables):
     )
 
 
-def start_two(command, *flags):
-    """Starts a program in two processes as a user of the backend does."""
+def start_two(command, *flags, **variables):
+    """Starts a program in two processes as a user of the backend does.
+
+    Args:
+        command: of Python.
+        flags: of the command.
+        variables: of the environment, more.
+    """
     command, ports = [*command, *flags], free_ports(2)
     if BACKEND == "torch":
         launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2")
         where = ("--master-addr=localhost", f"--master-port={ports[0]}")
-        return [start([*launcher, *where, *command])]
+        return [start([*launcher, *where, *command], **variables)]
     if BACKEND == "jax":
         joined = ("--processes", 2, "--coordinator", f"localhost:{ports[0]}", "--process-id")
-        return [start([*command, *joined, index]) for index in range(2)]
+        return [start([*command, *joined, index], **variables) for index in range(2)]
     workers = [f"localhost:{port}" for port in ports]
     return [
         start(
             command,
+            **variables,
             TF_CONFIG=json.dumps(
                 {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
             ),

@@ -237,6 +237,8 @@ class ObjectTable:
             areas=self.areas,
             labels=self.labels,
             crowd=self.crowd,
+            # Those of unreadable images are shares of one pixel.
+            measured=np.repeat((self.image_sizes > 1).any(axis=1), np.diff(self.starts)),
             findings=(*self.findings, *more),
         )
 

@@ -50,7 +50,8 @@ class DatasetSummary:
         boxes_per_class: class name to number of boxes, crowd regions left out, in label order.
         crowd: number of crowd regions.
         small, medium, large: number of boxes with an area below 32 x 32 pixels, between, and
-            above 96 x 96 pixels, by the `area` that COCO evaluates with.
+            above 96 x 96 pixels, by the `area` that COCO evaluates with; without those of images
+            that cannot be read, where they are shares of these.
         width: minimum, median and maximum box width in pixels, `(0, 0, 0)` without boxes.
         height: the same of the heights.
         findings: what the reader dropped or changed, and why.
@@ -87,12 +88,14 @@ class DatasetSummary:
         )
         if self.boxes:
             yield class_table(self.boxes_per_class, "boxes")
+        sized = self.small + self.medium + self.large
+        if sized:
             parts = zip(
                 ("small (< 32²)", "medium", "large (> 96²)"),
                 (self.small, self.medium, self.large),
                 strict=True,
             )
-            shares = ", ".join(f"{name} {100 * n / self.boxes:.0f} %" for name, n in parts)
+            shares = ", ".join(f"{name} {100 * n / sized:.0f} %" for name, n in parts)
             yield text(f"  areas   {shares}")
             for name, values in (("widths", self.width), ("heights", self.height)):
                 low, middle, high = (f"{value:.4g}" for value in values)
@@ -195,6 +198,7 @@ def summarize_arrays(
     areas: np.ndarray,
     labels: np.ndarray,
     crowd: np.ndarray,
+    measured: np.ndarray | None = None,
     findings: Sequence[Finding] = (),
 ) -> DatasetSummary:
     """Counts objects that are already arrays.
@@ -208,6 +212,7 @@ def summarize_arrays(
         areas: `(N,)` float, COCO's area of each object in square pixels.
         labels: `(N,)` integers from 0.
         crowd: `(N,)` bool.
+        measured: `(N,)` bool, whose sizes and areas count; None for all.
         findings: what a reader dropped or changed.
 
     Returns:
@@ -215,7 +220,8 @@ def summarize_arrays(
     """
     counted = ~crowd
     counts = np.bincount(labels[counted], minlength=len(class_names))
-    sizes, areas = sizes[counted], areas[counted]
+    sized = counted if measured is None else counted & measured
+    sizes, areas = sizes[sized], areas[sized]
     small, large = int((areas < SMALL_AREA).sum()), int((areas > MEDIUM_AREA).sum())
     spread = [(0.0, 0.0, 0.0)] * 2
     if len(sizes):

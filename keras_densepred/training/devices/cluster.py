@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -156,6 +156,23 @@ class Cluster:
         text = json.dumps(numbers).encode() if self.is_main else b""
         told = self.gather({"json": np.frombuffer(text, np.uint8)})["json"]
         return dict(json.loads(told.tobytes()))
+
+    def whole(self, variables: Sequence[Any]) -> list[np.ndarray]:
+        """Returns the values of variables, of which this process may hold shares; communicates.
+
+        Args:
+            variables: Keras variables, the same in all processes.
+
+        Returns:
+            The same on every process, but for what belongs to one; they may be views of memory.
+        """
+        return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+    @contextlib.contextmanager
+    def whole_weights(self, model: keras.Model) -> Iterator[None]:
+        """Within the block any process alone can read and save `model`'s weights; communicates."""
+        del model
+        yield
 
     def _exchange(self, content: np.ndarray) -> list[np.ndarray]:
         """Sends (n,) uint8 to all processes and returns everyone's, in order."""

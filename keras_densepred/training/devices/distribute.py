@@ -49,7 +49,7 @@ def distribute(
         coordinator: `host:port` of process 0, reachable from all; TensorFlow needs the addresses
             of all processes, separated by commas. "auto" on JAX: JAX asks the cluster's manager
             (Cloud TPU, SLURM, Open MPI, Kubernetes).
-        shard_weights: JAX in one process: every device keeps a share of each large weight, of its
+        shard_weights: JAX: every device keeps a share of each large weight, of its
             moments and its average, and not all of them.
 
     Yields:
@@ -62,7 +62,7 @@ def distribute(
     name = keras.backend.backend()
     more = {}
     if shard_weights:
-        check_sharding(name, processes or 1)
+        check_sharding(name)
         more = {"shard_weights": True}
     if name not in ("jax", "tensorflow", "torch"):
         raise DevicesError(f"Keras' backend {name} does not train: set KERAS_BACKEND=jax.")
@@ -111,22 +111,21 @@ def _check_arguments(
                 )
 
 
-def check_sharding(backend: str, processes: int, devices: int | None = None) -> None:
+def check_sharding(backend: str, devices: int | None = None) -> None:
     """Refuses to split weights where that cannot be, as soon as it can be seen.
 
     Raises:
-        DevicesError: on another backend than JAX, in several processes, on one device.
+        DevicesError: on another backend than JAX, on one device.
     """
     if backend != "jax":
         raise DevicesError(
             f"Weights are split over devices on JAX alone, and KERAS_BACKEND is {backend}: leave "
             "shard_weights (--shard-weights) out."
         )
-    if processes > 1 or devices == 1:
-        found = f"are {processes} processes" if processes > 1 else "is one device"
+    if devices == 1:
         raise DevicesError(
-            "shard_weights (--shard-weights) splits weights over the devices of one process, and "
-            f"there {found}: leave it out."
+            "shard_weights (--shard-weights) splits weights over devices, and there is one: leave "
+            "it out."
         )
 
 

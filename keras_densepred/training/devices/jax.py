@@ -7,7 +7,7 @@ adds the sums over devices.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -33,6 +33,26 @@ class JaxCluster(Cluster):
         gather = require("jax.experimental.multihost_utils", "jax").process_allgather
         return self._exchange_padded(content, lambda vector: np.asarray(gather(vector)))
 
+    def whole(self, variables: Sequence[Any]) -> list[np.ndarray]:
+        """See `Cluster.whole`."""
+        gather = require("jax.experimental.multihost_utils", "jax").process_allgather
+        return [
+            gather(variable.value, tiled=True)
+            if _is_elsewhere(variable)
+            else keras.ops.convert_to_numpy(variable)
+            for variable in variables
+        ]
+
+    @contextlib.contextmanager
+    def whole_weights(self, model: keras.Model) -> Iterator[None]:
+        """See `Cluster.whole_weights`; the device's memory must hold them."""
+        split = [variable for variable in model.variables if _is_elsewhere(variable)]
+        if not split:
+            yield
+            return
+        with keras.StatelessScope(list(zip(split, self.whole(split), strict=True))):
+            yield
+
     def run_on_main(self, action: Callable[[], Any]) -> None:
         """See `Cluster.run_on_main`.
 
@@ -51,6 +71,12 @@ class JaxCluster(Cluster):
     def predictor(self, model: keras.Model) -> Any:
         """See `Cluster.predictor`."""
         return _Predictor(model, self.distribution)
+
+
+def _is_elsewhere(variable: Any) -> bool:
+    """Whether other processes hold shares of a variable that this one does not."""
+    value = variable.value
+    return not (value.is_fully_addressable or value.is_fully_replicated)
 
 
 def predict_step(model: keras.Model, mesh: Any) -> Any:
@@ -151,7 +177,7 @@ def connect(
     if devices > len(names):
         raise DevicesError(f"{devices} devices were asked for; there are only: {', '.join(names)}.")
     if shard_weights:
-        check_sharding("jax", count, devices)
+        check_sharding("jax", devices)
     if devices == 1:
         yield Cluster()
         return

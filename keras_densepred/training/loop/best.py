@@ -94,7 +94,7 @@ class BestEpoch(keras.callbacks.Callback):
 
     def _save(self) -> None:
         with self.weights():
-            values = [keras.ops.convert_to_numpy(variable) for variable in _kept(self.model)]
+            values = current_cluster().whole(_kept(self.model))
 
             def write() -> None:
                 buffer = io.BytesIO()

@@ -160,15 +160,14 @@ def state_arrays(model: keras.Model) -> tuple[dict[str, np.ndarray], dict[str, s
     a device.
     """
     arrays, dtypes = {}, {}
+    cluster = current_cluster()
     for role, variables in _variables(model).items():
-        for index, variable in enumerate(variables):
+        for index, value in enumerate(cluster.whole(variables)):
             name = f"{role}_{index}"
-            value = keras.ops.convert_to_numpy(variable)
             if value.dtype.isbuiltin != 1:
                 dtypes[name] = value.dtype.name
                 value = value.view(np.dtype(f"V{value.dtype.itemsize}"))
             arrays[name] = value
-    cluster = current_cluster()
     if cluster.metrics_are_local:
         own = {name: arrays[name][None] for name in arrays if name.startswith("metrics_")}
         arrays |= cluster.gather(own)

@@ -59,10 +59,7 @@ class ValidationLoss(keras.callbacks.Callback):
         model: Any = self.model
         cluster = current_cluster()
         generators = RandomState.capture()  # opening data draws from PyTorch's
-        kept = [
-            (variable, np.array(keras.ops.convert_to_numpy(variable)))
-            for variable in model.non_trainable_variables
-        ]
+        kept = [np.array(value) for value in cluster.whole(model.non_trainable_variables)]
         with self.weights():
             # KerasHub's tasks wrap `evaluate` as they do `fit`.
             logs = keras.Model.evaluate(
@@ -73,7 +70,7 @@ class ValidationLoss(keras.callbacks.Callback):
                 return_dict=True,
             )
         model.reset_metrics()
-        for variable, value in kept:
+        for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
         generators.restore()
         loss = np.array([float(logs["loss"])])

@@ -103,7 +103,7 @@ def figure_of_curves(rows: Sequence[Mapping[str, float]]) -> Any:
         **{title: [n for n in columns if n in names] for title, columns in _VAL_PANELS.items()},
     }
     panels = {title: columns for title, columns in panels.items() if columns}
-    figure = figure_module.Figure(figsize=(5.2 * max(1, len(panels)), 3.6), layout="constrained")
+    figure = figure_module.Figure(figsize=(6.4 * max(1, len(panels)), 3.6), layout="constrained")
     for index, (title, columns) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for name in columns:
@@ -118,5 +118,5 @@ def figure_of_curves(rows: Sequence[Mapping[str, float]]) -> Any:
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -127,7 +127,8 @@ class Classification(Recipe):
                 evaluation.results = {f"ema_{n}": v for n, v in evaluation.results.items()}
         cluster.say("Drawing the confusion of classes and saving the preset ...")
         samples = self.predict_samples(run, evaluation.predictor)
-        cluster.run_on_main(lambda: self.write(run, evaluation, samples))
+        with cluster.whole_weights(model):
+            cluster.run_on_main(lambda: self.write(run, evaluation, samples))
         files = (
             *("settings.json", "metrics.csv", "curves.png", "evaluation.json", "confusion.png"),
             *("samples.png", "preset/"),

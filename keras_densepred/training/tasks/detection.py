@@ -289,7 +289,8 @@ def train_detector(
         )
         cluster.say(describe_errors(report))
 
-    cluster.run_on_main(write)
+    with cluster.whole_weights(model):
+        cluster.run_on_main(write)
     cluster.say(f"Wrote {', '.join(str(output / name) for name in (*files, 'preset/'))}")
     masks = ""
     if "mask_AP" in results:

@@ -141,7 +141,8 @@ class Segmentation(Recipe):
         chosen = spread(run.val, NUM_SAMPLES * cluster.shard[1])
         batches = self.open_evaluation(settings, chosen, cluster.shard)
         samples = predict_samples(predictor, batches, chosen)
-        cluster.run_on_main(lambda: self.write(run, results, confusion, samples))
+        with cluster.whole_weights(model):
+            cluster.run_on_main(lambda: self.write(run, results, confusion, samples))
         return _report(run, results)
 
     def test(self, run: Run, predictor: Any, rows: int) -> metrics.PixelCounts:
