@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt
 NEXT := .venv-next
 KERAS_BACKEND ?= jax
 DEMO_OUTPUT ?= runs/demo
@@ -18,10 +19,11 @@ EXTRAS := $(EXTRAS_NEXT),cv
 
 install: $(VENV)/installed
 
+# Bytecode comes with the first import: that of all modules takes a minute, and most are never used.
 $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e ".[$(EXTRAS)]"
+	$(PIP) --no-compile torch
+	$(PIP) --no-compile -e ".[$(EXTRAS)]"
 	touch $@
 
 # Trains our smallest dense detector on the built-in shapes, evaluates it and draws its boxes.
@@ -71,7 +73,7 @@ guides: install
 
 # README, guides and API reference as a site in build/site.
 docs: install
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e ".[docs]"
+	$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
