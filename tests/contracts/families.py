@@ -68,7 +68,12 @@ FAMILIES = {
         backbones.BiCSNetBackbone,
         dict(width_multiplier=0.0625, gamma=0.5, output_width=8),
     ),
-    "bicsnet_lite": (backbones.BiCSNetLiteBackbone, dict(width_multiplier=0.25, output_width=8)),
+    # With all pathways it has twice the layers; test_bicsnet.py has them.
+    "bicsnet_lite": (
+        backbones.BiCSNetLiteBackbone,
+        dict(width_multiplier=0.25, output_width=8, se_ratio=0.0, gap=False, skip=False)
+        | dict(long_range=None, stem_pathway=False),
+    ),
     "cspnet": (backbones.CSPNetBackbone, dict(stages=_STAGES, stem_width=8)),
     "darknet_tiny": (backbones.DarknetTinyBackbone, dict(widths=(4, 4, 8, 8, 8, 16, 16))),
     "peleenet": (backbones.PeleeNetBackbone, _DENSE),

@@ -186,6 +186,7 @@ def test_other_model_is_refused(tmp_path):
         toy.train(tmp_path, model=model)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")  # of Keras, whose callback is one
 def test_backup_and_restore_still_loses_state(tmp_path):
     """What this module is for: remove it when Keras' own callback continues exactly."""
 
