@@ -7,13 +7,16 @@ import keras
 import numpy as np
 
 
-def compiled(function):
-    """The function, compiled on JAX, which otherwise compiles each of its operations."""
+def compiled(function, *static):
+    """The function, compiled on JAX, which otherwise compiles each of its operations.
+
+    Arguments named in `static`, passed by name, are no arrays.
+    """
     if keras.config.backend() != "jax":
         return function
     import jax
 
-    return jax.jit(function)
+    return jax.jit(function, static_argnames=static)
 
 
 def normal(key: str, shape) -> np.ndarray:

@@ -11,10 +11,17 @@ import pytest
 from keras_densepred.models import anchors as anchor_ops
 from keras_densepred.models.retinanet.atss import assign_adaptively
 from keras_densepred.ops.boxes import decode_boxes
+from tests.weights import compiled
+
+assign_targets = compiled(anchor_ops.assign_targets)
 
 
 def to_numpy(x):
     return keras.ops.convert_to_numpy(x)
+
+
+def anchors_of(height, width, levels, *scale):
+    return compiled(lambda: anchor_ops.anchor_boxes(height, width, levels, *scale))()
 
 
 def reference_anchors(height, width, levels):
@@ -64,7 +71,7 @@ def pad(boxes, labels, rows=6):
 
 @pytest.mark.parametrize(("height", "width"), [(96, 160), (32, 64)])
 def test_anchors_lie_on_the_strides_of_the_levels(height, width):
-    anchors = to_numpy(anchor_ops.anchor_boxes(height, width, range(3, 8)))
+    anchors = to_numpy(anchors_of(height, width, range(3, 8)))
     np.testing.assert_allclose(
         anchors, reference_anchors(height, width, range(3, 8)), atol=1e-3, rtol=1e-6
     )
@@ -85,7 +92,7 @@ def test_targets_equal_a_plain_assignment():
     labels = np.array([2, 0, 1, 3])
     anchors = reference_anchors(96, 96, range(3, 8))
     expected, matched = reference_targets(anchors, boxes, labels)
-    deltas, targets = anchor_ops.assign_targets(
+    deltas, targets = assign_targets(
         keras.ops.convert_to_tensor(anchors), *map(keras.ops.convert_to_tensor, pad(boxes, labels))
     )
     np.testing.assert_array_equal(to_numpy(targets)[0], expected)
@@ -102,8 +109,8 @@ def test_targets_equal_a_plain_assignment():
 def test_every_box_has_an_anchor_of_its_own():
     """A 6 px box overlaps no anchor by half: the rule of 0.5 alone would call it background."""
     boxes, labels = pad(np.array([[40, 40, 46, 46], [8, 8, 90, 90]], "float32"), [0, 1])
-    anchors = anchor_ops.anchor_boxes(96, 96, range(3, 8))
-    _, targets = anchor_ops.assign_targets(
+    anchors = anchors_of(96, 96, range(3, 8))
+    _, targets = assign_targets(
         anchors, keras.ops.convert_to_tensor(boxes), keras.ops.convert_to_tensor(labels)
     )
     assert {0, 1} <= set(to_numpy(targets)[0])
@@ -111,8 +118,8 @@ def test_every_box_has_an_anchor_of_its_own():
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_image_without_boxes_is_background(rows):
-    anchors = anchor_ops.anchor_boxes(64, 64, range(3, 8))
-    deltas, targets = anchor_ops.assign_targets(
+    anchors = anchors_of(64, 64, range(3, 8))
+    deltas, targets = assign_targets(
         anchors, keras.ops.full((2, rows, 4), -1.0), keras.ops.full((2, rows), -1, dtype="int32")
     )
     assert (to_numpy(targets) == -1).all()
@@ -121,8 +128,8 @@ def test_image_without_boxes_is_background(rows):
 
 def test_decoding_inverts_encoding():
     boxes, labels = pad(np.array([[10, 20, 50, 44], [2, 3, 30, 60]], "float32"), [0, 1])
-    anchors = anchor_ops.anchor_boxes(64, 64, range(3, 8))
-    deltas, targets = anchor_ops.assign_targets(
+    anchors = anchors_of(64, 64, range(3, 8))
+    deltas, targets = assign_targets(
         anchors, keras.ops.convert_to_tensor(boxes), keras.ops.convert_to_tensor(labels)
     )
     decoded = to_numpy(decode_boxes(anchors, deltas, 64, 64))[0]
@@ -132,8 +139,8 @@ def test_decoding_inverts_encoding():
 
 
 def test_anchors_of_another_scale_have_the_same_centres():
-    plain = to_numpy(anchor_ops.anchor_boxes(64, 64, range(3, 5)))
-    smaller = to_numpy(anchor_ops.anchor_boxes(64, 64, range(3, 5), 3.0))
+    plain = to_numpy(anchors_of(64, 64, range(3, 5)))
+    smaller = to_numpy(anchors_of(64, 64, range(3, 5), 3.0))
     centres = [boxes[:, :2] + boxes[:, 2:] for boxes in (smaller, plain)]
     np.testing.assert_allclose(*centres, atol=1e-4)
     sides, half = plain[:, 2:] - plain[:, :2], smaller[:, 2:] - smaller[:, :2]
@@ -171,7 +178,9 @@ def reference_atss(levels, boxes, labels):
 
 def test_adaptive_targets_are_those_of_the_algorithm():
     """The last box is so small that no anchor's centre lies in it."""
-    levels = [to_numpy(anchor_ops.level_anchors(96, 128, stride)) for stride in (8, 16, 32)]
+    strides = (8, 16, 32)
+    levels = compiled(lambda: [anchor_ops.level_anchors(96, 128, stride) for stride in strides])()
+    levels = [to_numpy(level) for level in levels]
     rng = np.random.default_rng(3)
     corner = rng.uniform(0, 70, (4, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(12, 60, (4, 2))], axis=1)
@@ -179,7 +188,8 @@ def test_adaptive_targets_are_those_of_the_algorithm():
     labels = np.array([2, 0, 1, 0, 4])
     padded, padded_labels = pad(boxes, labels)
     tensors = [keras.ops.convert_to_tensor(x) for x in (*levels, padded, padded_labels)]
-    deltas, found = assign_adaptively(tensors[:3], *tensors[3:])
+    assign = compiled(assign_adaptively)
+    deltas, found = assign(tensors[:3], *tensors[3:])
     expected = reference_atss(levels, boxes, labels)
     assert {0, 1, 2, 4} <= set(expected)
     np.testing.assert_array_equal(to_numpy(found)[0], expected)
@@ -188,5 +198,5 @@ def test_adaptive_targets_are_those_of_the_algorithm():
         (box,) = boxes[labels == label]
         own = decoded[expected == label]
         np.testing.assert_allclose(own, np.tile(box, (len(own), 1)), atol=1e-2)
-    deltas, found = assign_adaptively(tensors[:3], tensors[3], keras.ops.full_like(tensors[4], -1))
+    deltas, found = assign(tensors[:3], tensors[3], keras.ops.full_like(tensors[4], -1))
     assert (to_numpy(found) == -1).all() and np.isfinite(to_numpy(deltas)).all()

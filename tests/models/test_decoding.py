@@ -7,6 +7,7 @@ import pytest
 from keras_densepred.models import NonMaxSuppression
 from keras_densepred.models.anchors import anchor_boxes
 from keras_densepred.ops.boxes import decode_boxes
+from tests.weights import compiled
 
 BOXES = np.array(
     [[[10, 20, 30, 60], [11, 21, 31, 61], [40, 5, 60, 25], [10, 20, 30, 60]]], "float32"
@@ -14,15 +15,16 @@ BOXES = np.array(
 LOGITS = np.array([[[2.0, -9], [1.0, -9], [-9, 0.0], [-9, 3.0]]], "float32")
 
 
-def to_numpy(detections):
-    return {key: keras.ops.convert_to_numpy(value) for key, value in detections.items()}
+def detections(decoder, *arrays, **options):
+    found = compiled(lambda *arrays: decoder(*arrays, **options))(*arrays)
+    return {key: keras.ops.convert_to_numpy(value) for key, value in found.items()}
 
 
 @pytest.mark.parametrize("box_format", ["xyxy", "center_xywh", "rel_xyxy"])
 def test_boxes_come_back_in_their_format(box_format):
     boxes = keras.utils.bounding_boxes.convert_format(BOXES, "xyxy", box_format, 64, 128)
     decoder = NonMaxSuppression(box_format, max_detections=5)
-    found = to_numpy(decoder(boxes, LOGITS, image_shape=(64, 128, 3)))
+    found = detections(decoder, boxes, LOGITS, image_shape=(64, 128, 3))
     assert found["num_detections"].tolist() == [3]
     assert found["labels"].tolist() == [[1, 0, 1, -1, -1]]
     np.testing.assert_allclose(
@@ -41,7 +43,7 @@ def test_relative_boxes_need_the_image_size():
 
 def test_probabilities_and_the_key_of_keras_cv():
     decoder = NonMaxSuppression("xyxy", from_logits=False, label_key="classes", max_detections=4)
-    found = to_numpy(decoder(BOXES, 1 / (1 + np.exp(-LOGITS))))
+    found = detections(decoder, BOXES, 1 / (1 + np.exp(-LOGITS)))
     assert "labels" not in found
     assert found["classes"].tolist() == [[1, 0, 1, -1]]
 
@@ -51,7 +53,7 @@ def test_float32_whatever_the_policy():
     try:
         decoder = NonMaxSuppression("xyxy", max_detections=3)
         boxes = BOXES + 1001.0
-        found = to_numpy(decoder(keras.ops.convert_to_tensor(boxes), LOGITS))
+        found = detections(decoder, keras.ops.convert_to_tensor(boxes), LOGITS)
     finally:
         keras.config.set_dtype_policy("float32")
     np.testing.assert_array_equal(found["boxes"][0], boxes[0, [3, 0, 2]])
@@ -64,7 +66,7 @@ def test_traced_with_an_open_number_of_boxes_and_reloaded(tmp_path):
     )
     model = keras.Model([boxes, logits], decoder(boxes, logits))
     assert model.output["boxes"].shape == (None, 7, 4)
-    expected = to_numpy(decoder(BOXES, LOGITS))
+    expected = detections(decoder, BOXES, LOGITS)
     model.save(tmp_path / "decoder.keras")
     reloaded = keras.models.load_model(tmp_path / "decoder.keras")
     assert reloaded.layers[-1].get_config() == decoder.get_config()
@@ -87,8 +89,9 @@ def test_deltas_are_decoded_from_anchors():
         height=64,
         width=96,
     )
-    expected = to_numpy(decoder(boxes, logits, image_shape=(64, 96, 3)))
-    found = to_numpy(decoder(deltas, logits, images=np.zeros((2, 64, 96, 3)), anchors=anchors))
+    expected = detections(decoder, boxes, logits, image_shape=(64, 96, 3))
+    images = np.zeros((2, 64, 96, 3))
+    found = detections(decoder, deltas, logits, images=images, anchors=anchors)
     assert expected["num_detections"].min() > 5
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-4)

@@ -16,7 +16,8 @@ from keras_densepred.models.dense.losses import (
 )
 from keras_densepred.models.dense.targets import aligned_places
 from tests.models.conftest import ToyPyramid
-from tests.weights import gradients_of
+from tests.networks import run
+from tests.weights import compiled, gradients_of
 
 SIZE, CELL, CLASSES = 64, 8.0, 4
 
@@ -86,9 +87,10 @@ def expected_places(places, found, scores, boxes, labels, count):
 
 @pytest.mark.parametrize("count", [1, 4, 13])
 def test_places_are_those_of_the_definition(count):
+    places = compiled(aligned_places, "cell", "count")
     for seed in range(4):
         case = random_case(np.random.default_rng(seed))
-        owner, quality = aligned_places(*tensors(*case), cell=CELL, count=count)
+        owner, quality = places(*tensors(*case), cell=CELL, count=count)
         wanted, worth = expected_places(*case, count)
         np.testing.assert_array_equal(ops.convert_to_numpy(owner), wanted)
         np.testing.assert_allclose(ops.convert_to_numpy(quality), worth, rtol=1e-4, atol=1e-6)
@@ -101,7 +103,7 @@ def test_an_object_smaller_than_a_cell_has_a_place():
     boxes = np.array([[[23, 15, 25, 17]]], "float32")
     assert not ((places >= boxes[0, 0, :2]) & (places <= boxes[0, 0, 2:])).all(1).any()
     case = (places, found, scores, boxes, np.zeros((1, 1), "int32"))
-    owner, quality = aligned_places(*tensors(*case), cell=CELL)
+    owner, quality = compiled(aligned_places, "cell")(*tensors(*case), cell=CELL)
     owner, quality = (ops.convert_to_numpy(x)[0] for x in (owner, quality))
     assert (owner == 0).any() and (quality[owner == 0] > 0).all()
 
@@ -118,7 +120,8 @@ def test_neighbouring_numbers_share_a_distance():
     shares[1, 0, 0] = shares[1, 1, 5] = shares[1, 2, 1] = 1
     shares[1, 3, :2] = 0.5
     shares[2, :, 0] = 1
-    loss = ops.convert_to_numpy(distribution_focal_loss(*tensors(logits, distance)))
+    loss = compiled(distribution_focal_loss)(*tensors(logits, distance))
+    loss = ops.convert_to_numpy(loss)
     np.testing.assert_allclose(loss, -(shares * log_p).sum(-1).mean(-1), rtol=1e-5)
 
 
@@ -142,7 +145,8 @@ def test_boxes_are_the_means_of_distances():
     for side, distance in enumerate((1, 0, 3, 2)):
         logits[0, 0, side, distance] = 0
     logits[0, 1, :, 1:3] = 0  # 1 or 2: 1.5
-    boxes = boxes_of(*tensors(logits, places, np.array([8.0, 32.0], "float32")))
+    strides = np.array([8.0, 32.0], "float32")
+    boxes = compiled(boxes_of)(*tensors(logits, places, strides))
     expected = [[[4, 20, 36, 36], [0, -32, 96, 64]]]
     np.testing.assert_allclose(ops.convert_to_numpy(boxes), expected, atol=1e-4)
 
@@ -269,7 +273,7 @@ def test_empty_and_crowded_pictures_train(model, objects):
         boxes[0] = np.concatenate([corner, corner + rng.uniform(0, 14, (300, 2))], axis=1)
         boxes[0, :5, 2:] = boxes[0, :5, :2]
         labels[0] = rng.integers(0, CLASSES, 300)
-    outputs = model(rng.normal(size=(2, SIZE, SIZE, 3)).astype("float32"), training=False)
+    outputs = run(model, rng.normal(size=(2, SIZE, SIZE, 3)).astype("float32"))
     outputs = {name: keras.Variable(ops.stop_gradient(x)) for name, x in outputs.items()}
     boxes, labels = tensors(boxes, labels)
     targets, images = {"boxes": boxes, "labels": labels}, np.zeros((2, SIZE, SIZE, 3))

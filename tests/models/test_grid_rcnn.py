@@ -16,7 +16,7 @@ from keras_densepred.ops.boxes import clip_boxes
 from keras_densepred.ops.roi_align import roi_align
 from keras_densepred.runtime.replicas import devices_of_a_replica
 from tests.models.conftest import ToyPyramid
-from tests.weights import set_deterministic_weights
+from tests.weights import compiled, set_deterministic_weights
 
 # 2 pixels are a cell: the enlarged region reaches from 72 to 184.
 REGION = np.array([[100, 100, 156, 156]], "float32")
@@ -32,7 +32,8 @@ def numpy(x):
 def targets_of(box, region=REGION):
     """(28, 28, 9): rows, columns, points."""
     box = np.array([box], "float32")
-    return numpy(grid.grid_targets(ops.convert_to_tensor(region), ops.convert_to_tensor(box)))[0]
+    targets = compiled(grid.grid_targets)
+    return numpy(targets(ops.convert_to_tensor(region), ops.convert_to_tensor(box)))[0]
 
 
 def cells(target):
@@ -85,9 +86,8 @@ def test_sides_are_means_weighted_by_probability():
     peaks = [(14, 14, 0.0)] * 9
     for point, weight in zip((0, 1, 2), weights, strict=True):
         peaks[point] = (4, 10 + point, np.log(weight / (1 - weight)))
-    left, top, right, bottom = numpy(grid.decode_grid(heat(peaks), ops.convert_to_tensor(REGION)))[
-        0
-    ]
+    box = compiled(grid.decode_grid)(heat(peaks), ops.convert_to_tensor(REGION))
+    left, top, right, bottom = numpy(box)[0]
     columns = 72 + 2 * (np.array([10, 11, 12]) + 0.5)
     assert left == pytest.approx(np.sum(weights * columns) / np.sum(weights), abs=1e-4)
     assert right == pytest.approx(72 + 2 * (28 + 14.5), abs=1e-4)
@@ -98,7 +98,8 @@ def test_sides_are_means_weighted_by_probability():
 
 
 def test_probabilities_too_small_for_float32_still_vote():
-    box = grid.decode_grid(heat([(14, 14, -200.0)] * 9, -300.0), ops.convert_to_tensor(REGION))
+    logits = heat([(14, 14, -200.0)] * 9, -300.0)
+    box = compiled(grid.decode_grid)(logits, ops.convert_to_tensor(REGION))
     np.testing.assert_allclose(numpy(box)[0], [101, 101, 157, 157], atol=1e-4)
 
 
@@ -117,14 +118,14 @@ def test_the_head_starts_with_a_hundredth_everywhere():
     head.build((None, GRID_SIZE, GRID_SIZE, 4))
     assert np.std(numpy(head.doubling1.kernel)) == pytest.approx(1e-3, rel=0.1)
     regions = np.random.default_rng(0).normal(size=(2, 14, 14, 4)).astype("float32")
-    assert numpy(ops.sigmoid(head(regions))) == pytest.approx(0.01, rel=0.05)
+    assert numpy(ops.sigmoid(compiled(head)(regions))) == pytest.approx(0.01, rel=0.05)
 
 
 def test_heat_maps_are_float32_whatever_the_network_computes_in():
     head = GridHead(1, 4, dtype="mixed_bfloat16")
     head.build((None, GRID_SIZE, GRID_SIZE, 4))
     regions = np.random.default_rng(0).normal(size=(2, 14, 14, 4)).astype("float32")
-    logits = head(ops.convert_to_tensor(regions))
+    logits = compiled(head)(ops.convert_to_tensor(regions))
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     rounded = ops.cast(ops.cast(logits, "bfloat16"), "float32")
     assert np.mean(numpy(logits) != numpy(rounded)) > 0.9
@@ -249,10 +250,14 @@ def test_regions_of_any_image_are_pooled_in_one_row():
     boxes = np.array(
         [[[4, 4, 30, 50], [8, 2, 60, 60]], [[0, 0, 20, 20], [9, 9, 33, 40]]], "float32"
     )
-    by_image = numpy(roi_align(features, ops.convert_to_tensor(boxes), (8, 16), 3))
+
+    def pool(boxes, images=None):
+        return roi_align(features, boxes, (8, 16), 3, images=images)
+
+    by_image = numpy(compiled(pool)(ops.convert_to_tensor(boxes)))
     images = ops.convert_to_tensor(np.array([[1, 0, 1]], "int32"))
     picked = ops.convert_to_tensor(np.stack([[boxes[1, 0], boxes[0, 1], boxes[1, 1]]]))
-    row = numpy(roi_align(features, picked, (8, 16), 3, images=images))
+    row = numpy(compiled(pool)(picked, images))
     expected = np.stack([by_image[1, 0], by_image[0, 1], by_image[1, 1]])[None]
     np.testing.assert_allclose(row, expected, atol=1e-6, strict=True)
 

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_densepred.models.rcnn import grid
 from keras_densepred.models.rcnn.grid_head import GRID_SIZE, GridHead, neighbours
+from tests.weights import compiled
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "points" / "grid_head.npz"
 CASES = ("a", "b")
@@ -135,11 +136,7 @@ def test_heat_maps(case):
         points = head.points(x)
         return head.heat(points), head(x)
 
-    if keras.config.backend() == "jax":
-        import jax
-
-        both = jax.jit(both)
-    unfused, fused = both(ops.convert_to_tensor(channels_last(data["x"])))
+    unfused, fused = compiled(both)(ops.convert_to_tensor(channels_last(data["x"])))
     close(unfused, channels_last(data["unfused"]))
     close(fused, channels_last(data["fused"]))
 
@@ -158,7 +155,8 @@ def test_loss_and_gradients(case):
 
 def test_targets(case):
     data, _ = case
-    targets = grid.grid_targets(*map(ops.convert_to_tensor, (data["boxes"], data["gt"])))
+    tensors = map(ops.convert_to_tensor, (data["boxes"], data["gt"]))
+    targets = compiled(grid.grid_targets)(*tensors)
     np.testing.assert_array_equal(
         ops.convert_to_numpy(targets), channels_last(data["targets"]).astype("float32")
     )
@@ -173,7 +171,8 @@ def test_jitter(case):
 def test_decoded_boxes(case):
     data, _ = case
     logits = ops.convert_to_tensor(channels_last(data["fused"]))
-    close(grid.decode_grid(logits, ops.convert_to_tensor(data["boxes"])), data["decoded"])
+    boxes = ops.convert_to_tensor(data["boxes"])
+    close(compiled(grid.decode_grid)(logits, boxes), data["decoded"])
 
 
 def test_sub_regions(case):

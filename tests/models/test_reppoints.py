@@ -22,7 +22,7 @@ from keras_densepred.models.reppoints.targets import (
 )
 from tests.models.conftest import ToyPyramid
 from tests.networks import trainable_parameters
-from tests.weights import gradients_of
+from tests.weights import compiled, gradients_of
 
 BACKEND = keras.config.backend()
 LEVELS = (3, 4, 5, 6, 7)
@@ -118,8 +118,9 @@ def test_every_weight_is_the_references(reference):
 
 def test_reference_outputs(reference):
     _, head = build(reference)
+    points = compiled(head.points)
     for i, feature in enumerate(maps(reference, "feat")):
-        found = head.points(tensor(feature))
+        found = points(tensor(feature))
         for name, value in zip(("cls", "init", "refine"), found, strict=True):
             np.testing.assert_allclose(numpy(value), maps(reference, name)[i], **TOLERANCE)
 
@@ -238,7 +239,8 @@ def test_boxes_of_points():
         "partial_minmax": [f(v[:, :4], 1) for f in (np.min, np.max) for v in (x, y)],
     }
     for transform, wanted in expected.items():
-        found = points_to_boxes(tensor(points), transform, tensor(transfer))
+        to_boxes = compiled(points_to_boxes, "transform")
+        found = to_boxes(tensor(points), transform=transform, transfer=tensor(transfer))
         np.testing.assert_allclose(numpy(found), np.stack(wanted, -1), rtol=1e-5, atol=1e-6)
 
 
@@ -264,12 +266,10 @@ def test_levels_of_objects_change_at_powers_of_two():
     """64 px is P4: a rounded logarithm would put it on P3; areas decide, not the longer side."""
     points, level_of = grid_points(512, 512, LEVELS)
     sides = [(63.9, 63.9), (64, 64), (32, 128), (1e-9, 3), (128, 128), (4000, 4000)]
+    label, inside = ops.zeros((1, 1), "int32"), ops.ones((1, len(points)), "bool")
+    owner_of = compiled(lambda box: nearest_points(points, level_of, LEVELS, box, label, inside))
     for (width, height), level in zip(sides, (3, 4, 4, 3, 5, 7), strict=True):
-        box = tensor(np.array([[[9, 9, 9 + width, 9 + height]]], "float32"))
-        owner = nearest_points(
-            *(points, level_of, LEVELS, box, ops.zeros((1, 1), "int32")),
-            ops.ones((1, len(points)), "bool"),
-        )
+        owner = owner_of(tensor(np.array([[[9, 9, 9 + width, 9 + height]]], "float32")))
         taken = np.flatnonzero(numpy(owner)[0] >= 0)
         assert numpy(level_of)[taken].tolist() == [level], (width, height)
 

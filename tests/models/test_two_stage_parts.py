@@ -11,7 +11,7 @@ from keras_densepred.models.rcnn.heads import MaskHead
 from keras_densepred.models.rcnn.regions import Truth, draw_rows, propose, sample_regions
 from keras_densepred.ops.boxes import smooth_l1
 from tests.networks import images, run, trainable_parameters
-from tests.weights import set_deterministic_weights
+from tests.weights import compiled, set_deterministic_weights
 
 
 def numpy(x):
@@ -77,15 +77,8 @@ def test_proposals_are_the_best_boxes_of_each_level():
     ]
     logits = [np.array([[2.0, 1.0, 0.0]], "float32"), np.array([[1.5, 9.0]], "float32")]
     deltas = [np.zeros((1, len(a), 4), "float32") for a in anchors]
-    found, there = propose(
-        tensors(*logits),
-        tensors(*deltas),
-        tensors(*anchors),
-        25,
-        64,
-        pre_nms_top_k=3,
-        num_proposals=4,
-    )
+    best = compiled(lambda *maps: propose(*maps, 25, 64, pre_nms_top_k=3, num_proposals=4))
+    found, there = best(tensors(*logits), tensors(*deltas), tensors(*anchors))
     # The second box doubles the first of its level; the last lies outside of the image.
     assert numpy(there).tolist() == [[True, True, True, False]]
     assert numpy(found)[0, :3].tolist() == [[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 25]]
