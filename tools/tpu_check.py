@@ -186,9 +186,22 @@ def of_depthwise(images: int, slices: dict[str, tuple[Chip, int]]) -> Iterator[d
 
 
 def devices_of(topology: str) -> Any:
-    """The devices of a slice, which need not be there."""
+    """The devices of a slice, which need not be there.
+
+    Raises:
+        SettingsError: if they are not its chips, of which the table has the peaks.
+    """
+    chip, chips = parse_topology(topology)
     topologies = require("jax.experimental.topologies", "jax")
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology, chip_config_name=chip.config
+    ).devices
+    if len(devices) != chips:
+        raise SettingsError(
+            f"{topology} has {chips} chips, and the installed compiler sees {len(devices)} devices "
+            "in it: its figures would be compared with the peaks of something else."
+        )
+    return devices
 
 
 def compiled(

@@ -120,6 +120,25 @@ def test_slices_that_there_are_not(text):
         chips.parse_topology(text)
 
 
+@pytest.mark.backend_free
+@pytest.mark.parametrize("slice,config", [("v4:2x2x1", "megacore"), ("v5e:2x4", "default")])
+def test_a_chip_is_one_device(slice, config, monkeypatch):
+    """The two cores of a v4 were two, each beside the peaks of both."""
+    seen = {"devices": [object()] * chips.parse_topology(slice)[1]}
+
+    def get_topology_desc(**given):
+        seen.update(given)
+        return types.SimpleNamespace(devices=seen["devices"])
+
+    topologies = types.SimpleNamespace(get_topology_desc=get_topology_desc)
+    monkeypatch.setattr(tpu_check, "require", lambda name, extra: topologies)
+    assert tpu_check.devices_of(slice) is seen["devices"]
+    assert (seen["topology_name"], seen["chip_config_name"]) == (slice, config)
+    seen["devices"] = seen["devices"] * 2
+    with pytest.raises(ValueError, match=f"{slice} has . chips, .* sees .* devices"):
+        tpu_check.devices_of(slice)
+
+
 def refusal(command, capsys):
     assert tpu_check.main(command.split()) == 1
     error = capsys.readouterr().err

@@ -21,6 +21,7 @@ class Chip:
         source: where the figures are from.
         clock: cycles a second: the peak over what the page's matrix units do in a cycle, where
             that gives a clock.
+        config: the compiler's name of how JAX runs the chip; the two cores of some are one device.
     """
 
     flops: float
@@ -29,13 +30,17 @@ class Chip:
     exchange: float
     source: str
     clock: float | None = None
+    config: str = "default"
 
 
 # Exchange is half of the "bidirectional" figure where the page gives that one.
 CHIPS = {
-    "v4": Chip(275e12, 32 * 2**30, 1200e9, 300e9, "Jouppi et al. 2023 (arXiv:2304.01433), Table 4"),
+    "v4": Chip(
+        *(275e12, 32 * 2**30, 1200e9, 300e9, "Jouppi et al. 2023 (arXiv:2304.01433), Table 4"),
+        config="megacore",
+    ),
     "v5e": Chip(197e12, 16e9, 819e9, 200e9, f"{_DOCS}/v5e", 1.5e9),
-    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9, f"{_DOCS}/v5p", 1.75e9),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9, f"{_DOCS}/v5p", 1.75e9, config="megacore"),
     "v6e": Chip(918e12, 32e9, 1638e9, 400e9, f"{_DOCS}/v6e"),
 }
 
