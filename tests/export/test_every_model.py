@@ -26,6 +26,8 @@ QUICK = {("mask", "saved_model"), ("deeplab_keras_hub", "onnx"), ("retinanet", "
 QUICK |= {("yolo", "litert"), ("classifier", "saved_model"), ("classifier", "torch")}
 if keras.config.backend() == "jax":
     QUICK -= {("classifier", "saved_model")}  # simpler than what is left
+if keras.config.backend() == "torch":
+    QUICK -= {("deeplab_keras_hub", "onnx")}  # TensorFlow writes it
 if keras.config.backend() == "tensorflow":
     QUICK -= {("mask", "saved_model")}  # TensorFlow's own format, of which one is enough
 

@@ -55,7 +55,7 @@ def saved_toy(folder):
 
 
 @pytest.mark.skipif(keras.config.backend() == "jax", reason="needs jax2onnx")
-@pytest.mark.slow_on("tensorflow")
+@pytest.mark.slow
 def test_any_number_of_images(tmp_path):
     output = tmp_path / "any.onnx"
     command = [str(saved_toy(tmp_path)), "--image-size", "64", "--output", str(output)]
