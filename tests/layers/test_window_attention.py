@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_densepred import CEDNetBackbone
 from keras_densepred.layers import ShiftedWindowAttention
+from tests.weights import compiled
 
 WINDOW, SHIFT, HEADS, CHANNELS = 7, 3, 2, 4
 
@@ -28,7 +29,7 @@ def layer_and_inputs(height, width, shift_size, compat, batch=1):
 
 
 def run(layer, inputs):
-    return ops.convert_to_numpy(layer(inputs))
+    return ops.convert_to_numpy(compiled(layer)(inputs))
 
 
 def reference(layer, inputs, shift_input, shift_output):

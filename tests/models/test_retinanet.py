@@ -10,6 +10,8 @@ import pytest
 from keras_densepred import models
 from keras_densepred.models import RetinaNetKerasHub
 from keras_densepred.models import anchors as anchor_ops
+from tests.networks import run
+from tests.weights import compiled
 
 # XLA takes TensorFlow three times as long to compile as these few steps to run without it.
 COMPILE = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
@@ -81,11 +83,11 @@ def test_losses_equal_numpy(model):
     confident(model)
     targets = make_targets()
     logs = model.test_on_batch(IMAGES, targets, return_dict=True)
-    outputs = {k: keras.ops.convert_to_numpy(v) for k, v in model(IMAGES).items()}
+    outputs = {k: keras.ops.convert_to_numpy(v) for k, v in run(model, IMAGES).items()}
     anchors = anchor_ops.anchor_boxes(64, 96, range(3, 6))
     deltas, labels = (
         keras.ops.convert_to_numpy(value)
-        for value in anchor_ops.assign_targets(
+        for value in compiled(anchor_ops.assign_targets)(
             anchors,
             keras.ops.convert_to_tensor(targets["boxes"]),
             keras.ops.convert_to_tensor(targets["labels"]),

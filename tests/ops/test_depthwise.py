@@ -8,7 +8,8 @@ import pytest
 from keras import ops
 
 from keras_densepred.ops.depthwise import depthwise_conv, explicit_padding
-from tests.weights import gradients
+from tests.networks import run
+from tests.weights import compiled, gradients
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred_tests")
@@ -60,7 +61,7 @@ def test_equals_keras_in_value_and_gradient(case, shape):
         layer = Depthwise(tuned, data_format="channels_last", **case)
         layer.build(shape)
         model = keras.Sequential([keras.Input(shape[1:]), layer])
-        outputs = ops.convert_to_numpy(layer(images))
+        outputs = ops.convert_to_numpy(run(layer, images))
         results.append([outputs, *gradients(model, images)])
     for ours, reference in zip(*results, strict=True):
         np.testing.assert_allclose(ours, reference, atol=2e-5, rtol=1e-4)
@@ -84,11 +85,11 @@ def test_tensorflow_compiled_by_xla_equals_its_graph(case):
             loss = tf.reduce_mean(tf.square(outputs))
         return outputs, *tape.gradient(loss, [images, kernel])
 
-    compiled = tf.function(step, jit_compile=True)
-    graph = compiled.get_concrete_function(images, kernel).graph
+    by_xla = tf.function(step, jit_compile=True)
+    graph = by_xla.get_concrete_function(images, kernel).graph
     names = {node.type for node in graph.get_operations()}
     assert "DepthwiseConv2dNative" not in names
-    results = compiled(images, kernel), tf.function(step)(images, kernel)
+    results = by_xla(images, kernel), tf.function(step)(images, kernel)
     for ours, reference in zip(*results, strict=True):
         np.testing.assert_allclose(ours, reference, atol=2e-5, rtol=1e-4)
 
@@ -114,8 +115,8 @@ def test_the_sum_is_computed_once_whoever_reads_it():
         return (maps - mean) * ops.rsqrt(spread + 1e-6)
 
     shapes = [(1, 9, 9, 8), (3, 3, 8, 1), (8,)]
-    compiled = jax.jit(normed).lower(*(np.zeros(shape, "float32") for shape in shapes)).compile()
-    products = compiled.as_text().count(" multiply(")
+    program = jax.jit(normed).lower(*(np.zeros(shape, "float32") for shape in shapes)).compile()
+    products = program.as_text().count(" multiply(")
     assert 9 <= products < 18
 
 
@@ -127,8 +128,8 @@ def test_nan_weights_give_nan():
     kernel[..., 1, :] = np.nan
     for first in (1.0, np.nan):  # the weight that the loop's turns are made of
         kernel[0, 0, 0] = first
-        for run in (depthwise_conv, jax.jit(depthwise_conv)):
-            maps = run(images, kernel)
+        for convolve in (depthwise_conv, jax.jit(depthwise_conv)):
+            maps = convolve(images, kernel)
             assert (
                 np.isnan(maps[..., 1]).all() and (np.isnan(maps[..., 0]) == np.isnan(first)).all()
             )
@@ -141,10 +142,11 @@ def test_channels_first_is_the_same_operation(padding, strides):
     kernel = generator.normal(size=(5, 5, 5, 1)).astype("float32")
     bias = generator.normal(size=(5,)).astype("float32")
     options = {"padding": padding, "strides": strides}
-    last = depthwise_conv(images, kernel, bias, data_format="channels_last", **options)
+    convolve = compiled(depthwise_conv, "data_format", *options)
+    last = convolve(images, kernel, bias, data_format="channels_last", **options)
     if keras.config.backend() == "tensorflow":
         return  # TensorFlow has no channels-first depthwise convolution on CPU
-    first = depthwise_conv(
+    first = convolve(
         images.transpose(0, 3, 1, 2), kernel, bias, data_format="channels_first", **options
     )
     np.testing.assert_allclose(
@@ -159,8 +161,9 @@ def test_half_precision_keeps_its_dtype_and_stays_close(dtype):
     generator = np.random.default_rng(0)
     images = generator.normal(size=(1, 12, 12, 8)).astype("float32")
     kernel = generator.normal(size=(7, 7, 8, 1)).astype("float32") / 7
-    expected = ops.convert_to_numpy(depthwise_conv(images, kernel, padding="same"))
-    outputs = depthwise_conv(ops.cast(images, dtype), ops.cast(kernel, dtype), padding="same")
+    convolve = compiled(depthwise_conv, "padding")
+    expected = ops.convert_to_numpy(convolve(images, kernel, padding="same"))
+    outputs = convolve(ops.cast(images, dtype), ops.cast(kernel, dtype), padding="same")
     assert keras.backend.standardize_dtype(outputs.dtype) == dtype
     outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
     np.testing.assert_allclose(outputs, expected, atol=0.05)
@@ -227,7 +230,7 @@ def test_gradients_of_gradients():
             def penalty(kernel, squared=squared):
                 return ops.sum(ops.square(jax.grad(squared)(maps, kernel)))
 
-            results.append(jax.grad(penalty)(kernel))
+            results.append(jax.jit(jax.grad(penalty))(kernel))
         elif keras.config.backend() == "tensorflow":
             import tensorflow as tf
 
