@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         model = open_chosen_model(options)
         task = {"detection": _detector, "segmentation": _segmenter, "classification": _classifier}
         split, results = task[model.task](model, options, console)
-        content = {"model": str(model.path), "data": repr(split), "images": len(split), **results}
+        content = {"model": str(model.path), "data": repr(split), **results}
         replaces = " in place of an earlier evaluation" if options.output.exists() else ""
         write_atomically(options.output, report.evaluation_json(content))
         console.print(f"Wrote {options.output}{replaces}, and more in {options.folder.path}")
@@ -100,12 +100,13 @@ def _detector(
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         found = metrics.find_objects(model.predictor, batches, split, show)
     results = found.results()
-    _print_table(console, model, split, results)
+    images = len(split) - len(batches.skipped_images)
+    _print_table(console, model, images, results)
     evaluation = metrics.DetectionReport.of(found, results)
     _print_classes(console, evaluation)
     console.print(report.describe_errors(evaluation))
     report.write_detection_report(evaluation, split, options.folder.write)
-    return split, evaluation.as_json()
+    return split, {"images": images, **evaluation.as_json()}
 
 
 def _open_objects(
@@ -149,9 +150,11 @@ def _segmenter(
             model.predictor.predict_on_batch, batches, len(split.class_names), show
         )
     results = counts.results(split.class_names)
-    _print_table(console, model, split, results)
+    images = len(split) - len(batches.skipped_images)
+    _print_table(console, model, images, results)
     options.folder.write("iou.csv", report.iou_csv({options.split: results}))
-    return split, _with_confusion(options, results, counts.confusion, split, "pixels")
+    confusion = _with_confusion(options, results, counts.confusion, split, "pixels")
+    return split, {"images": images, **confusion}
 
 
 def _open_masks(options: argparse.Namespace, names: tuple[str, ...] | None) -> MaskFiles:
@@ -181,8 +184,10 @@ def _classifier(
     with progress(console, "Evaluating, in batches", len(batches)) as show:
         counts = metrics.count_predictions(model.predictor, batches, len(split.class_names), show)
     results = counts.results()
-    _print_table(console, model, split, results)
-    return split, _with_confusion(options, results, counts.confusion, split, "images")
+    images = len(split) - len(batches.skipped_images)
+    _print_table(console, model, images, results)
+    confusion = _with_confusion(options, results, counts.confusion, split, "images")
+    return split, {"images": images, **confusion}
 
 
 def _with_confusion(
@@ -243,13 +248,13 @@ def _require_at_most(model: saved.SavedModel, count: int, place: str) -> None:
 
 
 def _print_table(
-    console: Console, model: saved.SavedModel, split: Any, results: dict[str, float]
+    console: Console, model: saved.SavedModel, images: int, results: dict[str, float]
 ) -> None:
     """All classes together; masks in a column beside boxes, and single classes where no other
     table has them."""
     table_module = require("rich.table", "data")
     has_masks = any(name.startswith(metrics.MASK_PREFIX) for name in results)
-    table = table_module.Table(title=f"{model.path}, {len(split):,} images", title_justify="left")
+    table = table_module.Table(title=f"{model.path}, {images:,} images", title_justify="left")
     table.add_column("measure")
     is_detector = model.task == "detection"
     for column in ("boxes", "masks") if has_masks else ("boxes",) if is_detector else ("value",):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +35,8 @@ class Found:
     """What a detector found on a split, beside what there is.
 
     Attributes:
-        ground_truth: a COCO dictionary.
+        ground_truth: a COCO dictionary of the images that were looked at: those that could not be
+            read, and were passed over, are not in it.
         detections: COCO results with boxes, and with masks where `has_masks`.
         has_masks: whether the model predicts masks, and the split has them.
     """
@@ -43,6 +44,11 @@ class Found:
     ground_truth: dict[str, Any]
     detections: list[dict[str, Any]]
     has_masks: bool = False
+
+    @property
+    def images(self) -> int:
+        """How many images were looked at."""
+        return len(self.ground_truth["images"])
 
     def without_boxes(self) -> list[dict[str, Any]]:
         """The detections for COCO's evaluation of masks, which measured them by a box beside."""
@@ -104,17 +110,29 @@ def find_objects(
     image_sizes = {item["id"]: (item["height"], item["width"]) for item in ground_truth["images"]}
     has_masks = all("segmentation" in item for item in ground_truth["annotations"])
     detections: list[dict[str, Any]] = []
+    seen: set[int] = set()
     for done, batch in enumerate(batches, start=1):
         predictions = model.predict_on_batch(model_input(model, batch))
         has_masks &= "masks" in predictions
         if not has_masks:
             predictions = {key: value for key, value in predictions.items() if key != "masks"}
         detections += detections_to_coco(predictions, batch, dataset.category_ids, image_sizes)
+        seen.update(np.asarray(batch["image_ids"])[np.asarray(batch["valid"])].tolist())
         if on_batch is not None:
             on_batch(done)
     if gather is not None:
         detections = from_arrays(gather(as_arrays(detections, has_masks)))
-    return Found(ground_truth, detections, has_masks)
+        seen.update(gather({"image_ids": np.array(sorted(seen), np.int64)})["image_ids"].tolist())
+    return Found(_of_images(ground_truth, seen), detections, has_masks)
+
+
+def _of_images(ground_truth: dict[str, Any], image_ids: Container[int]) -> dict[str, Any]:
+    """A COCO dictionary of some of its images: objects that nobody could see are not missed."""
+    images = [item for item in ground_truth["images"] if item["id"] in image_ids]
+    if len(images) == len(ground_truth["images"]):
+        return ground_truth
+    annotations = [item for item in ground_truth["annotations"] if item["image_id"] in image_ids]
+    return {**ground_truth, "images": images, "annotations": annotations}
 
 
 def evaluate_detector(

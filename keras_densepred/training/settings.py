@@ -93,7 +93,7 @@ class CommonSettings:
     imports: str | None = _data(
         None, "modules with your own backbones, separated by commas", flag="--import"
     )
-    on_bad_image: str = _data("raise", "at an unreadable training image", ("raise", "skip"))
+    on_bad_image: str = _data("raise", "at an image that cannot be read", ("raise", "skip"))
     workers: int = _data(0, "processes that read images; 0: a background thread")
 
     preset: str | None = setting(

@@ -48,6 +48,9 @@ def test_a_detector_is_evaluated(detector, tmp_path, capsys):
     assert main([*again, "--on-bad-image", "skip"]) == 0
     assert f"! left out: {broken}" in capsys.readouterr().out.replace("\n", "")
     assert (tmp_path / "two" / "worst.png").exists()
+    content = json.loads((tmp_path / "two.json").read_text())
+    shown = sum(row["objects"] for row in content["by_class"]["boxes"].values())
+    assert content["images"] == 2 and 0 < shown < sum(objects)  # those of two images
 
     file = tree / "annotations" / "instances_val.json"
     annotations = json.loads(file.read_text())

@@ -115,7 +115,7 @@ def test_a_segmenter_labels_pixels(photos, tmp_path, capsys):
     assert main([*command, "raise"]) == 1
     assert main([*command, "skip"]) == 0
     content = json.loads(file.read_text())
-    assert np.trace(content["confusion"]) == 40 * 60 + 64 * 64
+    assert np.trace(content["confusion"]) == 40 * 60 + 64 * 64 and content["images"] == 2
     write_mask(tmp_path / "truth" / "a.png", np.full((40, 60), 7, np.uint8))
     assert main(["evaluate", str(run), *paths]) == 1
     assert "labels up to 7" in capsys.readouterr().err

@@ -87,6 +87,39 @@ def fit(callback, epochs):
     ), model
 
 
+class Knowing:
+    """Finds all objects."""
+
+    def predict_on_batch(self, images):
+        count = len(images)
+        return {
+            "boxes": np.tile(np.array([[[8.0, 8.0, 24.0, 24.0]]], np.float32), (count, 1, 1)),
+            "labels": np.zeros((count, 1), np.int32),
+            "confidence": np.ones((count, 1), np.float32),
+        }
+
+
+@pytest.mark.backend_free
+def test_objects_of_images_that_were_passed_over_are_not_missed():
+    split = FixedSplit()
+    (batch,) = split.batches()
+    batch["valid"][1] = False  # unreadable
+    found = metrics.find_objects(Knowing(), [batch], split)
+    assert found.images == len(found.ground_truth["annotations"]) == 1
+    assert found.results()["AP"] == 1.0
+
+    def of_two(arrays):
+        """Another process has looked at the second image."""
+        arrays = {name: np.concatenate([value, value]) for name, value in arrays.items()}
+        for name in arrays.keys() & {"ids", "image_ids"}:
+            arrays[name][-1, ...].flat[0] = 2
+        return arrays
+
+    found = metrics.find_objects(Knowing(), [batch], split, gather=of_two)
+    assert found.images == 2 and found.ground_truth == split.ground_truth()
+    assert found.results()["AP"] == 1.0
+
+
 def test_callback_evaluates_the_model_in_training():
     split = FixedSplit()
     shown, computed = [], []

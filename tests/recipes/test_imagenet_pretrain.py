@@ -19,6 +19,7 @@ from keras_densepred.training.report import metrics_log
 from recipes import imagenet_pretrain as recipe
 from tests.recipes import toy
 from tests.recipes.toy import Split
+from tests.training.processes import BACKEND, finish, start, start_two
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,21 @@ def test_from_flags_to_files(flags, tmp_path, capsys):
     assert f"| ema_val_top1 | {results['ema_val_top1']:.4f} |".replace("ema_", "") in card
     classes = json.loads((output / "preset" / "classes.json").read_text())
     assert [entry["name"] for entry in classes] == ["blue", "red"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "jax", reason="splits weights on JAX alone")
+def test_weights_split_over_two_processes_are_saved_whole(flags, tmp_path):
+    """The preset is a KerasHub task, for which layers are made while it is written."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish([start([recipe.__file__, *flags, "--output", one])])
+    finish(start_two([recipe.__file__, *flags, "--shard-weights", "--output", two]))
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    expected, found = (
+        np.asarray(CEDNetImageClassifier.from_preset(str(out / "preset" / "classifier"))(images))
+        for out in (one, two)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 @pytest.mark.slow_on("jax", "tensorflow")

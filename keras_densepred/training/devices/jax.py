@@ -47,11 +47,15 @@ class JaxCluster(Cluster):
     def whole_weights(self, model: keras.Model) -> Iterator[None]:
         """See `Cluster.whole_weights`; the device's memory must hold them."""
         split = [variable for variable in model.variables if _is_elsewhere(variable)]
-        if not split:
+        shares = [variable.value for variable in split]
+        # Assigning would split them again, and in a `keras.StatelessScope` no layer can be made.
+        for variable, value in zip(split, self.whole(split), strict=True):
+            variable._value = keras.ops.convert_to_tensor(value)
+        try:
             yield
-            return
-        with keras.StatelessScope(list(zip(split, self.whole(split), strict=True))):
-            yield
+        finally:
+            for variable, share in zip(split, shares, strict=True):
+                variable._value = share
 
     def run_on_main(self, action: Callable[[], Any]) -> None:
         """See `Cluster.run_on_main`.

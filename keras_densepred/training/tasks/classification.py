@@ -136,7 +136,8 @@ class Classification(Recipe):
         cluster.say(f"Wrote {', '.join(str(run.output / name) for name in files)}")
         results = evaluation.results
         shown = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in results.items()]
-        cluster.say(f"{', '.join(shown)} on {len(run.val)} validation images")
+        assert evaluation.confusion is not None
+        cluster.say(f"{', '.join(shown)} on {evaluation.confusion.sum()} validation images")
         return results
 
     def predict_samples(self, run: Run, predictor: Any) -> tuple[list, list, np.ndarray]:
@@ -169,7 +170,7 @@ class Classification(Recipe):
         draw_confusion(evaluation.confusion, train.class_names, run.output / "confusion.png")
         content = {
             "data": repr(run.val),
-            "images": len(run.val),
+            "images": int(evaluation.confusion.sum()),
             "results": evaluation.results,
             "classes": list(train.class_names),
             "confusion": evaluation.confusion.tolist(),

@@ -280,7 +280,7 @@ def train_detector(
             min_confidence=report.threshold,
             chosen=report.chosen,
         )
-        text = evaluation_json({"data": repr(val), "images": len(val), **report.as_json()})
+        text = evaluation_json({"data": repr(val), "images": found.images, **report.as_json()})
         write_atomically(output / "evaluation.json", text)
         files.extend(
             write_detection_report(
@@ -296,7 +296,8 @@ def train_detector(
     if "mask_AP" in results:
         masks = f", masks {results['mask_AP']:.3f} and {results['mask_AP50']:.3f}"
     cluster.say(
-        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}{masks} on {len(val)} validation images"
+        f"AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}{masks} on {found.images} validation "
+        "images"
     )
     return results
 
