@@ -98,7 +98,8 @@ class BestEpoch(keras.callbacks.Callback):
 
             def write() -> None:
                 buffer = io.BytesIO()
-                np.savez(buffer, allow_pickle=False, **{str(n): value for n, value in enumerate(values)})
+                arrays = {str(number): value for number, value in enumerate(values)}
+                np.savez(buffer, allow_pickle=False, **arrays)
                 write_atomically(self.path, buffer.getvalue())
 
             current_cluster().run_on_main(write)
