@@ -74,6 +74,19 @@ def test_a_model_compiled_with_an_optimizer_on_pytorch_goes_on_elsewhere(golden)
     assert np.isfinite(keras.ops.convert_to_numpy(weights[0])).all()
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
+def test_a_model_compiled_with_an_optimizer_on_pytorch_trains_elsewhere(golden):
+    model = keras.saving.load_model(golden / "saved" / "yolov3.keras")
+    if keras.config.backend() == "tensorflow":
+        model.jit_compile = False  # XLA would take most of the time
+    images = np.zeros((1, 64, 64, 3), "float32")
+    targets = {
+        "boxes": np.array([[[8, 8, 40, 40]]], "float32"),
+        "labels": np.zeros((1, 1), "int32"),
+    }
+    assert np.isfinite(model.train_on_batch(images, targets)).all()
+
+
 def _state(optimizer):
     return {v.path.partition("/")[2]: keras.ops.convert_to_numpy(v) for v in optimizer.variables}
 

@@ -53,11 +53,9 @@ def saved_weights(output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("split", [False, True] if BACKEND == "jax" else [False])
 def test_two_processes_train_as_one(split, flags, tmp_path):
     """Batch norms of heads behind a neck included, and what they save."""
-    if split and BACKEND != "jax":
-        pytest.skip("splits weights on JAX alone")
     one, two = tmp_path / "one", tmp_path / "two"
     finish([start([recipe.__file__, *flags, "--output", one])])
     split = ["--shard-weights"] if split else []

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import json
 import typing
 
 import pytest
@@ -171,7 +172,11 @@ def test_a_run_that_skips_a_broken_validation_picture_ends(
     broken.write_bytes(broken.read_bytes()[:-100])
     output = tmp_path / "out"
     recipe_of(name).main([*given, "--output", str(output)])
-    assert (output / "evaluation.json").is_file() and (output / "preset").is_dir()
+    assert (output / "preset").is_dir()
+    content = json.loads((output / "evaluation.json").read_text())
+    recipe_ = recipe_of(name)
+    _, val = recipe_.open_data(training.parse_settings(recipe_.settings, given, ""))
+    assert content["images"] == len(val) - 1
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,11 @@ class Segmentation(Recipe):
         chosen = spread(run.val, NUM_SAMPLES * cluster.shard[1])
         batches = self.open_evaluation(settings, chosen, cluster.shard)
         samples = predict_samples(predictor, batches, chosen)
+        skipped = np.array([len(evaluation.batches.skipped_images)])
+        images = len(run.val) - int(cluster.gather({"skipped": skipped})["skipped"].sum())
         with cluster.whole_weights(model):
-            cluster.run_on_main(lambda: self.write(run, results, confusion, samples))
-        return _report(run, results)
+            cluster.run_on_main(lambda: self.write(run, results, images, confusion, samples))
+        return _report(run, results, images)
 
     def test(self, run: Run, predictor: Any, rows: int) -> metrics.PixelCounts:
         """Tests under two limits. Each process tests all images: their windows differ in number."""
@@ -166,6 +168,7 @@ class Segmentation(Recipe):
         self,
         run: Run,
         results: dict[str, dict[str, float]],
+        images: int,
         confusion: np.ndarray,
         samples: tuple[list, list, list],
     ) -> None:
@@ -175,7 +178,7 @@ class Segmentation(Recipe):
         draw_confusion(confusion, train.class_names, run.output / "confusion.png", counted="pixels")
         content = {
             "data": repr(run.val),
-            "images": len(run.val),
+            "images": images,
             "results": results.get("val, tested", results["val"]),
             "classes": list(train.class_names),
             "confusion": confusion.tolist(),
@@ -218,7 +221,7 @@ def _together(results: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in results.items() if not name.startswith("IoU/")}
 
 
-def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
+def _report(run: Run, results: dict[str, dict[str, float]], images: int) -> dict[str, float]:
     """Says what was written and found; returns the last results."""
     say, output = run.cluster.say, run.output
     files = (
@@ -232,7 +235,7 @@ def _report(run: Run, results: dict[str, dict[str, float]]) -> dict[str, float]:
         last["train_mIoU"] = results["train"]["mIoU"]
         say(f"mIoU {last['train_mIoU']:.3f} on {len(run.train)} training images")
     say(
-        f"mIoU {last['mIoU']:.3f}, pixel accuracy {last['pixel_accuracy']:.3f} on {len(run.val)} "
+        f"mIoU {last['mIoU']:.3f}, pixel accuracy {last['pixel_accuracy']:.3f} on {images} "
         "validation images"
     )
     return last
