@@ -171,6 +171,7 @@ WRITERS = {
 PLACES = {"replacing", "renewing"}
 WRITERS_TOO = {
     "keras_densepred/files.py": "what all others write with",
+    "keras_densepred/saved/other_classes.py": "weights in a temporary folder",
     "tools/convert_dataset.py": "a tree below the place that `files.replacing` gives",
     "tools/timing/measure.py": "a switch of Linux' in /proc",
     "tools/timing/pipeline.py": "pictures in a temporary folder",

@@ -19,6 +19,7 @@ from keras_densepred.files import expanded
 from keras_densepred.models.inference.optimized import fastest_predictor
 from keras_densepred.saved import prediction, tiles, videos
 from keras_densepred.saved.classes import Classes, read_classes
+from keras_densepred.saved.other_classes import load_by_layer_names
 from keras_densepred.saved.preprocessing import FILE_NAME, TASKS, Preprocessing
 
 T = TypeVar("T")
@@ -247,11 +248,22 @@ def load_model(path: Path) -> keras.Model:
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             if path.is_dir() and model_class is not None:
                 return model_class.from_preset(str(path))
-            return keras.saving.load_model(path, compile=False)
+            return _load_file(path)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(
             f"{path} cannot be loaded ({_why(error)}): save it again with this version."
         ) from error
+
+
+def _load_file(path: Path) -> keras.Model:
+    # Of layers that it does not find, which are found below or named by the error.
+    warnings.filterwarnings("ignore", message="Skipping nested container")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except ValueError as error:
+        if "objects could not be loaded" not in str(error):
+            raise
+    return load_by_layer_names(path)
 
 
 def task_of(path: Path) -> str:
