@@ -103,44 +103,55 @@ class _Room(ModuleType):
 def load() -> None:
     """Imports everything, as a program's `import keras_densepred` does; once, before work starts.
 
-    Except TensorFlow on other backends. KerasHub (0.32) imports it wherever it is installed, for
-    its text preprocessing, and Keras (3.15.1) when it first saves a model or sets a seed, to know
-    its types: seconds, and log lines. Both go without it. What needs it, as TensorFlow Datasets
-    and KerasCV do, imports it later.
+    Except TensorFlow and JAX on other backends. KerasHub (0.32) imports TensorFlow wherever it is
+    installed, for its text preprocessing, and Keras (3.15.1) when it first saves a model or sets a
+    seed, to know its types: seconds, and log lines. JAX comes with Keras' checkpoints of Orbax and
+    with Grain, for another second. All go without. What needs them, as TensorFlow Datasets and
+    KerasCV do, imports them later.
     """
     global _is_loaded
     if _is_loaded:
         return
     with memory.made_to_stay():
-        import keras
-        import numpy as np
+        # Who chose the backend in keras.json alone waits for them.
+        other = os.environ.get("KERAS_BACKEND") in ("tensorflow", "torch")
+        foreign = ("grain", "jax") if other else ()
+        with _without(*foreign):
+            import keras
+            import numpy as np
 
-        if keras.config.backend() != "tensorflow":
-            with without_tensorflow():
+            if keras.config.backend() == "tensorflow":
                 importlib.import_module("keras_hub")
-                # Keras asks whether TensorFlow is there only once; this is the least that makes
-                # it ask.
-                keras.saving.serialize_keras_object(np.float32(0))
+            else:
+                with without_tensorflow():
+                    importlib.import_module("keras_hub")
+                    # Keras asks whether TensorFlow is there only once; this is the least that
+                    # makes it ask.
+                    keras.saving.serialize_keras_object(np.float32(0))
         _is_loaded = True
         for name in _postponed:
             importlib.reload(sys.modules[name])
 
 
-class _NoTensorFlow(importlib.abc.MetaPathFinder):
-    """Answers as if TensorFlow were not installed."""
+class _Without(importlib.abc.MetaPathFinder):
+    """Answers as if packages were not installed."""
+
+    def __init__(self, packages: tuple[str, ...]) -> None:
+        self.packages = packages
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        if fullname.partition(".")[0] in ("tensorflow", "tensorflow_text"):
+        if fullname.partition(".")[0] in self.packages:
             raise ModuleNotFoundError(f"{fullname} is left out on this backend.", name=fullname)
 
 
-@contextlib.contextmanager
-def without_tensorflow() -> Iterator[None]:
+def without_tensorflow() -> contextlib.AbstractContextManager[None]:
     """Within it, what is glad of TensorFlow and has not imported it goes without."""
-    if "tensorflow" in sys.modules:
-        yield
-        return
-    finder = _NoTensorFlow()
+    return _without("tensorflow", "tensorflow_text")
+
+
+@contextlib.contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    finder = _Without(tuple(package for package in packages if package not in sys.modules))
     sys.meta_path.insert(0, finder)
     try:
         yield

@@ -39,7 +39,13 @@ from keras_densepred.cli.arguments import (
     open_chosen_model,
 )
 from keras_densepred.cli.console import progress
-from keras_densepred.cli.predict_output import json_list, mask_png, png, write_crops
+from keras_densepred.cli.predict_output import (
+    in_background,
+    json_list,
+    mask_png,
+    png,
+    write_crops,
+)
 from keras_densepred.cli.predict_videos import predict_videos
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.readers.unlabelled import (
@@ -172,7 +178,7 @@ def _detect(
 ) -> list[str]:
     names, count = output_names(paths), 0
     faults: list[str] = []
-    with json_list(options.folder, "detections.json") as add:
+    with json_list(options.folder, "detections.json") as add, in_background() as soon:
 
         def note(found: saved.Objects, name: str, told: dict[str, Any]) -> saved.Objects:
             nonlocal count
@@ -185,17 +191,20 @@ def _detect(
                 write_crops(options.folder, sure, name)
             return sure
 
-        look = _look if options.tile is None else _look_at_pieces
-        for index, found in look(model, paths, options, console, faults):
-            told = {"image_id": index + 1, "file_name": str(paths[index])}
-            sure = note(found, str(names[index].with_suffix("")), told)
+        def write_picture(name: Path, sure: saved.Objects) -> None:
             drawn = draw_objects(
                 *(sure.image, sure.boxes, sure.labels, sure.class_names),
                 scores=sure.scores,
                 masks=sure.masks,
                 note=f"nothing with a confidence from {options.score:g}",
             )
-            options.folder.write(f"pictures/{names[index]}", png(drawn))
+            options.folder.write(f"pictures/{name}", png(drawn))
+
+        look = _look if options.tile is None else _look_at_pieces
+        for index, found in look(model, paths, options, console, faults):
+            told = {"image_id": index + 1, "file_name": str(paths[index])}
+            sure = note(found, str(names[index].with_suffix("")), told)
+            soon(write_picture, names[index], sure)
         faults += predict_videos(model, videos, options, console, note, len(paths) + 1)
     wrote = _wrote(options, ("pictures", "videos", "detections.json"))
     console.print(f"{count:,} objects with a confidence from {options.score:g}; wrote {wrote}")
@@ -260,9 +269,13 @@ def _segment(
         options.folder.write(f"masks/{name}.png", mask_png(found, options.ade20k_labels))
         return found
 
-    for index, found in _look(model, paths, options, console, faults):
-        note(found, str(names[index].with_suffix("")), {})
-        options.folder.write(f"pictures/{names[index]}", png(np.asarray(found.draw())))
+    def write_picture(name: Path, found: saved.LabelMap) -> None:
+        note(found, str(name.with_suffix("")), {})
+        options.folder.write(f"pictures/{name}", png(np.asarray(found.draw())))
+
+    with in_background() as soon:
+        for index, found in _look(model, paths, options, console, faults):
+            soon(write_picture, names[index], found)
     faults += predict_videos(model, videos, options, console, note)
     wrote = _wrote(options, ("pictures", "videos", "masks"))
     console.print(f"Wrote {wrote}")

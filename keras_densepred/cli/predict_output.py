@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,29 @@ from keras_densepred import saved
 from keras_densepred._optional import require
 from keras_densepred.data.drawing.semantic import IGNORED_COLOUR, label_colour
 from keras_densepred.files import CommandFolder
+
+_MOST_WAITING = 16  # pictures in memory
+
+
+@contextlib.contextmanager
+def in_background() -> Iterator[Callable[..., None]]:
+    """Draws and packs pictures while the network looks at the next ones.
+
+    Yields:
+        A function that calls another with arguments, soon, in the order given. What one raises is
+        raised by a later call, or at the end.
+    """
+    waiting: collections.deque[Future[Any]] = collections.deque()
+    with ThreadPoolExecutor(1) as worker:
+
+        def call(function: Callable[..., Any], *arguments: Any) -> None:
+            waiting.append(worker.submit(function, *arguments))
+            if len(waiting) > _MOST_WAITING:
+                waiting.popleft().result()
+
+        yield call
+        while waiting:
+            waiting.popleft().result()
 
 
 @contextlib.contextmanager

@@ -31,19 +31,16 @@ def place_tags(
     taken = np.zeros((0, 4))
     for i in np.argsort(areas, kind="stable").tolist():
         width, height = sizes[i]
-        best, least = None, np.inf
-        for rank, (x, y) in enumerate(_candidates(boxes[i], width, height, areas[i])):
-            x = min(max(x, 0.0), max(canvas[0] - width, 0.0))
-            if not 0 <= y <= canvas[1] - height:
-                continue
-            tag = np.array([x, y, x + width, y + height])
-            if _common(tag, taken).any():
-                continue
-            hidden = np.where(areas < _LARGE * width * height, _common(tag, boxes) / areas, 0)
-            cost = 0.02 * rank + hidden.sum()
-            if hidden.max() <= _MOST_HIDDEN and cost < least:
-                best, least = tag, cost
-        if best is not None:
+        at = np.array(_candidates(boxes[i], width, height, areas[i]))
+        at[:, 0] = np.clip(at[:, 0], 0, max(canvas[0] - width, 0))
+        tags = np.concatenate([at, at + np.array([width, height])], axis=1)
+        free = (at[:, 1] >= 0) & (at[:, 1] <= canvas[1] - height)
+        free &= ~_common(tags, taken).any(axis=1)
+        hidden = np.where(areas < _LARGE * width * height, _common(tags, boxes) / areas, 0)
+        free &= hidden.max(axis=1) <= _MOST_HIDDEN
+        if free.any():
+            cost = np.where(free, 0.02 * np.arange(len(at)) + hidden.sum(axis=1), np.inf)
+            best = tags[cost.argmin()]
             places[i] = (float(best[0]), float(best[1]))
             taken = np.concatenate([taken, best[None]])
     return places
@@ -63,8 +60,8 @@ def _candidates(
     return [around[0], *inside, *around[1:], *((x1, y) for y in steps)]
 
 
-def _common(tag: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that a rectangle has in common with each of others."""
-    low = np.maximum(tag[:2], others[:, :2])
-    high = np.minimum(tag[2:], others[:, 2:])
-    return np.prod(np.clip(high - low, 0, None), axis=1)
+def _common(tags: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`(K, N)` areas that K rectangles have in common with N others."""
+    low = np.maximum(tags[:, None, :2], others[:, :2])
+    high = np.minimum(tags[:, None, 2:], others[:, 2:])
+    return np.prod(np.clip(high - low, 0, None), axis=2)
