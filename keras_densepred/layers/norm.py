@@ -46,7 +46,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     def _moments(self, inputs, mask):
         if mask is not None:
             return super()._moments(inputs, mask)
-        return batch_moments(inputs, tuple(self._reduction_axes))
+        return batch_moments(inputs, tuple(self._reduction_axes), self.moving_mean)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -66,8 +66,11 @@ def group_norm(name: str, channels: int, dtype, groups: int = 32) -> layers.Grou
     )
 
 
-class _QuickInference:
-    """Batch normalisation of the last axis outside of training: one product and one sum."""
+class _Quick:
+    """Batch normalisation of the last axis: outside of training one product and one sum.
+
+    In training one pass over the map for its statistics on JAX, see `batch_moments`.
+    """
 
     def __call__(self, *args, **kwargs):
         # Told so by the caller; where nobody says, Keras has to look at its call context.
@@ -85,13 +88,18 @@ class _QuickInference:
             return super().call(inputs, training=training, mask=mask)
         return self._infer(inputs)
 
+    def _moments(self, inputs, mask):
+        if keras.config.backend() == "jax" and mask is None:
+            return batch_moments(inputs, tuple(self._reduction_axes), self.moving_mean)
+        return super()._moments(inputs, mask)
+
     def _infer(self, inputs):
         scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         return scale_shift(inputs, scale, self.beta - self.moving_mean * scale)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class ConvBatchNorm(_QuickInference, layers.BatchNormalization):
+class ConvBatchNorm(_Quick, layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
 
     The same arguments, weights and results.
@@ -99,7 +107,7 @@ class ConvBatchNorm(_QuickInference, layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class SyncConvBatchNorm(_QuickInference, BatchNorm):
+class SyncConvBatchNorm(_Quick, BatchNorm):
     """`ConvBatchNorm` whose statistics are of all devices' rows."""
 
 

