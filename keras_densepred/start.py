@@ -21,7 +21,10 @@ from keras_densepred import memory
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _PROGRAM = "keras-densepred"  # of pyproject.toml
 # Tools that import nothing before they have read their flags, as all recipes do.
-TOOLS = ("check_dataset.py", "convert_dataset.py", "convert_weights.py", "export.py")
+TOOLS = (
+    *("check_dataset.py", "convert_dataset.py", "convert_weights.py", "export.py"),
+    "tpu_check.py",
+)
 # Recipes and tools: beside the package in a clone, in it in a wheel.
 _FOLDERS = (_PACKAGE.parent, _PACKAGE / "scripts")
 # Rooms that the modules of commands name at their top and need only once they work.

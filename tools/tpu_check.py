@@ -44,9 +44,7 @@ if __name__ == "__main__":
     os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
-
-from keras_densepred import files
+from keras_densepred import files, start
 from keras_densepred._optional import require
 from keras_densepred.faults import SettingsError, sentence
 from tools.compiled.chips import Chip, parse_topology, roofline
@@ -64,6 +62,9 @@ OF_A_PROGRAM = (  # columns that are empty where there is none
 
 def main(argv: list[str] | None = None) -> int:
     arguments, flags = parse(argv)
+    start.load()
+    import keras
+
     try:
         if keras.config.backend() != "jax":
             raise SettingsError("The TPU compiler compiles for JAX: set KERAS_BACKEND=jax.")
@@ -137,6 +138,8 @@ def measured(
     quick: bool,
 ) -> Iterator[dict[str, Any]]:
     """Compiles a recipe's steps and yields a row of each."""
+    import keras
+
     from tools.compiled.recipe_steps import recipe_steps
     from tools.compiled.steps import lower_predict_step, lower_train_step
 
