@@ -279,6 +279,8 @@ def claim_folder(
             "--overwrite to write among them."
         )
     existed = path.exists()
+    if existed and _command_of(marker) == command:
+        remove_unfinished(path)
     before = {file.name for file in path.iterdir()} if existed else set()
     require_possible(path)
     folder = CommandFolder(path, command)

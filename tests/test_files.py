@@ -6,7 +6,7 @@ import os
 import pytest
 
 from keras_densepred import files
-from keras_densepred.files import OutputError, claim_folder, replacing, require_new_file
+from keras_densepred.files import MARKER, OutputError, claim_folder, replacing, require_new_file
 
 pytestmark = pytest.mark.backend_free
 
@@ -119,6 +119,14 @@ def test_a_folder_has_the_files_of_its_last_job_and_the_users(tmp_path):
     assert names_in(folder) == [*kept[:2], "pictures/d.png", kept[2]]
     claim(folder, "predict")
     assert names_in(folder) == ["found.json", "pictures/b.png", "pictures/mine.png"]
+
+
+def test_what_a_killed_command_left_unfinished_goes_with_the_next_one(tmp_path):
+    folder = claim(tmp_path / "found", "predict")
+    (folder / ".detections.json.abc.unfinished").mkdir()
+    (folder / ".detections.json.abc.unfinished" / "detections.json").write_text("[")
+    claim(folder, "predict")
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "found.json"]
 
 
 def test_a_command_that_fails_at_once_leaves_nothing(tmp_path):

@@ -50,6 +50,7 @@ EVALUATED_IMAGES = 500  # at most; two files take 20 s for them
 FORMATS = ("onnx", "saved_model", "litert", "torch", "openvino", "keras")
 DESCRIBED = ("onnx", "openvino", "saved_model", "litert")  # say their classes and their input
 DYNAMIC = ("onnx", "openvino", "saved_model", "torch")  # may leave open what images they take
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".keras": "keras"}
 WEIGHTS = {  # how kernels may be stored
     "litert": ("float32", "float16", "int8"),
     "keras": ("float32", "float16"),
@@ -88,6 +89,7 @@ def _export(argv: Sequence[str] | None) -> None:
             f"--dynamic-batch and --dynamic-size are for --format {', '.join(DYNAMIC)}."
         )
     options.output = _output(options)
+    _require_no_other_format(options.output, options.format)
     if options.format == "keras":
         saved.save_copy(saved.open_model(options.model), options.output, options.weights)
         print(f"{options.output}: {_megabytes(options.output):.2f} MB")
@@ -176,6 +178,16 @@ def _output(options: argparse.Namespace) -> Path:
     for path in (output, *beside):
         files.require_new_file(path, inputs=inputs, overwrite=options.overwrite)
     return output
+
+
+def _require_no_other_format(output: Path, format: str) -> None:
+    named = SUFFIXES.get(output.suffix, format)
+    if named != format:
+        folder = ", which writes a folder" if named == "keras" else ""
+        raise ValueError(
+            f"--output {output} is called as --format {named}{folder}, and --format is {format}: "
+            "give that, or another name."
+        )
 
 
 def _int8_path(output: Path) -> Path:

@@ -141,9 +141,10 @@ def _saved_backbone(directory: pathlib.Path) -> str:
         near = difflib.get_close_matches(str(directory), built_in_presets(), 3)
         meant = f"Did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
-            f"There is no directory and no built-in preset {str(directory)!r}. {meant}Give one of "
-            "those that `python -m keras_densepred model-table` lists, KerasHub's presets or "
-            "applications/NAME for those of keras.applications."
+            f"There is no directory and no built-in preset {str(directory)!r}. {meant}Give the "
+            "directory of a run or of a saved preset, one of the names that `python -m "
+            "keras_densepred model-table` lists, KerasHub's, or applications/NAME for those of "
+            "keras.applications."
         )
     for place in ("backbone", ".", "preset/backbone", "preset"):
         config = directory / place / "config.json"

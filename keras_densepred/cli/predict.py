@@ -119,6 +119,8 @@ def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -
     """Into the folder."""
     if options.tile is not None and options.tile < 1:
         raise ValueError(f"--tile {options.tile} is too small: give 1 or more pixels.")
+    if not 0 <= options.score <= 1:
+        raise ValueError(f"--score {options.score:g} is no confidence: give one from 0 to 1.")
     if not 0 <= options.overlap < 1:
         raise ValueError(f"--overlap {options.overlap:g} must be from 0 on and less than 1.")
     model = open_chosen_model(options)
@@ -132,6 +134,12 @@ def _predict(paths: list[Path], options: argparse.Namespace, console: Console) -
         if files
     ]
     console.print(f"{model.path}: {type(model.model).__name__}, {', '.join(counts)}")
+    if not model.is_named:
+        console.print(
+            f"! there is no classes.json beside {model.path}: its classes are class_0 and so on, "
+            "and its categories are numbered like them",
+            style="yellow",
+        )
     if options.ade20k_labels and model.task != "segmentation":
         raise ValueError(f"--ade20k-labels is for segmenters: {model.path} is none.")
     if options.ade20k_labels and len(model.class_names) > 254:

@@ -249,7 +249,9 @@ def load_model(path: Path) -> keras.Model:
             if path.is_dir() and model_class is not None:
                 return model_class.from_preset(str(path))
             return _load_file(path)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({_why(error)}): copy it again.") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} cannot be loaded ({_why(error)}): save it again with this version."
         ) from error
@@ -314,9 +316,10 @@ def _saved_class(path: Path) -> tuple[str, str]:
         config = json.loads(content)
         return str(config["registered_name"]), str(config["class_name"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        why = f"missing: {error}" if isinstance(error, KeyError) else _why(error)
         raise ValueError(
-            f"{path} is no saved Keras model ({_why(error)}): give the .keras file that a "
-            "recipe wrote."
+            f"{path} is no saved Keras model, or a damaged one ({why}): give the .keras file that "
+            "a recipe wrote."
         ) from error
 
 

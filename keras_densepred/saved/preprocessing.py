@@ -104,6 +104,12 @@ class Preprocessing:
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise SettingsError("it is no JSON object")
+            fields = dataclasses.fields(cls)
+            needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+            if wrong := (needed - values.keys()) | (values.keys() - {f.name for f in fields}):
+                raise SettingsError(f"missing or unknown: {', '.join(sorted(wrong))}")
             return cls(**values)
         except (UnicodeDecodeError, json.JSONDecodeError, TypeError, SettingsError) as error:
             raise SettingsError(

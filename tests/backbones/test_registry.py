@@ -126,7 +126,7 @@ def test_directories_of_recipes_and_tasks(place, tmp_path):
 def test_what_is_no_backbone_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"no built-in preset 'cednet_next_huge'. Did you mean"):
         find_backbone("cednet_next_huge")
-    with pytest.raises(ValueError, match=r"'zzz'. Give one of those that `python -m"):
+    with pytest.raises(ValueError, match=r"'zzz'. Give the directory of a run"):
         find_backbone("zzz")
     with pytest.raises(ValueError, match="holds no backbone"):
         find_backbone(str(tmp_path))

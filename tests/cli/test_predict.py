@@ -93,6 +93,7 @@ def test_a_model_without_its_preprocessing(detector, photos, tmp_path, capsys):
     assert "give --image-size, --mean, --std" in capsys.readouterr().err
     numbers = ["--image-size", "64", "--mean", "0", "0", "0", "--std", "255", "255", "255"]
     assert main([*command, *numbers]) == 0
+    assert f"there is no classes.json beside {file}" in " ".join(capsys.readouterr().out.split())
     results = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert {r["category_id"] for r in results} <= set(range(len(SHAPES.class_names)))
 
@@ -103,15 +104,22 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
     inputs = keras.Input((4,))
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "other.keras")
     picture = str(photos / "a.png")
+    content = bytearray((detector / "preset" / "detector.keras").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "flipped.keras").write_bytes(content)
+    numbers = ("--image-size", "64", "--mean", "0", "0", "0", "--std", "1", "1", "1")
     for arguments, words in (
         ((tmp_path / "nowhere", picture), "There is no file or directory"),
         ((tmp_path / "empty", picture), "holds no trained model"),
         ((tmp_path / "text.keras", picture), "is no saved Keras model"),
         ((tmp_path / "other.keras", picture), "holds a Functional"),
+        ((tmp_path / "flipped.keras", picture, *numbers), "flipped.keras is damaged (Bad CRC"),
         ((detector, tmp_path / "empty"), "has no images"),
         ((detector, tmp_path / "none*.jpg"), "There is no file"),
         ((detector, picture, "--batch-size", "0"), "--batch-size must be"),
         ((detector, picture, "--image-size", "0"), "Sides must be positive"),
+        ((detector, picture, "--score", "1.5"), "--score 1.5 is no confidence"),
+        ((detector, picture, "--score", "nan"), "--score nan is no confidence"),
     ):
         output = ["--output", str(tmp_path / "out")]
         assert main(["predict", *map(str, arguments), *output]) == 1, words
@@ -123,4 +131,7 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
     file.write_text(text.replace("255.0", '"255"'))
     assert main(["predict", str(detector), picture]) == 1
     assert "does not say how images are prepared" in capsys.readouterr().err
+    file.write_text("{}")
+    assert main(["predict", str(detector), picture]) == 1
+    assert "missing or unknown: mean, std, task)" in capsys.readouterr().err
     file.write_text(text)

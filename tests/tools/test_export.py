@@ -164,6 +164,17 @@ def refuse(*_, **__):
 
 
 @pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "name, flags", [("x.keras", ()), ("x.onnx", ("--format", "litert")), ("x.tflite", ())]
+)
+def test_a_name_of_another_format_is_refused(tmp_path, capsys, name, flags):
+    command = ["bicsnet_lite0", "--image-size", "64", "--output", str(tmp_path / name), *flags]
+    assert export.main(command) == 1
+    assert "or another name" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.backend_free
 @pytest.mark.parametrize("model", ["nowhere.keras", "no_such_preset"])
 def test_faults_are_one_sentence(model, tmp_path, capsys):
     command = [model, "--image-size", "64", "--output", str(tmp_path / "x.onnx")]
