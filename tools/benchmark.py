@@ -23,6 +23,8 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 * train: `train_on_batch` of the classifier with the heads of all stages, AdamW.
 * optimized: ours by `models.optimize`, forward only.
 * stock: the same network of stock Keras layers. torch: CEDNet as a plain `torch.nn` network.
+* onnxruntime, openvino: ours as an ONNX file (from TensorFlow and PyTorch), forward only; with
+  _int8 with convolutions and products in 8-bit integers. Of --precision only OpenVINO takes note.
 * timm: timm's ConvNeXt of the same size by `torch.compile`, with its own operations counted.
 * share of peak: floating-point operations of convolutions and dense layers a second, over those of
   the best square matrix product of the same precision measured in the same run.
@@ -71,10 +73,11 @@ from tools.timing import (
     measure,
     pipeline,
     reading,
+    runtimes,
     two_stage,
 )
 
-AGAINST = ("stock", "optimized", "torch", "torch_compiled", "timm")
+AGAINST = ("stock", "optimized", "torch", "torch_compiled", "timm", *runtimes.NAMES)
 OF_TORCH = frozenset({"torch", "torch_compiled", "timm"})
 PEAK_SIZES = (1024, 2048, 4096)
 ACCELERATOR_PEAK_SIZES = (4096, 8192)
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
                 append(arguments.output, [{**source, **row}])
         if arguments.output is not None:
             print(f"Appended the rows to {arguments.output}")
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 1
     return 0
@@ -155,6 +158,13 @@ def check(arguments: argparse.Namespace) -> None:
             )
     if "train" in arguments.mode and "optimized" in arguments.against:
         raise ValueError("--against optimized predicts only: leave train out of --mode.")
+    of_files = set(runtimes.NAMES) & set(arguments.against)
+    if of_files and "train" in arguments.mode:
+        raise ValueError(
+            f"--against {' '.join(sorted(of_files))} predicts only: leave train out of --mode."
+        )
+    if of_files and arguments.precision == "float16":
+        raise ValueError("Files are timed in float32 and bfloat16: give one as --precision.")
     if "train" in arguments.mode and arguments.model != "classifier":
         raise ValueError("--mode train is of the classifier; leave out --model.")
     for name in ("image_size", "batch", "rounds"):
@@ -247,10 +257,13 @@ def measure_task(
             calls[name] = candidates.optimized(candidates.keras_model(task), task)
         elif name == "timm":
             calls[name] = candidates.timm_baseline(task)
+        elif name in runtimes.NAMES:
+            calls[name] = runtimes.network_in(name, task)
         else:
             calls[name] = candidates.torch_baseline(task, compiled=name == "torch_compiled")
     memory_of = None if candidates.device_name() is None else device_memory
-    return model, measure.alternate(calls, arguments.rounds, memory_of=memory_of)
+    settle = int(not set(runtimes.NAMES).isdisjoint(calls))
+    return model, measure.alternate(calls, arguments.rounds, settle=settle, memory_of=memory_of)
 
 
 def device_memory(candidate: str) -> candidates.DeviceMemory:
@@ -258,6 +271,8 @@ def device_memory(candidate: str) -> candidates.DeviceMemory:
 
 
 def backend_of(candidate: str) -> str:
+    if candidate in runtimes.NAMES:
+        return candidate.removesuffix("_int8")
     return "torch" if candidate in OF_TORCH else keras.config.backend()
 
 

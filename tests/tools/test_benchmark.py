@@ -10,7 +10,7 @@ from keras_densepred import BiCSNetBackbone, CEDNetBackbone, backbones, models
 from tests.weights import set_deterministic_weights
 from tools import benchmark
 from tools.baselines.stock_layers import with_stock_layers
-from tools.timing import detectors, measure, two_stage
+from tools.timing import candidates, detectors, measure, runtimes, two_stage
 
 
 @pytest.mark.slow_on("jax", "tensorflow")
@@ -68,6 +68,23 @@ def test_a_run_is_printed_and_appended(mode, tmp_path, capsys, monkeypatch):
     assert [path.name for path in output.parent.iterdir()] == ["cpu.csv"]
 
 
+@pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="a file is written from the other backends"
+)
+@pytest.mark.slow_on("tensorflow")
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_files_in_runtimes_compute_what_ours_do(name):
+    task = candidates.Task(*("cednet_next_pico", "pyramid", "forward", "float32", 64, 2, "default"))
+    keras.utils.set_random_seed(0)
+    expected = candidates.keras_model(task)([task.images()])
+    keras.utils.set_random_seed(0)
+    found = runtimes.network_in(name, task)()
+    assert len(found) == len(expected)
+    for one, other in zip(expected, found.values(), strict=True):
+        one = keras.ops.convert_to_numpy(one)
+        assert np.std(one - other) < (0.2 if "int8" in name else 1e-4) * np.std(one)
+
+
 @pytest.mark.backend_free
 def test_rows_are_added_to_a_file_of_the_same_columns_only(tmp_path):
     path = tmp_path / "rows.csv"
@@ -87,6 +104,8 @@ def test_rows_are_added_to_a_file_of_the_same_columns_only(tmp_path):
         ("--preset cednet_swin_tiny --against torch", "--against torch has no cednet_swin_tiny"),
         ("--mode train --model pyramid", "leave out --model"),
         ("--mode train --against optimized", "leave train out of --mode"),
+        ("--mode train --against openvino", "--against openvino predicts only: leave train out"),
+        ("--precision float16 --against openvino", "in float32 and bfloat16"),
         ("--batch 0", "--batch must be positive"),
         ("--image-size 100", "multiple of 32"),
         ("--detectors yolov9", "There is no detector yolov9; choose from peleenet_prn"),

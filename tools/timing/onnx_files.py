@@ -10,6 +10,7 @@ from tools.timing import measure
 
 CONFIDENT = 0.25  # score of a detection that is looked for in the other file's
 SAME_BOX = 0.5  # intersection over union
+_OPENVINO = {"float32": "f32", "bfloat16": "bf16"}  # precisions as it calls them
 
 
 def runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -39,14 +40,21 @@ class Predictor:
         return self._run(np.asarray(images, "float32"))
 
 
-def openvino_runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def openvino_runner(
+    path: Path, precision: str = "float32"
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """As `runner`, by OpenVINO, which computes the products of a quantized file in integers.
+
+    Args:
+        path: the file.
+        precision: `"float32"`, or `"bfloat16"` where the CPU has it; of what is not in integers.
 
     Raises:
         ImportError: if openvino is not installed.
     """
     openvino = require("openvino", "export")
-    compiled = openvino.Core().compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _OPENVINO[precision]}
+    compiled = openvino.Core().compile_model(path, "CPU", hints)
     request = compiled.create_infer_request()
     names = [output.any_name for output in compiled.outputs]
     return lambda images: dict(zip(names, request.infer({0: images}).values(), strict=True))
