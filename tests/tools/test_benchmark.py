@@ -72,7 +72,13 @@ def test_a_run_is_printed_and_appended(mode, tmp_path, capsys, monkeypatch):
     keras.config.backend() == "jax", reason="a file is written from the other backends"
 )
 @pytest.mark.slow_on("tensorflow")
-@pytest.mark.parametrize("name", runtimes.NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "onnxruntime_int8" else pytest.param(name, marks=pytest.mark.slow)
+        for name in runtimes.NAMES
+    ],
+)
 def test_files_in_runtimes_compute_what_ours_do(name):
     task = candidates.Task(*("cednet_next_pico", "pyramid", "forward", "float32", 64, 2, "default"))
     keras.utils.set_random_seed(0)

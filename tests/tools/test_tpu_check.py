@@ -85,6 +85,11 @@ def test_memory_that_a_refused_program_wants():
         "hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
     )
     assert program.memory_wanted(refusal) == 20.5 * 2**30
+    refusal = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (16.90G) exceeds available HBM (15.75G)."
+    )
+    assert program.memory_wanted(refusal) == 16.9 * 2**30
     assert program.memory_wanted("INTERNAL: something else") is None
 
 

@@ -15,7 +15,10 @@ _CYCLES = re.compile(r'"estimated_cycles":"(?P<cycles>\d+)"')
 # What is fused is in its fusion's estimate.
 _CALLED = re.compile(r"(?:body|condition|to_apply|true_computation)=%(?P<name>[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(?P<count>\d+)"\}')
-_TOO_LARGE = re.compile(r"[Uu]sed (?P<used>[0-9.]+)(?P<unit>[KMG]?) of (?P<all>[0-9.]+)[KMG]? hbm")
+_TOO_LARGE = (  # found while it assigns memory, and before, of temporaries alone
+    re.compile(r"[Uu]sed (?P<used>[0-9.]+)(?P<unit>[KMG]?) of [0-9.]+[KMG]? hbm"),
+    re.compile(r"temporaries \((?P<used>[0-9.]+)(?P<unit>[KMG]?)\) exceeds available HBM"),
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -95,6 +98,9 @@ def misfits(program: str) -> list[str]:
 
 
 def memory_wanted(error: str) -> float | None:
-    """Reads from the compiler's refusal how many bytes a chip would need; None if it is another."""
-    match = _TOO_LARGE.search(error)
-    return float(match["used"]) * _UNITS[match["unit"]] if match else None
+    """Reads from the compiler's refusal how many bytes a chip would need at least.
+
+    None if it refuses for another reason.
+    """
+    matches = filter(None, (pattern.search(error) for pattern in _TOO_LARGE))
+    return next((float(m["used"]) * _UNITS[m["unit"]] for m in matches), None)
