@@ -280,7 +280,8 @@ def claim_folder(
         )
     existed = path.exists()
     if existed and _command_of(marker) == command:
-        remove_unfinished(path)
+        for place in (path, *(below for below in path.rglob("*") if below.is_dir())):
+            remove_unfinished(place)
     before = {file.name for file in path.iterdir()} if existed else set()
     require_possible(path)
     folder = CommandFolder(path, command)

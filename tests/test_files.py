@@ -123,10 +123,12 @@ def test_a_folder_has_the_files_of_its_last_job_and_the_users(tmp_path):
 
 def test_what_a_killed_command_left_unfinished_goes_with_the_next_one(tmp_path):
     folder = claim(tmp_path / "found", "predict")
-    (folder / ".detections.json.abc.unfinished").mkdir()
-    (folder / ".detections.json.abc.unfinished" / "detections.json").write_text("[")
+    for place in (folder, folder / "videos"):
+        (place / ".film.mp4.abc.unfinished").mkdir(parents=True)
+        (place / ".film.mp4.abc.unfinished" / "film.mp4").write_text("half")
     claim(folder, "predict")
-    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "found.json"]
+    left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    assert left == [MARKER, "found.json", "videos"]
 
 
 def test_a_command_that_fails_at_once_leaves_nothing(tmp_path):

@@ -24,7 +24,7 @@ appends it to FILE, row by row, with the command, the commit and the versions.
 * optimized: ours by `models.optimize`, forward only.
 * stock: the same network of stock Keras layers. torch: CEDNet as a plain `torch.nn` network.
 * onnxruntime, openvino: ours as an ONNX file (from TensorFlow and PyTorch), forward only; with
-  _int8 with convolutions and products in 8-bit integers. Of --precision only OpenVINO takes note.
+  _int8 with convolutions and products in 8-bit integers. OpenVINO computes in bfloat16 if told so.
 * timm: timm's ConvNeXt of the same size by `torch.compile`, with its own operations counted.
 * share of peak: floating-point operations of convolutions and dense layers a second, over those of
   the best square matrix product of the same precision measured in the same run.
@@ -163,8 +163,12 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--against {' '.join(sorted(of_files))} predicts only: leave train out of --mode."
         )
-    if of_files and arguments.precision == "float16":
-        raise ValueError("Files are timed in float32 and bfloat16: give one as --precision.")
+    known = {"float32", "bfloat16"} if of_files <= runtimes.OF_ANY_PRECISION else {"float32"}
+    if of_files and arguments.precision not in known:
+        raise ValueError(
+            f"--against {' '.join(sorted(of_files))} computes in {' or '.join(sorted(known))}: "
+            f"leave out --precision {arguments.precision}."
+        )
     if "train" in arguments.mode and arguments.model != "classifier":
         raise ValueError("--mode train is of the classifier; leave out --model.")
     for name in ("image_size", "batch", "rounds"):

@@ -24,7 +24,6 @@ import csv
 import io
 import itertools
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from keras_densepred.analysis.gradient_figures import (
 )
 from keras_densepred.data.boxes import cut_by_boxes
 from keras_densepred.files import claim_folder, write_atomically
-from keras_densepred.saved.opening import saved_preprocessing
+from keras_densepred.saved.opening import load_model, saved_preprocessing
 from keras_densepred.saved.preprocessing import Preprocessing
 
 MASK_SIZE = 112  # of an object's mask as a target, as in recipes/coco_mask_rcnn.py
@@ -103,14 +102,7 @@ def load(path: Path) -> keras.Model:
     """
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"There is no saved .keras model at {path}: give a trained detector.")
-    try:
-        model = keras.models.load_model(path)
-    except (TypeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
-        raise ValueError(
-            f"{path} cannot be loaded as a Keras model ({reason[:120]}): give a detector of this "
-            "package, saved by model.save."
-        ) from error
+    model = load_model(path, compile=True)
     if not isinstance(model, models.Detector):
         raise ValueError(f"{path} holds a {type(model).__name__}: give a detector of this package.")
     return model

@@ -47,6 +47,7 @@ from keras_densepred.cli.predict_output import (
     write_crops,
 )
 from keras_densepred.cli.predict_videos import predict_videos
+from keras_densepred.command import on_interrupt
 from keras_densepred.data.drawing.objects import draw_objects
 from keras_densepred.data.readers.unlabelled import (
     UnlabelledClassImages,
@@ -106,12 +107,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if bool(options.images) == bool(options.data_dir):
         options.refuse("give images, or --data-dir")
     paths = find_images(options.images)
-    with claim_folder(
-        options.output,
-        NAME,
-        inputs=[options.model, *options.images, *filter(None, [options.data_dir])],
-        overwrite=options.overwrite,
-    ) as options.folder:
+    inputs = [options.model, *options.images, *filter(None, [options.data_dir])]
+    hint = f"What {options.output} holds may be of this run and of one before: run it again."
+    with (
+        claim_folder(
+            options.output, NAME, inputs=inputs, overwrite=options.overwrite
+        ) as options.folder,
+        on_interrupt(hint),
+    ):
         return _predict(paths, options, console)
 
 

@@ -6,9 +6,10 @@ import keras
 from keras import layers, ops
 
 from keras_densepred.layers.stateless import Stateless
+from keras_densepred.ops.moments import moments
 from keras_densepred.ops.pointwise import gelu, layer_norm, scale_shift
 from keras_densepred.runtime.eager import can_run_directly
-from keras_densepred.runtime.replicas import batch_moments
+from keras_densepred.runtime.replicas import moments_of_all
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -37,16 +38,17 @@ class GELU(Stateless, keras.layers.Layer):
 class BatchNorm(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` whose statistics are of all devices' rows ("SyncBN").
 
-    Same weights, arguments and, on one device, results. On several devices the results are those
-    of one device on the whole batch, on every backend: Keras 3.15.1 takes `synchronized=True` on
-    TensorFlow only; on JAX statistics are always of the whole batch. Masked batches, which images
-    are not, have statistics per device.
+    Same weights, arguments and, on one device and to rounding, results. On several devices the
+    results are those of one device on the whole batch, on every backend: Keras 3.15.1 takes
+    `synchronized=True` on TensorFlow only; on JAX statistics are always of the whole batch. Masked
+    batches, which images are not, have statistics per device.
     """
 
     def _moments(self, inputs, mask):
         if mask is not None:
             return super()._moments(inputs, mask)
-        return batch_moments(inputs, tuple(self._reduction_axes), self.moving_mean)
+        own = moments(inputs, tuple(self._reduction_axes), self.moving_mean)
+        return moments_of_all(*own)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
@@ -66,11 +68,8 @@ def group_norm(name: str, channels: int, dtype, groups: int = 32) -> layers.Grou
     )
 
 
-class _Quick:
-    """Batch normalisation of the last axis: outside of training one product and one sum.
-
-    In training one pass over the map for its statistics on JAX, see `batch_moments`.
-    """
+class _QuickInference:
+    """Batch normalisation of the last axis outside of training: one product and one sum."""
 
     def __call__(self, *args, **kwargs):
         # Told so by the caller; where nobody says, Keras has to look at its call context.
@@ -88,26 +87,26 @@ class _Quick:
             return super().call(inputs, training=training, mask=mask)
         return self._infer(inputs)
 
-    def _moments(self, inputs, mask):
-        if keras.config.backend() == "jax" and mask is None:
-            return batch_moments(inputs, tuple(self._reduction_axes), self.moving_mean)
-        return super()._moments(inputs, mask)
-
     def _infer(self, inputs):
         scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         return scale_shift(inputs, scale, self.beta - self.moving_mean * scale)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class ConvBatchNorm(_Quick, layers.BatchNormalization):
+class ConvBatchNorm(_QuickInference, layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of the last axis, faster outside of training on PyTorch.
 
-    The same arguments, weights and results.
+    The same arguments and weights, and, to rounding, results.
     """
+
+    def _moments(self, inputs, mask):
+        if mask is not None or self.synchronized:
+            return super()._moments(inputs, mask)
+        return moments(inputs, tuple(self._reduction_axes), self.moving_mean)
 
 
 @keras.saving.register_keras_serializable(package="keras_densepred")
-class SyncConvBatchNorm(_Quick, BatchNorm):
+class SyncConvBatchNorm(_QuickInference, BatchNorm):
     """`ConvBatchNorm` whose statistics are of all devices' rows."""
 
 

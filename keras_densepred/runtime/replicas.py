@@ -126,48 +126,30 @@ def _torch_sum() -> Any:
     return SumOverProcesses
 
 
-def batch_moments(x: Tensor, axes: tuple[int, ...], near: Tensor) -> tuple[Tensor, Tensor]:
+def moments_of_all(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance over the rows of all replicas, which have the same number of rows.
 
     One sum of 2C numbers for each replica in the forward pass, one in the backward pass. Each
     replica's own moments are combined, not sums of x and of x squared, whose difference loses the
-    digits of a variance that is small beside the mean. On JAX, where a replica's rows are not known
-    apart, they are sums of x less `near`, which keeps the digits if it is near.
+    digits of a variance that is small beside the mean.
 
     Args:
-        x: (B, ..., C) float32 rows of this replica.
-        axes: all axes but that of the channels.
-        near: (C,) about the mean, such as the moving one.
+        mean: (C,) float32, of this replica's rows.
+        variance: (C,) float32, of this replica's rows.
 
     Returns:
         Mean (C,) and variance (C,), as of one batch with the rows of all replicas.
     """
-    if keras.config.backend() == "jax":
-        return _moments_in_one_pass(x, axes, near)
-    mean, variance = ops.moments(x, axes=axes)
     count = replica_count()
     if count == 1:
         return mean, variance
     # A sum in which every replica fills its own slot is a gather that has a gradient everywhere.
-    slot = ops.cast(ops.arange(count) == _replica_index(), x.dtype)
+    slot = ops.cast(ops.arange(count) == _replica_index(), mean.dtype)
     means, variances = ops.unstack(
         sum_over_replicas(slot[None, :, None] * ops.stack([mean, variance])[:, None, :]), 2
     )
     mean = ops.mean(means, axis=0)
     return mean, ops.mean(variances + ops.square(means - mean), axis=0)
-
-
-def _moments_in_one_pass(x: Tensor, axes: tuple[int, ...], near: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the mean square need not wait for each other, as the variance does for the mean.
-
-    XLA then reads x once and sums over the devices once. TPU compiler, v5e, four 3x3 convolutions
-    with norms, training: 9 collectives instead of 17, 12 % fewer cycles expected.
-    """
-    near = ops.cast(near, x.dtype)
-    apart = x - near
-    mean = ops.mean(apart, axes)
-    square = ops.mean(ops.square(apart), axes)
-    return mean + near, ops.maximum(square - ops.square(mean), 0)
 
 
 def _replica_index() -> Any:

@@ -235,8 +235,13 @@ def is_backbone(name: str | os.PathLike[str]) -> bool:
     return (path / "config.json").is_file() and not (path / "task.json").exists()
 
 
-def load_model(path: Path) -> keras.Model:
-    """Loads a `.keras` file or a classifier's preset, for inference.
+def load_model(path: Path, compile: bool = False) -> keras.Model:
+    """Loads a `.keras` file or a classifier's preset.
+
+    Args:
+        path: the file or the preset's directory.
+        compile: whether a file's model gets the losses that it was saved with. What its optimizer
+            had learned is not promised.
 
     Raises:
         ValueError: if it is neither, or damaged.
@@ -248,8 +253,10 @@ def load_model(path: Path) -> keras.Model:
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             if path.is_dir() and model_class is not None:
                 return model_class.from_preset(str(path))
-            return _load_file(path)
+            return _load_file(path, compile)
     except (OSError, zipfile.BadZipFile) as error:
+        if getattr(error, "errno", None) is not None:  # of the machine; h5py's have no number
+            raise
         raise ValueError(f"{path} is damaged ({_why(error)}): copy it again.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
@@ -257,15 +264,15 @@ def load_model(path: Path) -> keras.Model:
         ) from error
 
 
-def _load_file(path: Path) -> keras.Model:
+def _load_file(path: Path, compile: bool) -> keras.Model:
     # Of layers that it does not find, which are found below or named by the error.
     warnings.filterwarnings("ignore", message="Skipping nested container")
     try:
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=compile)
     except ValueError as error:
         if "objects could not be loaded" not in str(error):
             raise
-    return load_by_layer_names(path)
+    return load_by_layer_names(path, compile)
 
 
 def task_of(path: Path) -> str:

@@ -17,15 +17,20 @@ _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
 _VARIABLES = "vars"  # of a layer, beside the folders of its layers
 
 
-def load_by_layer_names(path: Path) -> keras.Model:
-    """Loads a `.keras` file, not compiled; each layer gets what the layer of its name had.
+def load_by_layer_names(path: Path, compile: bool = False) -> keras.Model:
+    """Loads a `.keras` file; each layer gets what the layer of its name had.
+
+    Args:
+        path: the file.
+        compile: whether the model is compiled as it was saved; its optimizer starts anew.
 
     Raises:
         ValueError: if the file has no weights for a layer, or has them of another shape.
     """
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         config = json.loads(archive.read(_CONFIG))
-        config.pop("compile_config", None)
+        if not compile:
+            config.pop("compile_config", None)
         model = keras.saving.deserialize_keras_object(config)
         place = Path(folder) / _WEIGHTS
         model.save_weights(place)

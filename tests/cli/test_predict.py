@@ -135,3 +135,16 @@ def test_faults_are_one_sentence(detector, photos, tmp_path, capsys):
     assert main(["predict", str(detector), picture]) == 1
     assert "missing or unknown: mean, std, task)" in capsys.readouterr().err
     file.write_text(text)
+
+
+def test_an_interruption_says_that_files_may_be_of_two_runs(detector, photos, tmp_path, capsys):
+    command = ["predict", str(detector), str(photos), "--output", str(tmp_path / "out")]
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_densepred.cli.predict.draw_objects", interrupt)
+        assert main(command) == 130
+    assert "of this run and of one before: run it again." in capsys.readouterr().err
+    assert main(command) == 0

@@ -59,6 +59,15 @@ def test_a_layer_is_found_by_its_name(model, saved_with):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (weight, before)))
 
 
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+@pytest.mark.backend_free
+def test_it_is_compiled_as_it_was(model, saved_with):
+    model.compile(keras.optimizers.SGD(0.5), "mae")
+    path = saved_with(lambda layers: layers.move("dense_1", "older_dense"))
+    assert load_model(path, compile=True).optimizer.learning_rate == 0.5
+    assert not load_model(path).compiled
+
+
 @pytest.mark.backend_free
 def test_what_is_missing_is_named(saved_with):
     path = saved_with(lambda layers: layers.pop("dense_1"))

@@ -77,7 +77,7 @@ def test_faults_are_one_sentence(folder, tmp_path, capsys):
     RetinaNetKerasHub(ToyPyramid(), num_classes=6, head_depth=0).save(unprepared)
     flags = ["--data-dir", str(folder), "--image-size", "64", "--output", str(tmp_path / "out")]
     for paths, message in (
-        ([str(broken), str(detector)], "broken.keras cannot be loaded as a Keras model"),
+        ([str(broken), str(detector)], "broken.keras is no saved Keras model, or a damaged one"),
         (["none.keras", str(detector)], "no saved .keras model at none.keras"),
         ([str(detector), str(other)], "b/model.keras holds a Sequential: give a detector"),
         ([str(detector), str(detector)], "detects 2 classes and the data set has 6"),

@@ -10,6 +10,7 @@ from tools.timing import candidates, onnx_files
 _RUNNERS = {"onnxruntime": onnx_files.runner, "openvino": onnx_files.openvino_runner}
 _INT8 = "_int8"
 NAMES = tuple(f"{runtime}{kind}" for runtime in _RUNNERS for kind in ("", _INT8))
+OF_ANY_PRECISION = frozenset({"openvino"})  # what stays float32 in ONNX Runtime and beside integers
 
 
 def network_in(name: str, task: candidates.Task) -> candidates.Call:
