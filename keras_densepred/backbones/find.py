@@ -143,8 +143,8 @@ def _saved_backbone(directory: pathlib.Path) -> str:
         raise ValueError(
             f"There is no directory and no built-in preset {str(directory)!r}. {meant}Give the "
             "directory of a run or of a saved preset, one of the names that `python -m "
-            "keras_densepred model-table` lists, KerasHub's, or applications/NAME for those of "
-            "keras.applications."
+            "keras_densepred model-table` lists, one of KerasHub's presets or applications/NAME "
+            "for those of keras.applications."
         )
     for place in ("backbone", ".", "preset/backbone", "preset"):
         config = directory / place / "config.json"
